@@ -1,0 +1,1 @@
+//! Placeholder root; filled in as the suites land.

@@ -1,0 +1,222 @@
+//! The contract between the Llama graph and a machine.
+//!
+//! The verbs are those of a Llama, not the operators of a tensor library. Activations are matrices `[tokens, features]`
+//! of f32 semantics, always contiguous: heads are a reading of the columns, and a ragged batch needs no padding. Every
+//! verb writes into tensors made once, so a step allocates nothing and its addresses are stable.
+//!
+//! [`reference`] is this contract executed as plainly as it can be said; docs/backend.md tells how to write another.
+
+pub mod reference;
+mod timed;
+
+pub use reference::Reference;
+pub use timed::{Timed, VerbTime};
+
+use crate::batch::{Batch, BlockId};
+use crate::checkpoint::TensorView;
+use crate::error::Result;
+use crate::format::Format;
+
+/// How a backend computes with quantised weights. Chosen for a whole model, never per step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Numerics {
+    /// Activations are rounded to int8 in groups of 32 with an f32 scale, dots are exact in integers.
+    /// F32, F16 and BF16 weights are unaffected: they multiply f32 activations.
+    #[default]
+    Default,
+    /// f32 activations on weights decoded to f32: slower, four times the memory, no rounding of activations.
+    Precise,
+}
+
+/// How K and V are kept between steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvFormat {
+    /// IEEE half precision, rounded to nearest even.
+    #[default]
+    F16,
+    /// Single precision.
+    F32,
+}
+
+/// What a model may be asked for at once; every buffer is sized by it, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of one step.
+    pub tokens: usize,
+    /// Sequences of one step.
+    pub sequences: usize,
+    /// Rows of logits of one step.
+    pub outputs: usize,
+    /// Positions of one sequence.
+    pub context: usize,
+    /// Blocks in the KV cache's pool, of [`crate::batch::BLOCK`] tokens each.
+    pub blocks: usize,
+    /// How K and V are kept.
+    pub kv: KvFormat,
+}
+
+/// Which two columns of a head one rotary frequency turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Columns `2i` and `2i + 1`: GGUF's llama.
+    Interleaved,
+    /// Columns `i` and `i + rope_dim / 2`: Hugging Face.
+    Halves,
+}
+
+/// Everything attention needs to know about a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionShape {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads. Query head `h` reads KV head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Columns of one head.
+    pub head_dim: usize,
+    /// `[rope_dim / 2]` radians per position; `rope_dim <= head_dim`, further columns are not turned.
+    pub inv_freq: Vec<f32>,
+    /// Multiplies cosine and sine (YaRN's attention factor; 1 otherwise).
+    pub rope_scale: f32,
+    /// Which columns are turned together.
+    pub layout: RopeLayout,
+    /// Multiplies `q . k`: `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A query at position `p` sees positions `> p - window` only.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Columns of the fused `qkv` rows: q heads, then k heads, then v heads.
+    pub fn qkv_cols(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Positions visible to a query at `position`: all of `first ..= position`.
+    pub fn first_visible(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
+/// One `[out, in]` matrix of a fused weight, with its bias (`[out]`, one row) where the checkpoint has one.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// The matrix.
+    pub weight: TensorView<'a>,
+    /// Its bias: a view of one row with `weight.rows()` columns.
+    pub bias: Option<TensorView<'a>>,
+}
+
+/// A matrix of activations whose row count changes from step to step inside a fixed allocation.
+pub trait Rows {
+    /// Rows in use.
+    fn rows(&self) -> usize;
+    /// Columns.
+    fn cols(&self) -> usize;
+    /// Uses the first `rows` rows of the allocation.
+    ///
+    /// # Panics
+    /// If the tensor was made with fewer.
+    fn set_rows(&mut self, rows: usize);
+}
+
+/// A machine that can run a Llama. Shapes below are `[rows, columns]`; T is the rows of the batch.
+///
+/// A backend may assume what the model guarantees (shapes fit, ids are in range); it panics with shapes where that is
+/// broken, and returns errors for what only the machine can refuse.
+pub trait Backend: Send + 'static {
+    /// `[tokens, features]` on the device.
+    type Tensor: Rows + Send;
+    /// `[out, in]`, prepared: repacked, stacked, perhaps of several formats, with its bias.
+    type Weight: Send;
+    /// The bytes of all blocks of all layers; layout and format private.
+    type KvCache: Send;
+    /// One step's ragged batch on the device, its rotations and its attention schedule.
+    type Plan: Send;
+
+    /// Name and tier, for people: `"cpu avx512-vnni, 2 threads"`.
+    fn name(&self) -> String;
+
+    // ---- memory, before a byte is read ----
+
+    /// Bytes that [`Backend::weight`] will hold for parts of these formats and `[out, in]` shapes.
+    fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64;
+    /// Bytes that [`Backend::kv_cache`] will hold.
+    fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64;
+    /// Bytes that [`Backend::plan`] and the backend's own scratch will hold for rows of at most `widest` columns.
+    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64;
+
+    // ---- load ----
+
+    /// Zeros, `[rows, cols]`.
+    fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// A norm's gain, `[1, cols]`.
+    fn gain(&self, view: TensorView<'_>) -> Result<Self::Tensor>;
+    /// Stacks the rows of `parts`, which have equal columns, into one weight.
+    fn weight(&self, parts: &[Part<'_>]) -> Result<Self::Weight>;
+    /// An empty KV cache of `limits.blocks` blocks.
+    fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<Self::KvCache>;
+    /// An empty plan that any batch within `limits` fits.
+    fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Self::Plan>;
+
+    // ---- once a step ----
+
+    /// Takes the batch over: tokens, rotations of every position, block tables, schedule.
+    fn prepare(&self, plan: &mut Self::Plan, batch: &Batch) -> Result<()>;
+    /// Copies whole blocks `(from, to)` in every layer.
+    fn copy_blocks(&self, kv: &mut Self::KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()>;
+    /// Reads the rows in use into `out`, which is replaced.
+    fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
+
+    // ---- verbs ----
+
+    /// `out[t] = table[token[t]]`, decoded. `table [vocab, hidden]`, `out [T, hidden]`.
+    fn embed(&self, out: &mut Self::Tensor, table: &Self::Weight, plan: &Self::Plan) -> Result<()>;
+    /// `out = x w^T + bias`. `x [T, in]`, `w [out, in]`, `out [T, out]`.
+    fn linear(&self, out: &mut Self::Tensor, x: &Self::Tensor, w: &Self::Weight) -> Result<()>;
+    /// `out = x / rms(x) * gain`, row by row; `rms = sqrt(mean(x^2) + eps)`.
+    fn rms_norm(&self, out: &mut Self::Tensor, x: &Self::Tensor, gain: &Self::Tensor, eps: f32) -> Result<()>;
+    /// `acc += x`.
+    fn add(&self, acc: &mut Self::Tensor, x: &Self::Tensor) -> Result<()>;
+    /// Turns q and k of every row by its position and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`.
+    fn rope_and_store(
+        &self,
+        qkv: &mut Self::Tensor,
+        kv: &mut Self::KvCache,
+        layer: usize,
+        plan: &Self::Plan,
+    ) -> Result<()>;
+    /// Causal softmax attention of every row over its sequence's visible positions. `out [T, heads * head_dim]`.
+    fn attention(
+        &self,
+        out: &mut Self::Tensor,
+        qkv: &Self::Tensor,
+        kv: &Self::KvCache,
+        layer: usize,
+        plan: &Self::Plan,
+    ) -> Result<()>;
+    /// `out = silu(gate) * up`; `gate_up [T, 2 * ffn]` holds gate then up.
+    fn swiglu(&self, out: &mut Self::Tensor, gate_up: &Self::Tensor) -> Result<()>;
+    /// `out[i] = x[outputs[i]]`; sets the rows of `out`.
+    fn take_outputs(&self, out: &mut Self::Tensor, x: &Self::Tensor, plan: &Self::Plan) -> Result<()>;
+
+    // ---- provided: correct compositions a backend may fuse ----
+
+    /// `residual += x`, then `x = norm(residual)`.
+    fn add_rms_norm(
+        &self,
+        residual: &mut Self::Tensor,
+        x: &mut Self::Tensor,
+        gain: &Self::Tensor,
+        eps: f32,
+    ) -> Result<()> {
+        self.add(residual, x)?;
+        self.rms_norm(x, residual, gain, eps)
+    }
+
+    /// Runs one step's verbs. A GPU may record them; a CPU may keep its workers awake in between.
+    fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
+        ops()
+    }
+}

@@ -1,0 +1,3 @@
+//! The contract executed as plainly as it can be said.
+/// Placeholder.
+pub struct Reference;

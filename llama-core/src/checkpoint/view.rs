@@ -1,0 +1,91 @@
+//! A borrowed matrix of a checkpoint. A view that exists is in bounds: it is parsed, not validated later.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::format::Format;
+
+/// `[rows, cols]` encoded weights, borrowed from a file's map: row-major, each row whole blocks of `format`.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    name: &'a str,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    data: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// A view of `data`, whose length must be exactly `rows` rows of `cols` weights. A vector has one row.
+    pub fn new(name: &'a str, format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
+        let row = format.row_bytes(cols).ok_or_else(|| {
+            Error::tensor(
+                name,
+                format!("{cols} columns are not whole blocks of {} ({} weights)", format.name(), format.block_len()),
+            )
+        })?;
+        match row.checked_mul(rows) {
+            Some(bytes) if bytes == data.len() && bytes > 0 => Ok(TensorView { name, format, rows, cols, data }),
+            _ => Err(Error::tensor(
+                name,
+                format!("[{rows}, {cols}] {} does not fit {} bytes", format.name(), data.len()),
+            )),
+        }
+    }
+
+    /// Name as the file spells it.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// How the numbers are stored.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Rows: outputs of a linear, tokens of an embedding, 1 for a vector.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// All bytes.
+    pub fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// Encoded bytes of row `r`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, r: usize) -> &'a [u8] {
+        let bytes = self.data.len() / self.rows;
+        &self.data[r * bytes..(r + 1) * bytes]
+    }
+
+    /// The rows `range` as a view.
+    ///
+    /// # Panics
+    /// If the range is empty or out of bounds.
+    pub fn slice_rows(&self, range: Range<usize>) -> TensorView<'a> {
+        assert!(!range.is_empty() && range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        let bytes = self.data.len() / self.rows;
+        TensorView { rows: range.len(), data: &self.data[range.start * bytes..range.end * bytes], ..*self }
+    }
+
+    /// Row `r` decoded into `out`, which has `cols` places.
+    pub fn decode_row(&self, r: usize, out: &mut [f32]) {
+        self.format.decode(self.row(r), out);
+    }
+
+    /// Everything decoded, row by row.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        self.format.decode(self.data, &mut out);
+        out
+    }
+}

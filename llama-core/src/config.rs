@@ -1,0 +1,130 @@
+//! A model's sizes and rotary frequencies, whichever file they came from.
+
+use crate::backend::{AttentionShape, RopeLayout};
+
+/// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `"llama"`, `"mistral"`: as the file names it.
+    pub architecture: String,
+    /// Tokens in the vocabulary: rows of the embedding.
+    pub vocab: usize,
+    /// Columns of the residual stream.
+    pub hidden: usize,
+    /// Columns of gate and of up.
+    pub ffn: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Positions the model was trained for.
+    pub context: usize,
+    /// RMSNorm's epsilon.
+    pub eps: f32,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// Sliding window, where the model has one.
+    pub window: Option<usize>,
+    /// The head is the embedding's matrix.
+    pub tied: bool,
+}
+
+/// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and how it was stretched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Columns of a head that turn: even, at most `head_dim`.
+    pub dims: usize,
+    /// Which columns turn together.
+    pub layout: RopeLayout,
+    /// How the context was stretched.
+    pub scaling: RopeScaling,
+}
+
+/// Ways to stretch a rotary embedding past the context it was trained with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// Positions divided by `factor` (Chen et al. 2023, arXiv:2306.15595).
+    Linear {
+        /// Divisor.
+        factor: f64,
+    },
+    /// NTK-aware base. The base is fixed by the engine's context limit, not by the position reached, so that a token's
+    /// bits do not depend on what follows it.
+    Dynamic {
+        /// Stretch.
+        factor: f64,
+        /// Context before stretching.
+        original: usize,
+    },
+    /// YaRN (Peng et al. 2023, arXiv:2309.00071).
+    Yarn {
+        /// Stretch.
+        factor: f64,
+        /// Context before stretching.
+        original: usize,
+        /// Rotations above which a frequency is left alone.
+        beta_fast: f64,
+        /// Rotations below which a frequency is divided by `factor`.
+        beta_slow: f64,
+        /// Multiplies cosine and sine.
+        attention_factor: f64,
+        /// Whether the ramp's ends are rounded to whole dimensions.
+        truncate: bool,
+    },
+    /// Llama 3.1's three bands.
+    Llama3 {
+        /// Stretch of the lowest band.
+        factor: f64,
+        /// Wavelengths above `original / low` are divided by `factor`.
+        low: f64,
+        /// Wavelengths below `original / high` are left alone.
+        high: f64,
+        /// Context before stretching.
+        original: usize,
+    },
+    /// A divisor for each frequency (`rope_freqs.weight` of a GGUF), after dividing positions by `factor`.
+    Divisors {
+        /// `[dims / 2]`.
+        divisors: Vec<f32>,
+    },
+}
+
+impl Config {
+    /// What attention needs, for an engine whose sequences hold at most `context` positions.
+    pub fn attention_shape(&self, context: usize) -> AttentionShape {
+        AttentionShape {
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            inv_freq: self.rope.inv_freq(context),
+            rope_scale: self.rope.scale(),
+            layout: self.rope.layout,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            window: self.window,
+        }
+    }
+}
+
+impl Rope {
+    /// `[dims / 2]` radians per position, for sequences of at most `context` positions.
+    pub fn inv_freq(&self, _context: usize) -> Vec<f32> {
+        (0..self.dims / 2).map(|i| (1.0 / self.theta.powf(2.0 * i as f64 / self.dims as f64)) as f32).collect()
+    }
+
+    /// Multiplies cosine and sine.
+    pub fn scale(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            _ => 1.0,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The one arithmetic, said plainly: the scalar definitions that every backend and tier on a CPU reproduces bit for bit.
+//!
+//! A kernel may vectorise over rows, tokens, heads or positions as it likes, because each *output* is a fixed sequence of
+//! IEEE-754 operations that depends on nothing but its own inputs:
+//!
+//! * a dot product of floats is one chain of fused multiply-adds in index order, starting at 0 ([`dot`]);
+//! * a dot product of a quantised row is exact in integers over each group of 32 (or sub-group of 16), and the groups are
+//!   chained by fused multiply-adds in index order (`backend::reference`);
+//! * a sum over a row has sixteen virtual lanes, folded by halves ([`sum`], [`sum_of_squares`]);
+//! * `exp`, `sin` and `cos` are the polynomials below, because no two C libraries agree on theirs.
+//!
+//! See docs/numerics.md for why each choice costs nothing at speed.
+
+/// Virtual lanes of a row sum: element `i` belongs to lane `i % LANES`.
+pub const LANES: usize = 16;
+
+/// Activations are quantised to int8 in groups of this many.
+pub const GROUP: usize = 32;
+
+/// Positions of one attention partition: softmax partials are formed over absolute positions
+/// `[PARTITION * i, PARTITION * (i + 1))` and merged in order.
+pub const PARTITION: usize = 256;
+
+/// Folds lanes by halves: 16 -> 8 -> 4 -> 2 -> 1, lane `i` taking lane `i + half`.
+#[inline]
+pub fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum of a row in lane order.
+pub fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (i, &v) in x.iter().enumerate() {
+        lanes[i % LANES] += v;
+    }
+    fold(lanes)
+}
+
+/// Sum of the squares of a row in lane order, each lane a chain of fused multiply-adds.
+pub fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    for (i, &v) in x.iter().enumerate() {
+        lanes[i % LANES] = v.mul_add(v, lanes[i % LANES]);
+    }
+    fold(lanes)
+}
+
+/// Dot product: one chain of fused multiply-adds in index order.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).fold(0.0f32, |acc, (&a, &b)| a.mul_add(b, acc))
+}
+
+/// The factor of RMSNorm: `1 / sqrt(mean(x^2) + eps)`, each operation rounded once.
+pub fn rms_scale(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt()
+}
+
+/// Below this, [`exp`] returns its value here (about 1.2e-38): nothing is subnormal.
+pub const EXP_MIN: f32 = -87.336_54;
+/// Above this, [`exp`] returns its value here (about 2.4e38): nothing overflows.
+pub const EXP_MAX: f32 = 88.376_26;
+/// `log2(e)`.
+pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// The leading bits of `ln 2`: a product with a small integer is exact.
+pub const LN2_HI: f32 = 0.693_359_375;
+/// `ln 2 - LN2_HI`.
+pub const LN2_LO: f32 = -2.121_944_4e-4;
+/// Coefficients of [`exp`] on `[-ln 2 / 2, ln 2 / 2]`, highest power first (Cephes `expf`, Moshier 1989, then `x` and `1`).
+pub const EXP_POLY: [f32; 8] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_5e-2, 1.666_666_5e-1, 0.5, 1.0, 1.0];
+
+/// `e^x` within 2 ulp, saturating at [`EXP_MIN`] and [`EXP_MAX`]; NaN stays NaN.
+///
+/// `n = round(x log2 e)` to even, `r = x - n ln 2` in two fused steps, Horner by fused multiply-adds, times `2^n`.
+#[inline]
+pub fn exp(x: f32) -> f32 {
+    let x = if x > EXP_MAX {
+        EXP_MAX
+    } else if x < EXP_MIN {
+        EXP_MIN
+    } else {
+        x
+    };
+    let n = (x * LOG2_E).round_ties_even();
+    let r = (-n).mul_add(LN2_LO, (-n).mul_add(LN2_HI, x));
+    let p = EXP_POLY[1..].iter().fold(EXP_POLY[0], |p, &c| p.mul_add(r, c));
+    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// `x / (1 + e^-x)`.
+#[inline]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// Sine and cosine of an angle in radians, correct to the last bit of `f32` in all but a few cases in a million,
+/// for |angle| up to 2^30: reduced in `f64` by multiples of pi/2 (Cody and Waite), then Taylor polynomials on
+/// [-pi/4, pi/4]. Called once per token and frequency, so `f64` costs nothing that matters.
+pub fn sin_cos(angle: f32) -> (f32, f32) {
+    const HI: f64 = 1.570_796_326_734_125_6;
+    const LO: f64 = 6.077_100_506_506_192e-11;
+    let n = (f64::from(angle) * std::f64::consts::FRAC_2_PI).round_ties_even();
+    let r = (-n).mul_add(LO, (-n).mul_add(HI, f64::from(angle)));
+    let r2 = r * r;
+    // Each step multiplies by r^2 / ((k)(k+1)); ten terms leave an error far below one f32 ulp.
+    let (mut s, mut c) = (1.0f64, 1.0f64);
+    for k in (1..=8).rev() {
+        let k = f64::from(k);
+        s = (-r2 / (2.0 * k * (2.0 * k + 1.0))).mul_add(s, 1.0);
+        c = (-r2 / (2.0 * k * (2.0 * k - 1.0))).mul_add(c, 1.0);
+    }
+    let s = s * r;
+    let (s, c) = match n.rem_euclid(4.0) as u8 {
+        0 => (s, c),
+        1 => (c, -s),
+        2 => (-s, -c),
+        _ => (-c, s),
+    };
+    (s as f32, c as f32)
+}
+
+/// Groups whose largest magnitude is below this are quantised to zeros with scale 0.
+pub const QUANT_MIN: f32 = f32::from_bits(0x0D80_0000); // 2^-100
+
+/// Quantises one group of activations: `x[i] ~ scale * quants[i]`, `scale = max|x| / 127`, quants rounded to even.
+///
+/// The maximum is taken over the bits of `|x|` as integers, so that a NaN wins and reaches the scale instead of vanishing.
+#[inline]
+pub fn quantize_group(x: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
+    let max = x.iter().map(|v| v.to_bits() & 0x7FFF_FFFF).max().unwrap_or(0);
+    if max < QUANT_MIN.to_bits() {
+        return (0.0, [0; GROUP]);
+    }
+    let max = f32::from_bits(max);
+    let inverse = 127.0 / max;
+    (max / 127.0, x.map(|v| (v * inverse).round_ties_even() as i8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for i in -870_000..=880_000 {
+            let x = i as f32 * 1e-4;
+            let want = f64::from(x).exp();
+            let ulp = f64::from((want as f32).abs()) * f64::from(f32::EPSILON);
+            assert!((f64::from(exp(x)) - want).abs() <= 2.0 * ulp, "exp({x}) = {} not {want}", exp(x));
+        }
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn sin_cos_agree_with_the_library_in_f64() {
+        for i in 0..400_000 {
+            let x = i as f32 * 0.731;
+            let (s, c) = sin_cos(x);
+            assert!((f64::from(s) - f64::from(x).sin()).abs() < 6.1e-8, "sin {x}");
+            assert!((f64::from(c) - f64::from(x).cos()).abs() < 6.1e-8, "cos {x}");
+        }
+    }
+
+    #[test]
+    fn quantising_keeps_nan_and_halves_no_more_than_a_step() {
+        let mut x = [0.0f32; GROUP];
+        for (i, v) in x.iter_mut().enumerate() {
+            *v = (i as f32 - 11.3) * 0.37;
+        }
+        let (scale, q) = quantize_group(&x);
+        for (v, q) in x.iter().zip(q) {
+            assert!((v - scale * f32::from(q)).abs() <= 0.5001 * scale);
+        }
+        x[7] = f32::NAN;
+        assert!(quantize_group(&x).0.is_nan());
+        assert_eq!(quantize_group(&[1e-38; GROUP]), (0.0, [0; GROUP]));
+    }
+}

@@ -1,0 +1,4 @@
+//! Hand-written CPU kernels for `llama-core`.
+
+pub mod isa;
+mod threads;
