@@ -1,3 +1,414 @@
-//! The contract executed as plainly as it can be said.
-/// Placeholder.
-pub struct Reference;
+//! The contract executed as plainly as it can be said: one loop a line, no tiling, no vectors, one thread.
+//!
+//! This file is the specification. Where docs/numerics.md and this code disagree, the code is right; the tiers of
+//! `llama-kernels` are tested against it for equality of bits. It is slow, and meant to be.
+
+use crate::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, RopeLayout, Rows};
+use crate::batch::{BLOCK, Batch, BlockId};
+use crate::checkpoint::TensorView;
+use crate::error::Result;
+use crate::format::{Format, Group};
+use crate::numerics::{self, GROUP, LANES, PARTITION};
+
+/// The reference backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reference {
+    numerics: Numerics,
+}
+
+impl Reference {
+    /// A backend that computes with quantised weights as `numerics` says.
+    pub fn new(numerics: Numerics) -> Self {
+        Reference { numerics }
+    }
+}
+
+/// `[rows, cols]`, row-major.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl Matrix {
+    fn new(rows: usize, cols: usize) -> Self {
+        Matrix { rows, cols, data: vec![0.0; rows * cols] }
+    }
+
+    /// Row `r`.
+    pub fn row(&self, r: usize) -> &[f32] {
+        &self.data[..self.rows * self.cols][r * self.cols..(r + 1) * self.cols]
+    }
+
+    /// Row `r`, to write.
+    pub fn row_mut(&mut self, r: usize) -> &mut [f32] {
+        &mut self.data[..self.rows * self.cols][r * self.cols..(r + 1) * self.cols]
+    }
+}
+
+impl Rows for Matrix {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn set_rows(&mut self, rows: usize) {
+        assert!(rows * self.cols <= self.data.len(), "{rows} rows of {} in {}", self.cols, self.data.len());
+        self.rows = rows;
+    }
+}
+
+/// Stacked rows: each knows its own arithmetic.
+pub struct Weight {
+    cols: usize,
+    rows: Vec<WeightRow>,
+}
+
+struct WeightRow {
+    decoded: Vec<f32>,
+    integer: Option<Integers>,
+    bias: Option<f32>,
+}
+
+/// A row for int8 activations.
+struct Integers {
+    format: Format,
+    groups: Vec<Group>,
+}
+
+/// `[layers][blocks][kv_heads][BLOCK][head_dim]`, each number rounded to the cache's format.
+pub struct KvCache {
+    shape: AttentionShape,
+    blocks: usize,
+    format: KvFormat,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl KvCache {
+    fn slot(&self, layer: usize, block: BlockId, head: usize, slot: usize) -> std::ops::Range<usize> {
+        let AttentionShape { kv_heads, head_dim, .. } = self.shape;
+        let start = (((layer * self.blocks + block as usize) * kv_heads + head) * BLOCK + slot) * head_dim;
+        start..start + head_dim
+    }
+
+    fn store(&mut self, at: std::ops::Range<usize>, k: &[f32], v: &[f32]) {
+        let round = |x: &f32| match self.format {
+            KvFormat::F32 => *x,
+            KvFormat::F16 => half::f16::from_f32(*x).to_f32(),
+        };
+        self.k[at.clone()].iter_mut().zip(k).for_each(|(slot, x)| *slot = round(x));
+        self.v[at].iter_mut().zip(v).for_each(|(slot, x)| *slot = round(x));
+    }
+}
+
+/// A batch with the cosine and sine of every position and frequency.
+pub struct Plan {
+    shape: AttentionShape,
+    batch: Batch,
+    /// `[rows][rope_dim / 2]` of (cosine, sine).
+    turns: Vec<(f32, f32)>,
+}
+
+/// Softmax partials over some positions: the maximum, the sum of exponentials, and the weighted sum of values.
+struct Partial {
+    max: f32,
+    sum: f32,
+    out: Vec<f32>,
+}
+
+impl Partial {
+    /// Merges the partial of later positions.
+    fn merge(&mut self, later: &Partial) {
+        let max = if later.max > self.max { later.max } else { self.max };
+        let (a, b) = (numerics::exp(self.max - max), numerics::exp(later.max - max));
+        self.sum = self.sum.mul_add(a, later.sum * b);
+        self.out.iter_mut().zip(&later.out).for_each(|(o, &l)| *o = o.mul_add(a, l * b));
+        self.max = max;
+    }
+}
+
+impl Backend for Reference {
+    type Tensor = Matrix;
+    type Weight = Weight;
+    type KvCache = KvCache;
+    type Plan = Plan;
+
+    fn name(&self) -> String {
+        "reference".into()
+    }
+
+    fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
+        let row = |format: Format, cols: usize| {
+            let integer = self.numerics == Numerics::Default && format.is_quantised();
+            cols * size_of::<f32>() + if integer { cols / GROUP * size_of::<Group>() } else { 0 }
+        };
+        parts.iter().map(|&(format, rows, cols)| (rows * (size_of::<WeightRow>() + row(format, cols))) as u64).sum()
+    }
+
+    fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
+        2 * size_of::<f32>() as u64
+            * (shape.layers * limits.blocks * shape.kv_heads * BLOCK * shape.head_dim) as u64
+    }
+
+    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
+        (limits.tokens * shape.inv_freq.len() * size_of::<(f32, f32)>()) as u64
+    }
+
+    fn tensor(&self, rows: usize, cols: usize) -> Result<Matrix> {
+        Ok(Matrix::new(rows, cols))
+    }
+
+    fn gain(&self, view: TensorView<'_>) -> Result<Matrix> {
+        Ok(Matrix { rows: 1, cols: view.cols(), data: view.to_f32() })
+    }
+
+    fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
+        let cols = parts.first().map_or(0, |part| part.weight.cols());
+        let mut rows = Vec::new();
+        for part in parts {
+            assert_eq!(part.weight.cols(), cols, "columns of {}", part.weight.name());
+            let bias = part.bias.map(|view| view.to_f32());
+            for r in 0..part.weight.rows() {
+                rows.push(self.weight_row(&part.weight, r, bias.as_ref().map(|bias| bias[r])));
+            }
+        }
+        Ok(Weight { cols, rows })
+    }
+
+    fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
+        let len = shape.layers * limits.blocks * shape.kv_heads * BLOCK * shape.head_dim;
+        let (k, v) = (vec![0.0; len], vec![0.0; len]);
+        Ok(KvCache { shape: shape.clone(), blocks: limits.blocks, format: limits.kv, k, v })
+    }
+
+    fn plan(&self, shape: &AttentionShape, _limits: &Limits) -> Result<Plan> {
+        Ok(Plan { shape: shape.clone(), batch: Batch::new(), turns: Vec::new() })
+    }
+
+    fn prepare(&self, plan: &mut Plan, batch: &Batch) -> Result<()> {
+        plan.batch.clone_from(batch);
+        plan.turns.clear();
+        for &position in &batch.positions {
+            for &inv_freq in &plan.shape.inv_freq {
+                let (sin, cos) = numerics::sin_cos(position as f32 * inv_freq);
+                plan.turns.push((cos * plan.shape.rope_scale, sin * plan.shape.rope_scale));
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_blocks(&self, kv: &mut KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        for &(from, to) in pairs {
+            for layer in 0..kv.shape.layers {
+                let start = kv.slot(layer, from, 0, 0).start;
+                let block = start..start + kv.shape.kv_heads * BLOCK * kv.shape.head_dim;
+                let to = kv.slot(layer, to, 0, 0).start;
+                kv.k.copy_within(block.clone(), to);
+                kv.v.copy_within(block, to);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, x: &Matrix, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        out.extend_from_slice(&x.data[..x.rows * x.cols]);
+        Ok(())
+    }
+
+    fn embed(&self, out: &mut Matrix, table: &Weight, plan: &Plan) -> Result<()> {
+        for (t, &token) in plan.batch.tokens.iter().enumerate() {
+            out.row_mut(t).copy_from_slice(&table.rows[token as usize].decoded);
+        }
+        Ok(())
+    }
+
+    fn linear(&self, out: &mut Matrix, x: &Matrix, w: &Weight) -> Result<()> {
+        assert_eq!((out.rows, out.cols, x.cols), (x.rows, w.rows.len(), w.cols), "linear");
+        for t in 0..x.rows {
+            let x = Activations::new(x.row(t));
+            for (out, row) in out.row_mut(t).iter_mut().zip(&w.rows) {
+                let dot = row.integer.as_ref().map_or_else(|| numerics::dot(&row.decoded, x.floats), |row| x.dot(row));
+                *out = row.bias.map_or(dot, |bias| dot + bias);
+            }
+        }
+        Ok(())
+    }
+
+    fn rms_norm(&self, out: &mut Matrix, x: &Matrix, gain: &Matrix, eps: f32) -> Result<()> {
+        for t in 0..x.rows {
+            let scale = numerics::rms_scale(x.row(t), eps);
+            for ((out, &x), &gain) in out.row_mut(t).iter_mut().zip(x.row(t)).zip(gain.row(0)) {
+                *out = x * scale * gain;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self, acc: &mut Matrix, x: &Matrix) -> Result<()> {
+        for t in 0..x.rows {
+            acc.row_mut(t).iter_mut().zip(x.row(t)).for_each(|(acc, &x)| *acc += x);
+        }
+        Ok(())
+    }
+
+    fn rope_and_store(&self, qkv: &mut Matrix, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
+        let shape = &plan.shape;
+        let turning = shape.heads + shape.kv_heads;
+        for s in 0..plan.batch.sequences() {
+            for t in plan.batch.rows_of(s) {
+                let (qk, v) = qkv.row_mut(t).split_at_mut(turning * shape.head_dim);
+                let turns = &plan.turns[t * shape.inv_freq.len()..][..shape.inv_freq.len()];
+                qk.chunks_exact_mut(shape.head_dim).for_each(|head| rotate(head, turns, shape.layout));
+
+                let position = plan.batch.positions[t] as usize;
+                let block = plan.batch.blocks_of(s)[position / BLOCK];
+                let k = &qk[shape.heads * shape.head_dim..];
+                for (head, (k, v)) in k.chunks_exact(shape.head_dim).zip(v.chunks_exact(shape.head_dim)).enumerate() {
+                    let at = kv.slot(layer, block, head, position % BLOCK);
+                    kv.store(at, k, v);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(&self, out: &mut Matrix, qkv: &Matrix, kv: &KvCache, layer: usize, plan: &Plan) -> Result<()> {
+        let shape = &plan.shape;
+        for s in 0..plan.batch.sequences() {
+            for t in plan.batch.rows_of(s) {
+                let position = plan.batch.positions[t] as usize;
+                let heads = out.row_mut(t).chunks_exact_mut(shape.head_dim);
+                let queries = qkv.row(t).chunks_exact(shape.head_dim);
+                for (head, (out, q)) in heads.zip(queries).enumerate() {
+                    let kv_head = head / (shape.heads / shape.kv_heads);
+                    let slot = |p: usize| kv.slot(layer, plan.batch.blocks_of(s)[p / BLOCK], kv_head, p % BLOCK);
+                    attend(out, q, shape.first_visible(position)..=position, shape.scale, |p| {
+                        (&kv.k[slot(p)], &kv.v[slot(p)])
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn swiglu(&self, out: &mut Matrix, gate_up: &Matrix) -> Result<()> {
+        for t in 0..gate_up.rows {
+            let (gate, up) = gate_up.row(t).split_at(out.cols);
+            for ((out, &gate), &up) in out.row_mut(t).iter_mut().zip(gate).zip(up) {
+                *out = numerics::silu(gate) * up;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_outputs(&self, out: &mut Matrix, x: &Matrix, plan: &Plan) -> Result<()> {
+        out.set_rows(plan.batch.outputs.len());
+        for (i, &t) in plan.batch.outputs.iter().enumerate() {
+            out.row_mut(i).copy_from_slice(x.row(t as usize));
+        }
+        Ok(())
+    }
+}
+
+impl Reference {
+    fn weight_row(&self, view: &TensorView<'_>, r: usize, bias: Option<f32>) -> WeightRow {
+        let format = view.format();
+        let mut decoded = vec![0.0; view.cols()];
+        view.decode_row(r, &mut decoded);
+        let integer = (self.numerics == Numerics::Default && format.is_quantised()).then(|| Integers {
+            format,
+            groups: (0..view.cols() / GROUP).map(|g| format.group(view.row(r), g)).collect(),
+        });
+        WeightRow { decoded, integer, bias }
+    }
+}
+
+/// A row of activations, as floats and as quantised groups.
+struct Activations<'a> {
+    floats: &'a [f32],
+    groups: Vec<(f32, [i8; GROUP])>,
+}
+
+impl<'a> Activations<'a> {
+    fn new(floats: &'a [f32]) -> Self {
+        Activations { floats, groups: floats.as_chunks().0.iter().map(numerics::quantize_group).collect() }
+    }
+
+    /// Exact integer dots of sub-blocks, chained by fused multiply-adds.
+    fn dot(&self, row: &Integers) -> f32 {
+        let sub_block = row.format.sub_block();
+        let mut acc = 0.0f32;
+        for (w, (scale, quants)) in row.groups.iter().zip(&self.groups) {
+            for (i, (codes, quants)) in w.codes.chunks_exact(sub_block).zip(quants.chunks_exact(sub_block)).enumerate() {
+                let dot: i32 = codes.iter().zip(quants).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
+                acc = (w.scale[i] * scale).mul_add(dot as f32, acc);
+                if row.format.has_min() {
+                    let sum: i32 = quants.iter().map(|&a| i32::from(a)).sum();
+                    acc = w.min[i].mul_add(scale * sum as f32, acc);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// Turns the pairs of one head.
+fn rotate(head: &mut [f32], turns: &[(f32, f32)], layout: RopeLayout) {
+    for (i, &(cos, sin)) in turns.iter().enumerate() {
+        let (i, j) = match layout {
+            RopeLayout::Interleaved => (2 * i, 2 * i + 1),
+            RopeLayout::Halves => (i, i + turns.len()),
+        };
+        let (a, b) = (head[i], head[j]);
+        head[i] = a.mul_add(cos, -(b * sin));
+        head[j] = b.mul_add(cos, a * sin);
+    }
+}
+
+/// Attention of one query of one head over `visible` positions, in partitions at absolute multiples of [`PARTITION`]
+/// (the split of FlashDecoding, fixed so that nothing but the position decides it).
+fn attend<'a>(
+    out: &mut [f32],
+    q: &[f32],
+    visible: std::ops::RangeInclusive<usize>,
+    scale: f32,
+    kv: impl Fn(usize) -> (&'a [f32], &'a [f32]),
+) {
+    let (first, last) = visible.into_inner();
+    let mut all: Option<Partial> = None;
+    for partition in first / PARTITION..=last / PARTITION {
+        let positions = first.max(partition * PARTITION)..=last.min((partition + 1) * PARTITION - 1);
+        let partial = attend_partition(q, positions, scale, &kv);
+        match &mut all {
+            Some(all) => all.merge(&partial),
+            None => all = Some(partial),
+        }
+    }
+    let Some(all) = all else { return };
+    let inverse = 1.0 / all.sum;
+    out.iter_mut().zip(&all.out).for_each(|(out, &o)| *out = o * inverse);
+}
+
+fn attend_partition<'a>(
+    q: &[f32],
+    positions: std::ops::RangeInclusive<usize>,
+    scale: f32,
+    kv: &impl Fn(usize) -> (&'a [f32], &'a [f32]),
+) -> Partial {
+    let scores: Vec<(usize, f32)> = positions.map(|p| (p, numerics::dot(q, kv(p).0) * scale)).collect();
+    let max = scores.iter().fold(f32::NEG_INFINITY, |max, &(_, s)| if s > max { s } else { max });
+    let mut lanes = [0.0f32; LANES];
+    let mut out = vec![0.0f32; q.len()];
+    for (p, score) in scores {
+        let weight = numerics::exp(score - max);
+        lanes[p % LANES] += weight;
+        out.iter_mut().zip(kv(p).1).for_each(|(o, &v)| *o = weight.mul_add(v, *o));
+    }
+    Partial { max, sum: numerics::fold(lanes), out }
+}

@@ -1,5 +1,161 @@
-//! A backend that counts the time of each verb of another.
-/// Placeholder.
-pub struct Timed;
-/// Placeholder.
-pub struct VerbTime;
+//! A backend that passes every verb on to another and keeps the time and the number of calls of each.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use crate::backend::{AttentionShape, Backend, Limits, Part};
+use crate::batch::{Batch, BlockId};
+use crate::checkpoint::TensorView;
+use crate::error::Result;
+use crate::format::Format;
+
+/// Time spent in one verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerbTime {
+    /// The verb, as the contract names it.
+    pub verb: &'static str,
+    /// Calls.
+    pub calls: u64,
+    /// Wall time of all calls.
+    pub time: Duration,
+}
+
+/// `B`, timed. Fused verbs count under their own name.
+pub struct Timed<B> {
+    inner: B,
+    times: RefCell<Vec<VerbTime>>,
+}
+
+impl<B> Timed<B> {
+    /// Times `inner`.
+    pub fn new(inner: B) -> Self {
+        Timed { inner, times: RefCell::default() }
+    }
+
+    /// Times so far, in the order the verbs were first called.
+    pub fn times(&self) -> Vec<VerbTime> {
+        self.times.borrow().clone()
+    }
+
+    /// Forgets all times.
+    pub fn reset(&self) {
+        self.times.borrow_mut().clear();
+    }
+
+    fn time<R>(&self, verb: &'static str, call: impl FnOnce(&B) -> R) -> R {
+        let start = Instant::now();
+        let result = call(&self.inner);
+        let elapsed = start.elapsed();
+        let mut times = self.times.borrow_mut();
+        match times.iter_mut().find(|entry| entry.verb == verb) {
+            Some(entry) => {
+                entry.calls += 1;
+                entry.time += elapsed;
+            }
+            None => times.push(VerbTime { verb, calls: 1, time: elapsed }),
+        }
+        result
+    }
+}
+
+impl<B: Backend> Backend for Timed<B> {
+    type Tensor = B::Tensor;
+    type Weight = B::Weight;
+    type KvCache = B::KvCache;
+    type Plan = B::Plan;
+
+    fn name(&self) -> String {
+        format!("{}, timed", self.inner.name())
+    }
+
+    fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
+        self.inner.weight_bytes(parts)
+    }
+
+    fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
+        self.inner.kv_bytes(shape, limits)
+    }
+
+    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64 {
+        self.inner.scratch_bytes(shape, limits, widest)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize) -> Result<B::Tensor> {
+        self.inner.tensor(rows, cols)
+    }
+
+    fn gain(&self, view: TensorView<'_>) -> Result<B::Tensor> {
+        self.inner.gain(view)
+    }
+
+    fn weight(&self, parts: &[Part<'_>]) -> Result<B::Weight> {
+        self.time("weight", |b| b.weight(parts))
+    }
+
+    fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::KvCache> {
+        self.inner.kv_cache(shape, limits)
+    }
+
+    fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::Plan> {
+        self.inner.plan(shape, limits)
+    }
+
+    fn prepare(&self, plan: &mut B::Plan, batch: &Batch) -> Result<()> {
+        self.time("prepare", |b| b.prepare(plan, batch))
+    }
+
+    fn copy_blocks(&self, kv: &mut B::KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        self.time("copy_blocks", |b| b.copy_blocks(kv, pairs))
+    }
+
+    fn read(&self, x: &B::Tensor, out: &mut Vec<f32>) -> Result<()> {
+        self.time("read", |b| b.read(x, out))
+    }
+
+    fn embed(&self, out: &mut B::Tensor, table: &B::Weight, plan: &B::Plan) -> Result<()> {
+        self.time("embed", |b| b.embed(out, table, plan))
+    }
+
+    fn linear(&self, out: &mut B::Tensor, x: &B::Tensor, w: &B::Weight) -> Result<()> {
+        self.time("linear", |b| b.linear(out, x, w))
+    }
+
+    fn rms_norm(&self, out: &mut B::Tensor, x: &B::Tensor, gain: &B::Tensor, eps: f32) -> Result<()> {
+        self.time("rms_norm", |b| b.rms_norm(out, x, gain, eps))
+    }
+
+    fn add(&self, acc: &mut B::Tensor, x: &B::Tensor) -> Result<()> {
+        self.time("add", |b| b.add(acc, x))
+    }
+
+    fn rope_and_store(&self, qkv: &mut B::Tensor, kv: &mut B::KvCache, layer: usize, plan: &B::Plan) -> Result<()> {
+        self.time("rope_and_store", |b| b.rope_and_store(qkv, kv, layer, plan))
+    }
+
+    fn attention(
+        &self,
+        out: &mut B::Tensor,
+        qkv: &B::Tensor,
+        kv: &B::KvCache,
+        layer: usize,
+        plan: &B::Plan,
+    ) -> Result<()> {
+        self.time("attention", |b| b.attention(out, qkv, kv, layer, plan))
+    }
+
+    fn swiglu(&self, out: &mut B::Tensor, gate_up: &B::Tensor) -> Result<()> {
+        self.time("swiglu", |b| b.swiglu(out, gate_up))
+    }
+
+    fn take_outputs(&self, out: &mut B::Tensor, x: &B::Tensor, plan: &B::Plan) -> Result<()> {
+        self.time("take_outputs", |b| b.take_outputs(out, x, plan))
+    }
+
+    fn add_rms_norm(&self, residual: &mut B::Tensor, x: &mut B::Tensor, gain: &B::Tensor, eps: f32) -> Result<()> {
+        self.time("add_rms_norm", |b| b.add_rms_norm(residual, x, gain, eps))
+    }
+
+    fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.inner.replay(ops)
+    }
+}
