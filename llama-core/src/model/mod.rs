@@ -1,5 +1,13 @@
 //! The one object-safe seam: what the engine needs of a model, whatever backend runs it.
 
+mod check;
+mod llama;
+mod plan;
+mod workspace;
+
+pub use llama::{Llama, Progress};
+pub use plan::MemoryPlan;
+
 use crate::backend::Limits;
 use crate::batch::{Batch, BlockId};
 use crate::config::Config;

@@ -1,0 +1,159 @@
+//! Llama on one screen: [`Llama::step`] is the whole model, for every format, size and backend.
+//!
+//! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
+//! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
+
+use crate::backend::{Backend, Limits, Rows};
+use crate::batch::{Batch, BlockId};
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::Result;
+use crate::model::plan::{MemoryPlan, Parts};
+use crate::model::workspace::Workspace;
+use crate::model::{Model, check};
+
+/// How far the preparing of weights has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the checkpoint that are prepared.
+    pub done: u64,
+    /// Bytes of the checkpoint that will be.
+    pub total: u64,
+}
+
+/// A Llama on backend `B`.
+pub struct Llama<B: Backend> {
+    config: Config,
+    limits: Limits,
+    backend: B,
+    embed: B::Weight, // [vocab, hidden]
+    layers: Vec<Layer<B>>,
+    norm: B::Tensor,         // [1, hidden]
+    head: Option<B::Weight>, // [vocab, hidden]; None: the embedding serves
+    kv: B::KvCache,
+    plan: B::Plan,
+    work: Workspace<B>,
+}
+
+struct Layer<B: Backend> {
+    attn_norm: B::Tensor, // [1, hidden]
+    qkv: B::Weight,       // [(heads + 2 kv_heads) head_dim, hidden]
+    o: B::Weight,         // [hidden, heads head_dim]
+    ffn_norm: B::Tensor,  // [1, hidden]
+    gate_up: B::Weight,   // [2 ffn, hidden]
+    down: B::Weight,      // [hidden, ffn]
+}
+
+impl<B: Backend> Llama<B> {
+    /// Prepares all weights of `checkpoint` on `backend`, after [`MemoryPlan::check`]ing that everything fits `memory_limit`.
+    pub fn load(
+        backend: B,
+        checkpoint: &Checkpoint,
+        limits: Limits,
+        memory_limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        let parts = Parts::new(checkpoint)?;
+        MemoryPlan::new(&backend, &config, &limits, &parts).check(memory_limit)?;
+
+        let total = parts.bytes();
+        let mut done = 0;
+        let mut advance = |bytes: u64| {
+            done += bytes;
+            progress(Progress { done, total });
+        };
+        let shape = config.attention_shape(limits.context);
+        let embed = backend.weight(&parts.embed)?;
+        advance(Parts::bytes_of(&parts.embed));
+        let mut layers = Vec::with_capacity(config.layers);
+        for layer in &parts.layers {
+            layers.push(Layer {
+                attn_norm: backend.gain(layer.attn_norm)?,
+                qkv: backend.weight(&layer.qkv)?,
+                o: backend.weight(&layer.o)?,
+                ffn_norm: backend.gain(layer.ffn_norm)?,
+                gate_up: backend.weight(&layer.gate_up)?,
+                down: backend.weight(&layer.down)?,
+            });
+            advance(layer.bytes());
+        }
+        let head = parts.head.as_ref().map(|head| backend.weight(head)).transpose()?;
+        advance(parts.head.as_deref().map_or(0, Parts::bytes_of));
+        checkpoint.check_unchanged()?;
+        Ok(Llama {
+            norm: backend.gain(parts.norm)?,
+            kv: backend.kv_cache(&shape, &limits)?,
+            plan: backend.plan(&shape, &limits)?,
+            work: Workspace::new(&backend, &config, &limits)?,
+            config,
+            limits,
+            backend,
+            embed,
+            layers,
+            head,
+        })
+    }
+
+    /// The backend, for its timings.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    fn step(&mut self, outputs: usize) -> Result<()> {
+        let Llama { config, backend: b, embed, layers, norm, head, kv, plan, work, .. } = self;
+        let eps = config.eps;
+        b.replay(|| {
+            b.embed(&mut work.residual, embed, plan)?;
+            b.rms_norm(&mut work.x, &work.residual, &layers[0].attn_norm, eps)?;
+            for (l, layer) in layers.iter().enumerate() {
+                b.linear(&mut work.qkv, &work.x, &layer.qkv)?;
+                b.rope_and_store(&mut work.qkv, kv, l, plan)?;
+                b.attention(&mut work.heads, &work.qkv, kv, l, plan)?;
+                b.linear(&mut work.x, &work.heads, &layer.o)?;
+                b.add_rms_norm(&mut work.residual, &mut work.x, &layer.ffn_norm, eps)?;
+                b.linear(&mut work.gate_up, &work.x, &layer.gate_up)?;
+                b.swiglu(&mut work.act, &work.gate_up)?;
+                b.linear(&mut work.x, &work.act, &layer.down)?;
+                let next_norm = layers.get(l + 1).map_or(&*norm, |next| &next.attn_norm);
+                b.add_rms_norm(&mut work.residual, &mut work.x, next_norm, eps)?;
+            }
+            if outputs == 0 {
+                return Ok(());
+            }
+            b.take_outputs(&mut work.last, &work.x, plan)?;
+            b.linear(&mut work.logits, &work.last, head.as_ref().unwrap_or(embed))
+        })
+    }
+}
+
+impl<B: Backend> Model for Llama<B> {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        check::batch(batch, &self.config, &self.limits)?;
+        logits.clear();
+        if batch.rows() == 0 {
+            return Ok(());
+        }
+        self.work.set_rows(batch.rows(), batch.outputs.len());
+        self.backend.prepare(&mut self.plan, batch)?;
+        self.step(batch.outputs.len())?;
+        if self.work.logits.rows() > 0 { self.backend.read(&self.work.logits, logits) } else { Ok(()) }
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        check::blocks(pairs.iter().flat_map(|&(from, to)| [from, to]), &self.limits)?;
+        self.backend.copy_blocks(&mut self.kv, pairs)
+    }
+
+    fn backend(&self) -> String {
+        self.backend.name()
+    }
+}

@@ -1,0 +1,151 @@
+//! What a model will hold in memory, from the header and the limits alone, before a byte of weights is read.
+
+use std::fmt;
+
+use crate::backend::{Backend, Limits, Part};
+use crate::checkpoint::{Checkpoint, Name, TensorView};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::model::workspace;
+
+/// The tensors of a checkpoint as the graph fuses them.
+pub(super) struct Parts<'a> {
+    pub embed: Vec<Part<'a>>,
+    pub layers: Vec<LayerParts<'a>>,
+    pub norm: TensorView<'a>,
+    pub head: Option<Vec<Part<'a>>>,
+}
+
+/// One layer's.
+pub(super) struct LayerParts<'a> {
+    pub attn_norm: TensorView<'a>,
+    pub qkv: Vec<Part<'a>>,
+    pub o: Vec<Part<'a>>,
+    pub ffn_norm: TensorView<'a>,
+    pub gate_up: Vec<Part<'a>>,
+    pub down: Vec<Part<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    pub fn new(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let part = |weight, bias| -> Result<Part<'a>> {
+            Ok(Part { weight: checkpoint.view(weight)?, bias: checkpoint.find(bias) })
+        };
+        let whole = |name| -> Result<Vec<Part<'a>>> { Ok(vec![Part { weight: checkpoint.view(name)?, bias: None }]) };
+        let layer = |l| -> Result<LayerParts<'a>> {
+            Ok(LayerParts {
+                attn_norm: checkpoint.view(Name::AttnNorm(l))?,
+                qkv: vec![
+                    part(Name::Q(l), Name::QBias(l))?,
+                    part(Name::K(l), Name::KBias(l))?,
+                    part(Name::V(l), Name::VBias(l))?,
+                ],
+                o: vec![part(Name::O(l), Name::OBias(l))?],
+                ffn_norm: checkpoint.view(Name::FfnNorm(l))?,
+                gate_up: vec![part(Name::Gate(l), Name::GateBias(l))?, part(Name::Up(l), Name::UpBias(l))?],
+                down: vec![part(Name::Down(l), Name::DownBias(l))?],
+            })
+        };
+        let config = checkpoint.config();
+        Ok(Parts {
+            embed: whole(Name::Embed)?,
+            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
+            norm: checkpoint.view(Name::Norm)?,
+            head: (!config.tied).then(|| whole(Name::Head)).transpose()?,
+        })
+    }
+
+    fn weights(&self) -> impl Iterator<Item = &[Part<'a>]> {
+        let layers = self.layers.iter().flat_map(LayerParts::weights);
+        std::iter::once(&self.embed[..]).chain(layers).chain(self.head.as_deref())
+    }
+
+    /// Bytes in the checkpoint.
+    pub fn bytes(&self) -> u64 {
+        self.weights().map(Self::bytes_of).sum()
+    }
+
+    pub fn bytes_of(parts: &[Part<'_>]) -> u64 {
+        parts.iter().map(|part| part.weight.data().len() as u64).sum()
+    }
+}
+
+impl<'a> LayerParts<'a> {
+    fn weights(&self) -> [&[Part<'a>]; 4] {
+        [&self.qkv, &self.o, &self.gate_up, &self.down]
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.weights().into_iter().map(Parts::bytes_of).sum()
+    }
+}
+
+/// Bytes a loaded model holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Prepared weights and gains.
+    pub weights: u64,
+    /// The KV cache's blocks.
+    pub kv_cache: u64,
+    /// Activations of one step, logits included.
+    pub activations: u64,
+    /// The backend's own: quantised activations, rotations, schedules.
+    pub scratch: u64,
+}
+
+impl MemoryPlan {
+    /// The plan of `checkpoint` on `backend` within `limits`.
+    pub fn of<B: Backend>(backend: &B, checkpoint: &Checkpoint, limits: &Limits) -> Result<Self> {
+        Ok(Self::new(backend, checkpoint.config(), limits, &Parts::new(checkpoint)?))
+    }
+
+    pub(super) fn new<B: Backend>(backend: &B, config: &Config, limits: &Limits, parts: &Parts<'_>) -> Self {
+        let weight = |parts: &[Part<'_>]| {
+            let shapes: Vec<(Format, usize, usize)> =
+                parts.iter().map(|p| (p.weight.format(), p.weight.rows(), p.weight.cols())).collect();
+            backend.weight_bytes(&shapes)
+        };
+        let gains = (2 * config.layers + 1) * config.hidden * size_of::<f32>();
+        let shape = config.attention_shape(limits.context);
+        MemoryPlan {
+            weights: parts.weights().map(weight).sum::<u64>() + gains as u64,
+            kv_cache: backend.kv_bytes(&shape, limits),
+            activations: workspace::bytes(config, limits),
+            scratch: backend.scratch_bytes(&shape, limits, workspace::widest_input(config)),
+        }
+    }
+
+    /// Everything.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv_cache + self.activations + self.scratch
+    }
+
+    /// Refuses a plan above `limit`, naming the largest number that a caller can lower.
+    pub fn check(&self, limit: Option<u64>) -> Result<()> {
+        let Some(limit) = limit.filter(|&limit| self.total() > limit) else { return Ok(()) };
+        let advice = if self.weights > limit {
+            "the model's size (a smaller model or format)"
+        } else if self.kv_cache >= self.activations {
+            "the number of KV blocks (context or sequences)"
+        } else {
+            "the tokens of a step (chunk)"
+        };
+        Err(Error::Memory { what: "the whole model", needed: self.total(), limit, advice })
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        write!(
+            f,
+            "{:.1} MiB: weights {:.1}, KV cache {:.1}, activations {:.1}, scratch {:.1}",
+            mib(self.total()),
+            mib(self.weights),
+            mib(self.kv_cache),
+            mib(self.activations),
+            mib(self.scratch)
+        )
+    }
+}

@@ -1,0 +1,68 @@
+//! The tensors a step writes into, made once: a step allocates nothing and its addresses are stable.
+
+use crate::backend::{Backend, Limits, Rows};
+use crate::config::Config;
+use crate::error::Result;
+
+/// Activations of one step; T rows of tokens, O rows of outputs.
+pub(super) struct Workspace<B: Backend> {
+    pub residual: B::Tensor, // [T, hidden]
+    pub x: B::Tensor,        // [T, hidden]
+    pub qkv: B::Tensor,      // [T, (heads + 2 kv_heads) head_dim]
+    pub heads: B::Tensor,    // [T, heads head_dim]
+    pub gate_up: B::Tensor,  // [T, 2 ffn]
+    pub act: B::Tensor,      // [T, ffn]
+    pub last: B::Tensor,     // [O, hidden]
+    pub logits: B::Tensor,   // [O, vocab]
+}
+
+impl<B: Backend> Workspace<B> {
+    pub fn new(backend: &B, config: &Config, limits: &Limits) -> Result<Self> {
+        let [residual, x, qkv, heads, gate_up, act, last, logits] =
+            shapes(config, limits).map(|(rows, cols)| backend.tensor(rows, cols));
+        Ok(Workspace {
+            residual: residual?,
+            x: x?,
+            qkv: qkv?,
+            heads: heads?,
+            gate_up: gate_up?,
+            act: act?,
+            last: last?,
+            logits: logits?,
+        })
+    }
+
+    /// Uses `tokens` rows, and `outputs` rows of logits.
+    pub fn set_rows(&mut self, tokens: usize, outputs: usize) {
+        let Workspace { residual, x, qkv, heads, gate_up, act, last, logits } = self;
+        [residual, x, qkv, heads, gate_up, act].into_iter().for_each(|tensor| tensor.set_rows(tokens));
+        [last, logits].into_iter().for_each(|tensor| tensor.set_rows(outputs));
+    }
+}
+
+/// Largest rows and columns of each tensor, in the order of the fields.
+fn shapes(config: &Config, limits: &Limits) -> [(usize, usize); 8] {
+    let (t, o) = (limits.tokens, limits.outputs);
+    let heads = config.heads * config.head_dim;
+    let qkv = heads + 2 * config.kv_heads * config.head_dim;
+    [
+        (t, config.hidden),
+        (t, config.hidden),
+        (t, qkv),
+        (t, heads),
+        (t, 2 * config.ffn),
+        (t, config.ffn),
+        (o, config.hidden),
+        (o, config.vocab),
+    ]
+}
+
+/// Bytes of all of them.
+pub(super) fn bytes(config: &Config, limits: &Limits) -> u64 {
+    shapes(config, limits).iter().map(|&(rows, cols)| (rows * cols * size_of::<f32>()) as u64).sum()
+}
+
+/// Columns of the widest input of a linear.
+pub(super) fn widest_input(config: &Config) -> usize {
+    config.hidden.max(config.ffn).max(config.heads * config.head_dim)
+}

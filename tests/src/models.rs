@@ -1,0 +1,146 @@
+//! Models on every backend and tier, and ways of feeding them.
+
+use std::path::{Path, PathBuf};
+
+use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
+use llama_core::batch::{BLOCK, Batch, BlockId};
+use llama_core::checkpoint::Checkpoint;
+use llama_core::model::{Llama, Model};
+use llama_kernels::{Cpu, CpuOptions, Tier};
+
+/// A backend a suite loops over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// The executable specification.
+    Reference,
+    /// A tier of the CPU backend with so many threads.
+    Cpu(Tier, usize),
+}
+
+impl Machine {
+    /// The reference, then every tier this CPU has with 1 and 2 threads.
+    pub fn all() -> Vec<Machine> {
+        let tiers = Tier::available().flat_map(|tier| [Machine::Cpu(tier, 1), Machine::Cpu(tier, 2)]);
+        std::iter::once(Machine::Reference).chain(tiers).collect()
+    }
+
+    /// Loads `checkpoint` on this machine.
+    pub fn load(self, checkpoint: &Checkpoint, limits: Limits, numerics: Numerics) -> Box<dyn Model> {
+        let quiet = &mut |_| {};
+        match self {
+            Machine::Reference => {
+                Box::new(Llama::load(Reference::new(numerics), checkpoint, limits, None, quiet).unwrap())
+            }
+            Machine::Cpu(tier, threads) => {
+                let options = CpuOptions { tier: Some(tier), threads: Some(threads), numerics };
+                Box::new(Llama::load(Cpu::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
+            }
+        }
+    }
+}
+
+/// Limits for up to `sequences` sequences of `context` positions, everything in one step, f32 KV.
+pub fn limits(sequences: usize, context: usize) -> Limits {
+    let tokens = sequences * context;
+    let blocks = sequences * context.div_ceil(BLOCK) + 8;
+    Limits { tokens, sequences, outputs: tokens, context, blocks, kv: KvFormat::F32 }
+}
+
+/// The `tests/data` folder.
+pub fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
+}
+
+/// The model that ships in the repository.
+pub fn stories260k() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/stories260K.gguf")
+}
+
+/// The folder of outputs of other programs, or `None` with a note that `test` skips.
+pub fn reference(test: &str) -> Option<PathBuf> {
+    given("LLAMA_REFERENCE", test)
+}
+
+/// SmolLM2-135M-Instruct Q4_1 as GGUF, or `None` with a note that `test` skips.
+pub fn smollm2(test: &str) -> Option<PathBuf> {
+    given("LLAMA_SMOLLM2", test)
+}
+
+fn given(variable: &str, test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("skipped: {test} needs the environment variable {variable}");
+    }
+    path
+}
+
+/// A sequence being fed by hand: its tokens, its blocks and how many positions are in the cache.
+pub struct Feed {
+    /// All tokens.
+    pub ids: Vec<u32>,
+    /// Block table.
+    pub blocks: Vec<BlockId>,
+    /// Positions already evaluated.
+    pub done: usize,
+}
+
+impl Feed {
+    /// A sequence whose blocks are `stride` apart, from `first`: scattered, so that a wrong table shows.
+    pub fn new(ids: &[u32], first: BlockId, stride: BlockId, context: usize) -> Self {
+        let blocks = (0..context.div_ceil(BLOCK) as BlockId).map(|i| first + i * stride).collect();
+        Feed { ids: ids.to_vec(), blocks, done: 0 }
+    }
+
+    /// Appends the next `count` tokens to `batch`, all of them outputs.
+    pub fn push(&mut self, batch: &mut Batch, count: usize) -> usize {
+        let count = count.min(self.ids.len() - self.done);
+        batch.push(&self.ids[self.done..self.done + count], self.done as u32, &self.blocks, 0..count as u32);
+        self.done += count;
+        count
+    }
+}
+
+/// Logits of every position of `ids`, fed in chunks of `chunk`: `[ids, vocab]`.
+pub fn logits_in_chunks(model: &mut dyn Model, ids: &[u32], chunk: usize) -> Vec<f32> {
+    let mut feed = Feed::new(ids, 1, 1, ids.len());
+    run(model, &mut feed, chunk)
+}
+
+/// Feeds the rest of `feed` in chunks and returns its logits.
+pub fn run(model: &mut dyn Model, feed: &mut Feed, chunk: usize) -> Vec<f32> {
+    let (mut batch, mut all, mut logits) = (Batch::new(), Vec::new(), Vec::new());
+    while feed.done < feed.ids.len() {
+        batch.clear();
+        feed.push(&mut batch, chunk);
+        model.forward(&batch, &mut logits).unwrap();
+        all.extend_from_slice(&logits);
+    }
+    all
+}
+
+/// Index of the first largest.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, &v) in logits.iter().enumerate() {
+        if v > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// `ids` followed by `count` greedily chosen tokens.
+pub fn greedy(model: &mut dyn Model, ids: &[u32], count: usize) -> Vec<u32> {
+    let vocab = model.config().vocab;
+    let mut feed = Feed::new(ids, 0, 1, ids.len() + count);
+    for _ in 0..count {
+        let logits = run(model, &mut feed, usize::MAX);
+        feed.ids.push(argmax(&logits[logits.len() - vocab..]));
+    }
+    feed.ids
+}
+
+/// The bits of `x`, for comparisons that mean equal.
+pub fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|v| v.to_bits()).collect()
+}
