@@ -61,7 +61,8 @@ def numbers(rng, n):
     x[4, 1:] = 0.0
     x[5] = np.arange(32) - 16
     x[6] = np.arange(32) * 0.5
-    x[7] = np.linspace(-127, 127, 32) / 2
+    x[7] = np.arange(32) - 15.5
+    x[7, 0] = 127
     x[8] = np.abs(x[8])
     x[9] = -np.abs(x[9])
     x[10] = np.where(np.arange(32) % 2, 65504.0, -65504.0)
