@@ -151,8 +151,7 @@ impl Backend for Reference {
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
-        2 * size_of::<f32>() as u64
-            * (shape.layers * limits.blocks * shape.kv_heads * BLOCK * shape.head_dim) as u64
+        2 * size_of::<f32>() as u64 * (shape.layers * limits.blocks * shape.kv_heads * BLOCK * shape.head_dim) as u64
     }
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
@@ -345,7 +344,8 @@ impl<'a> Activations<'a> {
         let sub_block = row.format.sub_block();
         let mut acc = 0.0f32;
         for (w, (scale, quants)) in row.groups.iter().zip(&self.groups) {
-            for (i, (codes, quants)) in w.codes.chunks_exact(sub_block).zip(quants.chunks_exact(sub_block)).enumerate() {
+            for (i, (codes, quants)) in w.codes.chunks_exact(sub_block).zip(quants.chunks_exact(sub_block)).enumerate()
+            {
                 let dot: i32 = codes.iter().zip(quants).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
                 acc = (w.scale[i] * scale).mul_add(dot as f32, acc);
                 if row.format.has_min() {
