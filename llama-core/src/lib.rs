@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod format;
+pub mod kv;
 pub mod model;
 pub mod numerics;
 
