@@ -1,1 +1,180 @@
-//! Placeholder root; filled in as the suites land.
+//! What the examples share: arguments every program takes, loading with a progress bar, numbers for people.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use llama_core::backend::{KvFormat, Numerics};
+use llama_core::engine::{Engine, EngineOptions};
+use llama_core::sample::Sampling;
+use llama_core::{Error, Loader, Result};
+use llama_kernels::{Cpu, CpuOptions, Tier};
+
+/// Which model, and how to run it.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A GGUF file or a Hugging Face folder [default: the model that ships with the examples]
+    #[arg(long, short)]
+    pub model: Option<PathBuf>,
+    /// Threads [default: as many as this process may use]
+    #[arg(long, short)]
+    pub threads: Option<usize>,
+    /// Instruction-set tier: portable, avx2, avx512-vnni [default: the fastest this CPU has]
+    #[arg(long, value_parser = tier)]
+    pub tier: Option<Tier>,
+    /// int8 activations for quantised weights, or f32 arithmetic on decoded weights
+    #[arg(long, value_enum, default_value_t = NumericsArg::Default)]
+    pub numerics: NumericsArg,
+    /// How keys and values are kept
+    #[arg(long, value_enum, default_value_t = KvArg::F16)]
+    pub kv: KvArg,
+    /// Positions of one sequence [default: the model's, at most 8192]
+    #[arg(long, short)]
+    pub context: Option<usize>,
+    /// Refuse to use more than this many MiB
+    #[arg(long)]
+    pub memory_limit: Option<u64>,
+}
+
+/// `--numerics`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum NumericsArg {
+    /// int8 activations for quantised weights
+    Default,
+    /// f32 arithmetic
+    Precise,
+}
+
+/// `--kv`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KvArg {
+    /// half precision
+    F16,
+    /// single precision
+    F32,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Choose among this many likeliest tokens; 0: all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Drop tokens less likely than this fraction of the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Above 1: tokens already seen become less likely
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// The same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn tier(name: &str) -> Result<Tier, String> {
+    let names = || Tier::ALL.map(Tier::name).join(", ");
+    Tier::ALL.into_iter().find(|tier| tier.name() == name).ok_or_else(|| format!("expected one of {}", names()))
+}
+
+/// The model that ships with the examples: stories260K, MIT licence.
+pub fn shipped_model() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/stories260K.gguf"))
+}
+
+impl ModelArgs {
+    /// Opens the checkpoint.
+    pub fn open(&self) -> Result<Loader> {
+        Loader::open(self.model.as_deref().unwrap_or(shipped_model()))
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> Result<Cpu> {
+        let numerics = match self.numerics {
+            NumericsArg::Default => Numerics::Default,
+            NumericsArg::Precise => Numerics::Precise,
+        };
+        Cpu::new(CpuOptions { threads: self.threads, tier: self.tier, numerics })
+    }
+
+    /// Options of an engine that runs `sequences` at once.
+    pub fn engine_options(&self, sequences: usize) -> EngineOptions {
+        EngineOptions {
+            context: self.context,
+            sequences,
+            kv: match self.kv {
+                KvArg::F16 => KvFormat::F16,
+                KvArg::F32 => KvFormat::F32,
+            },
+            memory_limit: self.memory_limit.map(|mib| mib << 20),
+            ..EngineOptions::default()
+        }
+    }
+
+    /// Opens and loads, with a progress bar where the output is a terminal.
+    pub fn load(&self, sequences: usize) -> Result<Engine> {
+        let loader = self.open()?.options(self.engine_options(sequences));
+        let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");
+        let engine = loader.load_with(self.backend()?, |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        });
+        bar.finish_and_clear();
+        engine
+    }
+}
+
+impl SamplingArgs {
+    /// The same, as the engine takes it.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+            ..Sampling::greedy()
+        }
+    }
+}
+
+/// A progress bar on standard error; nothing where that is not a terminal.
+pub fn bar(length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style)
+}
+
+/// Tokens a second.
+pub fn rate(tokens: usize, time: Duration) -> f64 {
+    tokens as f64 / time.as_secs_f64().max(1e-9)
+}
+
+/// Bytes of this process in memory now, where the system tells (`VmRSS` of Linux).
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Runs `program`; an error becomes one line and exit status 1.
+pub fn exit(program: impl FnOnce() -> Result<()>) -> std::process::ExitCode {
+    match program() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// An I/O error of standard input or output.
+pub fn stdio(error: std::io::Error) -> Error {
+    Error::io("standard input or output", error)
+}
