@@ -1,0 +1,13 @@
+//! Text: tokenizers, streaming of tokens to text, chat templates.
+
+mod bytes;
+mod merge;
+pub mod pretokenize;
+mod special;
+mod tokenizer;
+mod vocab;
+
+pub use pretokenize::Pattern;
+pub use special::Specials;
+pub use tokenizer::{MAX_TEXT, Tokenizer};
+pub use vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab};
