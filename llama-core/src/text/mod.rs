@@ -1,6 +1,9 @@
 //! Text: tokenizers, streaming of tokens to text, chat templates.
 
 mod bytes;
+mod gguf;
+mod huggingface;
+mod json;
 mod merge;
 pub mod pretokenize;
 mod special;
