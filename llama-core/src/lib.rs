@@ -12,5 +12,6 @@ pub mod kv;
 pub mod model;
 pub mod numerics;
 pub mod sample;
+pub mod text;
 
 pub use error::{Error, Result};
