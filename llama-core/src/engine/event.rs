@@ -97,13 +97,14 @@ pub struct Completion {
 }
 
 impl Completion {
-    pub(super) fn new(id: SequenceId) -> Self {
+    /// Nothing yet. `finish` means nothing until the last event has been absorbed.
+    pub fn new(id: SequenceId) -> Self {
         let (tokens, text, scores, prompt) = Default::default();
         Completion { id, tokens, text, scores, prompt, finish: Finish::Cancelled }
     }
 
     /// Appends what one event brought.
-    pub(super) fn absorb(&mut self, event: Event) {
+    pub fn absorb(&mut self, event: Event) {
         self.tokens.extend(event.token);
         self.text.push_str(&event.text);
         if let (Some(token), Some(logprob)) = (event.token, event.logprob) {
