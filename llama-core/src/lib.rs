@@ -6,6 +6,7 @@ pub mod backend;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod kv;
