@@ -10,5 +10,6 @@ pub mod error;
 pub mod format;
 pub mod model;
 pub mod numerics;
+pub mod sample;
 
 pub use error::{Error, Result};
