@@ -1,0 +1,3 @@
+//! Plain Rust: the tier every other one is tested against.
+
+pub(super) mod linear;

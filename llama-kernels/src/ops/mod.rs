@@ -1,0 +1,3 @@
+//! The verbs' algorithms over slices. What is different between tiers is in `arch`.
+
+pub mod linear;
