@@ -80,7 +80,7 @@ impl<B: Backend> Llama<B> {
         }
         let head = parts.head.as_ref().map(|head| backend.weight(head)).transpose()?;
         advance(parts.head.as_deref().map_or(0, Parts::bytes_of));
-        checkpoint.check_unchanged()?;
+        checkpoint.verify()?;
         Ok(Llama {
             norm: backend.gain(parts.norm)?,
             kv: backend.kv_cache(&shape, &limits)?,
