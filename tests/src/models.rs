@@ -42,7 +42,7 @@ impl Machine {
 /// Limits for up to `sequences` sequences of `context` positions, everything in one step, f32 KV.
 pub fn limits(sequences: usize, context: usize) -> Limits {
     let tokens = sequences * context;
-    let blocks = sequences * context.div_ceil(BLOCK) + 8;
+    let blocks = sequences * context.div_ceil(BLOCK) + 16;
     Limits { tokens, sequences, outputs: tokens, context, blocks, kv: KvFormat::F32 }
 }
 
