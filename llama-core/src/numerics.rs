@@ -68,8 +68,8 @@ pub const EXP_MIN: f32 = -87.336_54;
 pub const EXP_MAX: f32 = 88.376_26;
 /// `log2(e)`.
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// The leading bits of `ln 2`: a product with a small integer is exact.
-pub const LN2_HI: f32 = 0.693_359_375;
+/// The leading bits of `ln 2`, exactly 0.693359375: a product with a small integer is exact.
+pub const LN2_HI: f32 = 0.693_359_4;
 /// `ln 2 - LN2_HI`.
 pub const LN2_LO: f32 = -2.121_944_4e-4;
 /// Coefficients of [`exp`] on `[-ln 2 / 2, ln 2 / 2]`, highest power first (Cephes `expf`, Moshier 1989, then `x` and `1`).
@@ -81,13 +81,7 @@ pub const EXP_POLY: [f32; 8] =
 /// `n = round(x log2 e)` to even, `r = x - n ln 2` in two fused steps, Horner by fused multiply-adds, times `2^n`.
 #[inline]
 pub fn exp(x: f32) -> f32 {
-    let x = if x > EXP_MAX {
-        EXP_MAX
-    } else if x < EXP_MIN {
-        EXP_MIN
-    } else {
-        x
-    };
+    let x = x.clamp(EXP_MIN, EXP_MAX);
     let n = (x * LOG2_E).round_ties_even();
     let r = (-n).mul_add(LN2_LO, (-n).mul_add(LN2_HI, x));
     let p = EXP_POLY[1..].iter().fold(EXP_POLY[0], |p, &c| p.mul_add(r, c));
