@@ -3,12 +3,13 @@
 //! The order of the stages is that of transformers and vLLM: bias, penalties, temperature, top-k, top-p, min-p, draw.
 //! Temperature 0 takes the most probable token after bias and penalties; of equals the one with the lowest id.
 //!
-//! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are
-//! [`numerics::exp`], sums have a fixed order, and the random number comes from a counter (`philox.rs`). So a sequence's
+//! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own
+//! (`elementary.rs`), sums have a fixed order, and the random number comes from a counter (`philox.rs`). So a sequence's
 //! text doesn't depend on what else ran, and a sequence that is evicted and evaluated again continues as it would have.
 
 mod adjust;
 mod candidates;
+mod elementary;
 mod logprobs;
 mod philox;
 #[cfg(test)]
@@ -17,7 +18,6 @@ mod tests;
 pub use logprobs::Logprob;
 
 use crate::error::{Error, Result};
-use crate::numerics;
 use adjust::{Tally, adjust};
 use candidates::Candidates;
 
@@ -267,9 +267,4 @@ fn check_finite(logits: &[f32]) -> Result<(), Refusal> {
         None => Ok(()),
         Some(i) => Err(Refusal::NotFinite { token: i as u32, value: logits[i] }),
     }
-}
-
-/// `e^x` for `x <= 0`; 0 where [`numerics::exp`] would saturate, so that what is all but impossible is impossible.
-fn weight(x: f32) -> f32 {
-    if x < numerics::EXP_MIN { 0.0 } else { numerics::exp(x) }
 }
