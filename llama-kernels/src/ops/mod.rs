@@ -1,3 +1,4 @@
 //! The verbs' algorithms over slices. What is different between tiers is in `arch`.
 
+pub mod embed;
 pub mod linear;

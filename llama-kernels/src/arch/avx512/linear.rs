@@ -113,11 +113,7 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
 /// Adds one group to all columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn add_group<const S: usize, const C: usize>(
-    group: &Unpacked<S>,
-    columns: &Columns<'_, S, C>,
-    acc: &mut [__m512; C],
-) {
+fn add_group<const S: usize, const C: usize>(group: &Unpacked<S>, columns: &Columns<'_, S, C>, acc: &mut [__m512; C]) {
     for s in 0..S {
         let mut dots = [_mm512_setzero_si512(); C];
         if let Some(zeros) = columns.zeros {

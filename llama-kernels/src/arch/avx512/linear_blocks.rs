@@ -329,10 +329,8 @@ fn look_up(mut codes: [__m512i; 8]) -> [__m512i; 8] {
 fn k_scales(raw: &[u8], i: usize) -> (__m512, __m512) {
     let low = load128(raw, 64 + 16 * i);
     let high = shift_right(load128(raw, 192 + 16 * (i / 2)), 4 * (i % 2));
-    let scale = _mm_or_si128(
-        _mm_and_si128(low, _mm_set1_epi8(15)),
-        _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3))),
-    );
+    let scale =
+        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3))));
     let min = _mm_or_si128(
         _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
         _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
