@@ -1,0 +1,4 @@
+//! AVX-512 F, BW, VL, DQ and VNNI.
+
+pub mod attention;
+pub mod vector;

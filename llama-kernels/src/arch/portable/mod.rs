@@ -1,0 +1,4 @@
+//! Plain Rust: any CPU.
+
+pub mod attention;
+pub mod vector;
