@@ -1,3 +1,9 @@
-//! The verbs' algorithms over slices. What is different between tiers is in `arch`.
+//! The verbs over slices: how work is cut into tasks. What a task computes is in `arch`.
 
+pub mod attention;
+pub mod elementwise;
+pub mod embed;
 pub mod linear;
+pub mod norm;
+pub mod rope;
+pub mod swiglu;

@@ -56,6 +56,17 @@ impl Weight {
         Ok(weight)
     }
 
+    /// One matrix in a form of the caller's choice.
+    #[cfg(test)]
+    pub(crate) fn of_pack(
+        view: &llama_core::checkpoint::TensorView<'_>,
+        pack: Pack,
+        threads: &Threads,
+    ) -> Result<Weight> {
+        let segment = Segment::new(&Part { weight: *view, bias: None }, pack, 0, threads)?;
+        Ok(Weight { rows: view.rows(), cols: view.cols(), segments: vec![segment] })
+    }
+
     /// Bytes that the panels of `(format, rows, cols)` parts hold; a bias adds four for each of its rows.
     pub fn bytes(parts: &[(Format, usize, usize)], numerics: Numerics) -> u64 {
         let part = |&(format, rows, cols): &(Format, usize, usize)| {

@@ -112,6 +112,11 @@ impl Pack {
         matches!(self, Pack::F32 | Pack::F16 | Pack::BF16)
     }
 
+    /// Whether this is one of the forms that hold any quantised format, block by block of 32 columns.
+    pub fn is_wide(self) -> bool {
+        matches!(self, Pack::Wide32 | Pack::Wide32Min | Pack::Wide16 | Pack::Wide16Min)
+    }
+
     /// Rows of a panel.
     pub fn rows(self) -> usize {
         if self.is_float() { 32 } else { 16 }

@@ -1,7 +1,8 @@
 //! Encoded rows into panels: a permutation of bits for native forms, a widening for the others.
 
+use std::ops::Range;
+
 use llama_core::checkpoint::TensorView;
-use llama_core::format::Format;
 use llama_core::numerics::GROUP;
 
 use super::pack::Pack;
@@ -20,10 +21,8 @@ pub fn panel(pack: Pack, view: &TensorView<'_>, first: usize, out: &mut [u8]) ->
         }
         return Ok(());
     }
-    let block_bytes = view.format().block_bytes() * pack.block_len() / view.format().block_len();
     for (b, out) in out.chunks_exact_mut(pack.block_bytes()).enumerate() {
-        let blocks = rows.clone().map(|row| (row, &view.row(row)[b * block_bytes..][..block_bytes]));
-        block(pack, view.format(), first, blocks, out)?;
+        block(pack, view, rows.clone(), b, out)?;
     }
     Ok(())
 }
@@ -43,26 +42,22 @@ fn put_floats(pack: Pack, lane: usize, encoded: &[u8], weights: &[f32], out: &mu
     }
 }
 
-/// One block of a quantised form, from the same block of each row.
-fn block<'a>(
-    pack: Pack,
-    format: Format,
-    first: usize,
-    blocks: impl Iterator<Item = (usize, &'a [u8])>,
-    out: &mut [u8],
-) -> Result<(), usize> {
+/// Block `b` of a quantised form.
+fn block(pack: Pack, view: &TensorView<'_>, rows: Range<usize>, b: usize, out: &mut [u8]) -> Result<(), usize> {
     let mut codes = [[[0u8; 64]; 8]; 8];
-    for (row, raw) in blocks {
-        let r = row - first;
-        put_scales(pack, raw, r, out);
+    for (r, row) in rows.enumerate() {
+        if !pack.is_wide() {
+            let bytes = view.format().block_bytes();
+            put_scales(pack, &view.row(row)[b * bytes..][..bytes], r, out);
+        }
         for (i, codes) in codes.iter_mut().enumerate().take(pack.groups()) {
-            let group = format.group(raw, i);
+            let group = view.format().group(view.row(row), b * pack.groups() + i);
             check(row, &group.scale)?;
             check(row, &group.min)?;
             for (k, code) in group.codes.into_iter().enumerate() {
                 codes[k / 4][4 * r + k % 4] = (code as u8).wrapping_add(pack.zero_point());
             }
-            if matches!(pack, Pack::Wide32 | Pack::Wide32Min | Pack::Wide16 | Pack::Wide16Min) {
+            if pack.is_wide() {
                 put_wide_scales(pack, group.scale, group.min, r, out);
             }
         }

@@ -1,3 +1,5 @@
-//! Plain Rust: the tier every other one is tested against.
+//! Plain Rust: any CPU, and the tier every other one is tested against.
 
+pub mod attention;
 pub(super) mod linear;
+pub mod vector;

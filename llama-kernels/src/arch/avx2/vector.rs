@@ -1,0 +1,138 @@
+//! Row loops on pairs of vectors of eight lanes: the low half holds virtual lanes 0 to 7, the high half 8 to 15.
+//!
+//! A row's tail is worked on in a pair padded with zeros, which add nothing to any sum.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+use llama_core::backend::RopeLayout;
+use llama_core::numerics::{self, EXP_MAX, EXP_MIN, EXP_POLY, LANES, LN2_HI, LN2_LO, LOG2_E};
+
+use crate::arch::portable::{self, vector::padded};
+
+/// Sixteen lanes.
+pub type Pair = [__m256; 2];
+
+/// Sixteen numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load(x: &[f32; LANES]) -> Pair {
+    // SAFETY: two unaligned loads of exactly the array's bytes.
+    unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+}
+
+/// Stores sixteen numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store(out: &mut [f32; LANES], [low, high]: Pair) {
+    // SAFETY: two unaligned stores of exactly the array's bytes.
+    unsafe {
+        _mm256_storeu_ps(out.as_mut_ptr(), low);
+        _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
+    }
+}
+
+/// [`numerics::fold`] of sixteen lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn fold(x: Pair) -> f32 {
+    let mut lanes = [0.0; LANES];
+    store(&mut lanes, x);
+    numerics::fold(lanes)
+}
+
+/// [`numerics::exp`] of eight numbers. `min` and `max` return their second operand where one is NaN.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub fn exp(x: __m256) -> __m256 {
+    let x = _mm256_max_ps(_mm256_set1_ps(EXP_MIN), _mm256_min_ps(_mm256_set1_ps(EXP_MAX), x));
+    let n = _mm256_mul_ps(x, _mm256_set1_ps(LOG2_E));
+    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(n);
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2_HI), x);
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2_LO), r);
+    let mut p = _mm256_set1_ps(EXP_POLY[0]);
+    for &c in &EXP_POLY[1..] {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+    }
+    let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn silu(x: __m256) -> __m256 {
+    let one = _mm256_set1_ps(1.0);
+    _mm256_div_ps(x, _mm256_add_ps(one, exp(_mm256_xor_ps(x, _mm256_set1_ps(-0.0)))))
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut sum = [_mm256_setzero_ps(); 2];
+    for x in chunks.iter().chain([&padded(tail)]) {
+        let [low, high] = load(x);
+        sum = [_mm256_fmadd_ps(low, low, sum[0]), _mm256_fmadd_ps(high, high, sum[1])];
+    }
+    fold(sum)
+}
+
+/// `out = x * rms_scale(x, eps) * gain`.
+#[target_feature(enable = "avx2,fma")]
+pub fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
+    let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+    portable::vector::scale_by(out, x, gain, scale);
+}
+
+/// `acc += x`.
+#[target_feature(enable = "avx2")]
+pub fn add(acc: &mut [f32], x: &[f32]) {
+    portable::vector::add(acc, x);
+}
+
+/// `out = silu(gate) * up`.
+#[target_feature(enable = "avx2,fma")]
+pub fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    let (chunks, tail) = out.as_chunks_mut::<LANES>();
+    let ((gates, gate_tail), (ups, up_tail)) = (gate.as_chunks::<LANES>(), up.as_chunks::<LANES>());
+    for ((out, gate), up) in chunks.iter_mut().zip(gates).zip(ups) {
+        store(out, swiglu_one(gate, up));
+    }
+    let mut last = [0.0; LANES];
+    store(&mut last, swiglu_one(&padded(gate_tail), &padded(up_tail)));
+    tail.copy_from_slice(&last[..tail.len()]);
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn swiglu_one(gate: &[f32; LANES], up: &[f32; LANES]) -> Pair {
+    let (gate, up) = (load(gate), load(up));
+    [_mm256_mul_ps(silu(gate[0]), up[0]), _mm256_mul_ps(silu(gate[1]), up[1])]
+}
+
+/// Turns the pairs of one head.
+#[target_feature(enable = "avx2,fma")]
+pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout) {
+    portable::vector::rotate(head, cos, sin, layout);
+}
+
+/// Rounds to half precision, to nearest even.
+#[target_feature(enable = "avx2,f16c")]
+pub fn narrow(x: &[f32], out: &mut [f16]) {
+    let ((chunks, tail), (outs, out_tail)) = (x.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (x, out) in chunks.iter().zip(outs) {
+        narrow_one(x, out);
+    }
+    let mut last = [f16::ZERO; LANES];
+    narrow_one(&padded(tail), &mut last);
+    out_tail.copy_from_slice(&last[..tail.len()]);
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn narrow_one(x: &[f32; LANES], out: &mut [f16; LANES]) {
+    let [low, high] = load(x);
+    let [low, high] =
+        [_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high)];
+    // SAFETY: an unaligned store of exactly the array's bytes.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_set_m128i(high, low)) }
+}

@@ -1,0 +1,259 @@
+//! The backend: the contract's verbs, each handed to the one function that does it.
+//!
+//! Everything is settled here at the door (the tier's tables of inner loops, the team of threads, the numerics) and
+//! passed down as arguments. Buffers are sized when tensors, weights, caches and plans are made: a step allocates nothing.
+
+use std::cell::RefCell;
+
+use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Rows};
+use llama_core::batch::{Batch, BlockId};
+use llama_core::checkpoint::TensorView;
+use llama_core::format::Format;
+use llama_core::{Error, Result};
+
+use crate::arch::linear::LinearKernels;
+use crate::isa::Tier;
+use crate::kernels::{AttentionKernels, VectorKernels};
+use crate::kv::{AnyStore, KvCache};
+use crate::ops;
+use crate::plan::Plan;
+use crate::quant::LinearScratch;
+use crate::tensor::Tensor;
+use crate::threads::{self, MAX_THREADS, Threads};
+use crate::weight::Weight;
+
+/// How a [`Cpu`] computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads, the caller's included; by default as many as this process may use processors.
+    pub threads: Option<usize>,
+    /// Instruction-set tier; by default the fastest that this CPU has. All give the same bits.
+    pub tier: Option<Tier>,
+    /// Arithmetic of quantised weights.
+    pub numerics: Numerics,
+}
+
+/// The CPU backend.
+pub struct Cpu {
+    tier: Tier,
+    numerics: Numerics,
+    threads: Threads,
+    linear: LinearKernels,
+    vector: VectorKernels,
+    attention: AttentionKernels,
+    scratch: RefCell<Scratch>,
+}
+
+/// Quantised activations of one linear, sized by the largest plan and the widest weight so far.
+struct Scratch {
+    tokens: usize,
+    widest: usize,
+    linear: LinearScratch,
+}
+
+impl Scratch {
+    fn grow(&mut self, tokens: usize, widest: usize) {
+        let (tokens, widest) = (self.tokens.max(tokens), self.widest.max(widest));
+        if (tokens, widest) != (self.tokens, self.widest) {
+            *self = Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest) };
+        }
+    }
+}
+
+impl Cpu {
+    /// A backend with its threads started.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a tier that this CPU lacks, or a number of threads that is zero, absurd or refused by
+    /// the system.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let tier = options.tier.unwrap_or_else(Tier::best);
+        let missing = || Error::parameter("tier", tier, "this CPU lacks its instructions");
+        Ok(Cpu {
+            tier,
+            numerics: options.numerics,
+            threads: Threads::new(options.threads.unwrap_or_else(|| threads::available().min(MAX_THREADS)))?,
+            linear: LinearKernels::new(tier).ok_or_else(missing)?,
+            vector: VectorKernels::new(tier).ok_or_else(missing)?,
+            attention: AttentionKernels::new(tier).ok_or_else(missing)?,
+            scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0) }),
+        })
+    }
+
+    /// The tier in use.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Threads in use, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = Tensor;
+    type Weight = Weight;
+    type KvCache = KvCache;
+    type Plan = Plan;
+
+    fn name(&self) -> String {
+        let count = self.threads.count();
+        format!("cpu {}, {count} thread{}", self.tier, if count == 1 { "" } else { "s" })
+    }
+
+    fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
+        Weight::bytes(parts, self.numerics)
+    }
+
+    fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
+        KvCache::bytes(shape, limits)
+    }
+
+    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64 {
+        let plan = Plan::bytes(shape, limits, self.threads.count());
+        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest))
+    }
+
+    fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        Tensor::new(rows, cols)
+    }
+
+    fn gain(&self, view: TensorView<'_>) -> Result<Tensor> {
+        if view.rows() != 1 {
+            return Err(Error::tensor(view.name(), format!("a gain has one row, not {}", view.rows())));
+        }
+        let mut gain = Tensor::new(1, view.cols())?;
+        view.decode_row(0, gain.data_mut());
+        Ok(gain)
+    }
+
+    fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
+        let weight = Weight::new(parts, self.numerics, &self.threads)?;
+        self.scratch.borrow_mut().grow(0, weight.cols());
+        Ok(weight)
+    }
+
+    fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
+        KvCache::new(shape, limits)
+    }
+
+    fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
+        self.scratch.borrow_mut().grow(limits.tokens, 0);
+        Plan::new(shape, limits, self.threads.count())
+    }
+
+    fn prepare(&self, plan: &mut Plan, batch: &Batch) -> Result<()> {
+        plan.prepare(batch);
+        Ok(())
+    }
+
+    fn copy_blocks(&self, kv: &mut KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        kv.copy_blocks(pairs);
+        Ok(())
+    }
+
+    fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        out.extend_from_slice(x.data());
+        Ok(())
+    }
+
+    fn embed(&self, out: &mut Tensor, table: &Weight, plan: &Plan) -> Result<()> {
+        assert_eq!(out.shape(), (plan.tokens.len(), table.cols()), "embed");
+        ops::embed::embed(&self.threads, out.data_mut(), table, &plan.tokens);
+        Ok(())
+    }
+
+    fn linear(&self, out: &mut Tensor, x: &Tensor, w: &Weight) -> Result<()> {
+        assert_eq!((out.shape(), x.cols()), ((x.rows(), w.rows()), w.cols()), "linear of {:?}", x.shape());
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.grow(x.rows(), w.cols());
+        ops::linear::linear(&self.linear, &self.threads, &mut scratch.linear, out.data_mut(), x.data(), x.rows(), w);
+        Ok(())
+    }
+
+    fn rms_norm(&self, out: &mut Tensor, x: &Tensor, gain: &Tensor, eps: f32) -> Result<()> {
+        assert_eq!((out.shape(), gain.cols()), (x.shape(), x.cols()), "rms_norm");
+        ops::norm::rms_norm(&self.vector, &self.threads, out.data_mut(), x.data(), gain.data(), eps);
+        Ok(())
+    }
+
+    fn add(&self, acc: &mut Tensor, x: &Tensor) -> Result<()> {
+        assert_eq!(acc.shape(), x.shape(), "add");
+        ops::elementwise::add(&self.vector, &self.threads, acc.data_mut(), x.data());
+        Ok(())
+    }
+
+    fn rope_and_store(&self, qkv: &mut Tensor, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
+        let KvCache { layout, store } = kv;
+        let (vector, threads, qkv) = (&self.vector, &self.threads, qkv.data_mut());
+        match store {
+            AnyStore::F16(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
+            AnyStore::F32(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
+        }
+        Ok(())
+    }
+
+    fn attention(&self, out: &mut Tensor, qkv: &Tensor, kv: &KvCache, layer: usize, plan: &Plan) -> Result<()> {
+        let KvCache { layout, store } = kv;
+        let (kernels, threads, out, qkv) = (&self.attention, &self.threads, out.data_mut(), qkv.data());
+        match store {
+            AnyStore::F16(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
+            AnyStore::F32(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
+        }
+        Ok(())
+    }
+
+    fn swiglu(&self, out: &mut Tensor, gate_up: &Tensor) -> Result<()> {
+        assert_eq!((out.rows(), 2 * out.cols()), gate_up.shape(), "swiglu");
+        let cols = out.cols();
+        ops::swiglu::swiglu(&self.vector, &self.threads, out.data_mut(), gate_up.data(), cols);
+        Ok(())
+    }
+
+    fn take_outputs(&self, out: &mut Tensor, x: &Tensor, plan: &Plan) -> Result<()> {
+        assert_eq!((x.rows(), out.cols()), (plan.tokens.len(), x.cols()), "take_outputs");
+        out.set_rows(plan.outputs.len());
+        ops::elementwise::take_rows(out.data_mut(), x.data(), &plan.outputs, x.cols());
+        Ok(())
+    }
+
+    fn add_rms_norm(&self, residual: &mut Tensor, x: &mut Tensor, gain: &Tensor, eps: f32) -> Result<()> {
+        assert_eq!((residual.shape(), gain.cols()), (x.shape(), x.cols()), "add_rms_norm");
+        let (residual, x) = (residual.data_mut(), x.data_mut());
+        ops::norm::add_rms_norm(&self.vector, &self.threads, residual, x, gain.data(), eps);
+        Ok(())
+    }
+
+    fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.threads.step(ops)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_tells_tier_and_threads() {
+        let name = |threads, tier| {
+            let options = CpuOptions { threads: Some(threads), tier: Some(tier), ..CpuOptions::default() };
+            Cpu::new(options).expect("a backend").name()
+        };
+        assert_eq!(name(1, Tier::Portable), "cpu portable, 1 thread");
+        assert_eq!(name(2, Tier::best()), format!("cpu {}, 2 threads", Tier::best()));
+    }
+
+    #[test]
+    fn impossible_options_are_errors() {
+        for threads in [0, MAX_THREADS + 1, usize::MAX] {
+            let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
+            assert!(matches!(Cpu::new(options), Err(Error::Parameter { name: "threads", .. })));
+        }
+        for tier in Tier::ALL.into_iter().filter(|tier| !tier.is_available()) {
+            let options = CpuOptions { tier: Some(tier), ..CpuOptions::default() };
+            assert!(matches!(Cpu::new(options), Err(Error::Parameter { name: "tier", .. })));
+        }
+    }
+}
