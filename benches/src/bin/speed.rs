@@ -182,11 +182,12 @@ impl Bench {
     fn peak(&self) -> f64 {
         let rounds = 20_000_000;
         let loops = if self.floats { ceiling::f32_macs } else { ceiling::int8_macs };
+        let tier = self.tier;
         let start = Instant::now();
         self.threads.for_each(self.threads.count(), &|_| {
-            black_box(loops(self.tier, rounds));
+            black_box(loops(tier, rounds));
         });
-        (loops(self.tier, 1) * rounds) as f64 * self.threads.count() as f64 / start.elapsed().as_secs_f64()
+        (loops(tier, 1) * rounds) as f64 * self.threads.count() as f64 / start.elapsed().as_secs_f64()
     }
 
     /// Bytes a second of a raw read, best of three.
