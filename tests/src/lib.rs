@@ -1,1 +1,3 @@
-//! Placeholder root; filled in as the suites land.
+//! What the suites share.
+
+pub mod hostile;
