@@ -1,3 +1,4 @@
-//! Helpers of the conformance, reference and hostile-input suites.
+//! What the suites share: reference arrays, hostile files, models on every machine, ways of feeding them.
 
+pub mod hostile;
 pub mod text;
