@@ -11,5 +11,6 @@ pub mod format;
 pub mod kv;
 pub mod model;
 pub mod numerics;
+pub mod sample;
 
 pub use error::{Error, Result};

@@ -17,6 +17,7 @@ mod tensor;
 pub mod threads;
 pub mod weight;
 
+pub use arch::linear::LinearKernels;
 pub use cpu::{Cpu, CpuOptions};
 pub use isa::Tier;
 pub use kv::KvCache;

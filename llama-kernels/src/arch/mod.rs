@@ -1,8 +1,8 @@
-//! Innermost loops, tier by tier.
+//! Innermost loops, one folder per tier, and the linear's table that they are called through.
 
 #[cfg(target_arch = "x86_64")]
-pub mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-pub mod avx512;
+pub(crate) mod avx512;
 pub mod linear;
-pub mod portable;
+pub(crate) mod portable;

@@ -1,4 +1,6 @@
 //! AVX2, FMA and F16C.
 
 pub mod attention;
+pub(super) mod linear;
+mod linear_blocks;
 pub mod vector;

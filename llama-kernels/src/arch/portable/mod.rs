@@ -1,4 +1,5 @@
-//! Plain Rust: any CPU.
+//! Plain Rust: the tier every other one is tested against.
 
 pub mod attention;
+pub(super) mod linear;
 pub mod vector;

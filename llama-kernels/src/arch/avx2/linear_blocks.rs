@@ -1,0 +1,422 @@
+//! Packed forms in AVX2 registers: what `weight::unpack` says, eight rows at a time; `half` says which eight.
+
+use std::arch::x86_64::*;
+
+use crate::weight::pack::IQ4;
+
+/// Half a group: eight code vectors, and scale and minimum of eight rows for each of `S` sub-blocks.
+pub(super) struct Unpacked<const S: usize> {
+    pub codes: [__m256i; 8],
+    pub scale: [__m256; S],
+    pub min: [__m256; S],
+}
+
+/// A packed form of `BYTES` a block and `S` sub-blocks a group.
+pub(super) trait Block<const BYTES: usize, const S: usize> {
+    /// Groups of a block.
+    const GROUPS: usize;
+    /// Whether its codes have a zero point left.
+    const ZERO: bool;
+    /// Whether it has minima.
+    const MIN: bool;
+    /// Whether its codes are made signed.
+    const SIGNED: bool;
+    /// Code vectors whose products can be added in 16 bits.
+    const STEP: usize;
+
+    /// Unpacks half of group `i`.
+    ///
+    /// # Safety
+    /// The CPU has the features of this tier.
+    unsafe fn unpack(raw: &[u8; BYTES], i: usize, half: usize) -> Unpacked<S>;
+}
+
+/// A float form of `BYTES` for 32 rows.
+pub(super) trait Floats<const BYTES: usize> {
+    /// Widens rows `8 r ..` of one column.
+    ///
+    /// # Safety
+    /// The CPU has the features of this tier.
+    unsafe fn load(raw: &[u8; BYTES], r: usize) -> __m256;
+}
+
+pub(super) struct Q8_0;
+pub(super) struct Q4_0;
+pub(super) struct Q4_1;
+pub(super) struct Q5_0;
+pub(super) struct Q5_1;
+pub(super) struct Q4K;
+pub(super) struct Q5K;
+pub(super) struct Q6K;
+pub(super) struct Iq4Nl;
+pub(super) struct Iq4Xs;
+pub(super) struct WideBlock<const S: usize, const MIN: bool>;
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct Bf16;
+
+impl Block<544, 1> for Q8_0 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = false;
+    const MIN: bool = false;
+    const SIGNED: bool = true;
+    const STEP: usize = 1;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 544], _: usize, half: usize) -> Unpacked<1> {
+        scaled(signed(bytes(raw, 32, half)), halves(raw, 16 * half))
+    }
+}
+
+impl Block<288, 1> for Q4_0 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const SIGNED: bool = false;
+    const STEP: usize = 8;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 288], _: usize, half: usize) -> Unpacked<1> {
+        scaled(nibbles(raw, 32, half), halves(raw, 16 * half))
+    }
+}
+
+impl Block<320, 1> for Q4_1 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+    const SIGNED: bool = false;
+    const STEP: usize = 8;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 320], _: usize, half: usize) -> Unpacked<1> {
+        let (scale, min) = (halves(raw, 16 * half), halves(raw, 32 + 16 * half));
+        Unpacked { codes: nibbles(raw, 64, half), scale: [scale], min: [min] }
+    }
+}
+
+impl Block<352, 1> for Q5_0 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const SIGNED: bool = false;
+    const STEP: usize = 4;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 352], _: usize, half: usize) -> Unpacked<1> {
+        scaled(with_bits(nibbles(raw, 96, half), load(raw, 32 + 32 * half)), halves(raw, 16 * half))
+    }
+}
+
+impl Block<384, 1> for Q5_1 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+    const SIGNED: bool = false;
+    const STEP: usize = 4;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 384], _: usize, half: usize) -> Unpacked<1> {
+        let codes = with_bits(nibbles(raw, 128, half), load(raw, 64 + 32 * half));
+        Unpacked { codes, scale: [halves(raw, 16 * half)], min: [halves(raw, 32 + 16 * half)] }
+    }
+}
+
+impl Block<2304, 1> for Q4K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+    const SIGNED: bool = false;
+    const STEP: usize = 8;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 2304], i: usize, half: usize) -> Unpacked<1> {
+        let (scale, min) = k_scales(raw, i, half);
+        Unpacked { codes: nibbles(raw, 256 + 256 * i, half), scale: [scale], min: [min] }
+    }
+}
+
+impl Block<2816, 1> for Q5K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+    const SIGNED: bool = false;
+    const STEP: usize = 4;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 2816], i: usize, half: usize) -> Unpacked<1> {
+        let (scale, min) = k_scales(raw, i, half);
+        let at = 256 + 320 * i;
+        let codes = with_bits(nibbles(raw, at + 64, half), load(raw, at + 32 * half));
+        Unpacked { codes, scale: [scale], min: [min] }
+    }
+}
+
+impl Block<3360, 2> for Q6K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const SIGNED: bool = false;
+    const STEP: usize = 2;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 3360], i: usize, half: usize) -> Unpacked<2> {
+        let d = halves(raw, 16 * half);
+        let scale = |s: usize| {
+            let factors = _mm256_cvtepi8_epi32(load64(raw, 32 + 16 * (2 * i + s) + 8 * half));
+            _mm256_mul_ps(d, _mm256_cvtepi32_ps(factors))
+        };
+        let at = 288 + 384 * i;
+        let pairs = [load(raw, at + 32 * half), load(raw, at + 64 + 32 * half)];
+        let codes = with_pairs(nibbles(raw, at + 128, half), pairs);
+        Unpacked { codes, scale: [scale(0), scale(1)], min: [_mm256_setzero_ps(); 2] }
+    }
+}
+
+impl Block<288, 1> for Iq4Nl {
+    const GROUPS: usize = 1;
+    const ZERO: bool = false;
+    const MIN: bool = false;
+    const SIGNED: bool = true;
+    const STEP: usize = 1;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 288], _: usize, half: usize) -> Unpacked<1> {
+        scaled(look_up(nibbles(raw, 32, half)), halves(raw, 16 * half))
+    }
+}
+
+impl Block<2176, 1> for Iq4Xs {
+    const GROUPS: usize = 8;
+    const ZERO: bool = false;
+    const MIN: bool = false;
+    const SIGNED: bool = true;
+    const STEP: usize = 1;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 2176], i: usize, half: usize) -> Unpacked<1> {
+        let low = shift_right(load64(raw, 32 + 16 * (i / 2) + 8 * half), 4 * (i % 2));
+        let high = shift_right(load64(raw, 96 + 16 * (i / 4) + 8 * half), 2 * (i % 4));
+        let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
+        let factors = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
+        let factors = _mm_sub_epi8(factors, _mm_set1_epi8(32));
+        let factors = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(factors));
+        scaled(look_up(nibbles(raw, 128 + 256 * i, half)), _mm256_mul_ps(halves(raw, 16 * half), factors))
+    }
+}
+
+impl<const BYTES: usize, const S: usize, const MIN: bool> Block<BYTES, S> for WideBlock<S, MIN> {
+    const GROUPS: usize = 1;
+    const ZERO: bool = false;
+    const MIN: bool = MIN;
+    const SIGNED: bool = !MIN;
+    // Codes next to a minimum are not negative, so they have at most seven bits.
+    const STEP: usize = 1;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; BYTES], _: usize, half: usize) -> Unpacked<S> {
+        let mut scale = [_mm256_setzero_ps(); S];
+        let mut min = scale;
+        for s in 0..S {
+            scale[s] = _mm256_castsi256_ps(load(raw, 64 * s + 32 * half));
+            if MIN {
+                min[s] = _mm256_castsi256_ps(load(raw, 64 * (S + s) + 32 * half));
+            }
+        }
+        let codes = bytes(raw, BYTES - 512, half);
+        Unpacked { codes: if MIN { codes } else { signed(codes) }, scale, min }
+    }
+}
+
+impl Floats<128> for F32 {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load(raw: &[u8; 128], r: usize) -> __m256 {
+        _mm256_castsi256_ps(load(raw, 32 * r))
+    }
+}
+
+impl Floats<64> for F16 {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load(raw: &[u8; 64], r: usize) -> __m256 {
+        halves(raw, 16 * r)
+    }
+}
+
+impl Floats<64> for Bf16 {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load(raw: &[u8; 64], r: usize) -> __m256 {
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load128(raw, 16 * r))))
+    }
+}
+
+/// A group without minima.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn scaled(codes: [__m256i; 8], scale: __m256) -> Unpacked<1> {
+    Unpacked { codes, scale: [scale], min: [_mm256_setzero_ps()] }
+}
+
+/// Eight f16 as f32.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn halves(raw: &[u8], at: usize) -> __m256 {
+    _mm256_cvtph_ps(load128(raw, at))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn bytes(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
+    let mut codes = [_mm256_setzero_si256(); 8];
+    for (j, code) in codes.iter_mut().enumerate() {
+        *code = load(raw, at + 64 * j + 32 * half);
+    }
+    codes
+}
+
+/// Takes off a zero point of 128.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn signed(mut codes: [__m256i; 8]) -> [__m256i; 8] {
+    for code in &mut codes {
+        *code = _mm256_xor_si256(*code, _mm256_set1_epi8(-128));
+    }
+    codes
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn nibbles(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
+    let mask = _mm256_set1_epi8(15);
+    let mut codes = [_mm256_setzero_si256(); 8];
+    for j in 0..4 {
+        let both = load(raw, at + 64 * j + 32 * half);
+        codes[j] = _mm256_and_si256(both, mask);
+        codes[j + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
+    }
+    codes
+}
+
+/// `a | (b & mask)`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn or_masked(a: __m256i, b: __m256i, mask: i8) -> __m256i {
+    _mm256_or_si256(a, _mm256_and_si256(b, _mm256_set1_epi8(mask)))
+}
+
+/// Bit `j` of `bits` becomes bit 4 of code vector `j`. (Bits that a 16-bit shift carries into the neighbouring byte are
+/// masked off.)
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn with_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
+    let shifted = [
+        _mm256_slli_epi16::<4>(bits),
+        _mm256_slli_epi16::<3>(bits),
+        _mm256_slli_epi16::<2>(bits),
+        _mm256_slli_epi16::<1>(bits),
+        bits,
+        _mm256_srli_epi16::<1>(bits),
+        _mm256_srli_epi16::<2>(bits),
+        _mm256_srli_epi16::<3>(bits),
+    ];
+    for j in 0..8 {
+        codes[j] = or_masked(codes[j], shifted[j], 16);
+    }
+    codes
+}
+
+/// Bits `2 i` and `2 i + 1` of `pairs[h]` become bits 4 and 5 of code vector `4 h + i`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn with_pairs(mut codes: [__m256i; 8], pairs: [__m256i; 2]) -> [__m256i; 8] {
+    for (h, pairs) in pairs.into_iter().enumerate() {
+        let shifted =
+            [_mm256_slli_epi16::<4>(pairs), _mm256_slli_epi16::<2>(pairs), pairs, _mm256_srli_epi16::<2>(pairs)];
+        for i in 0..4 {
+            codes[4 * h + i] = or_masked(codes[4 * h + i], shifted[i], 0x30);
+        }
+    }
+    codes
+}
+
+/// The values of IQ4's table, signed.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn look_up(mut codes: [__m256i; 8]) -> [__m256i; 8] {
+    let table = _mm256_broadcastsi128_si256(load128(&IQ4, 0));
+    for code in &mut codes {
+        *code = _mm256_shuffle_epi8(table, *code);
+    }
+    signed(codes)
+}
+
+/// `d * scale` and `-dmin * min` of group `i` of Q4_K and Q5_K.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn k_scales(raw: &[u8], i: usize, half: usize) -> (__m256, __m256) {
+    let low = load64(raw, 64 + 16 * i + 8 * half);
+    let high = shift_right(load64(raw, 192 + 16 * (i / 2) + 8 * half), 4 * (i % 2));
+    let scale =
+        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3))));
+    let min = _mm_or_si128(
+        _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
+        _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
+    );
+    let dmin = _mm256_xor_ps(halves(raw, 32 + 16 * half), _mm256_set1_ps(-0.0));
+    let times = |d, factors| _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(factors)));
+    (times(halves(raw, 16 * half), scale), times(dmin, min))
+}
+
+/// Every 16 bits shifted; callers mask off what crosses bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn shift_right(x: __m128i, bits: usize) -> __m128i {
+    _mm_srl_epi16(x, _mm_cvtsi32_si128(bits as i32))
+}
+
+/// The 32 bytes from `at`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load(raw: &[u8], at: usize) -> __m256i {
+    let bytes: &[u8; 32] = raw[at..].first_chunk().expect("32 bytes");
+    // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// The 16 bytes from `at`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load128(raw: &[u8], at: usize) -> __m128i {
+    let bytes: &[u8; 16] = raw[at..].first_chunk().expect("16 bytes");
+    // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// The 8 bytes from `at`, then zeros.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load64(raw: &[u8], at: usize) -> __m128i {
+    let bytes: &[u8; 8] = raw[at..].first_chunk().expect("8 bytes");
+    _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
+}
+
+/// Stores eight rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn store(x: __m256, out: &mut [f32; 8]) {
+    // SAFETY: the reference is to as many floats as are written, and the store has no alignment.
+    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) }
+}

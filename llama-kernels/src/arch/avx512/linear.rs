@@ -1,0 +1,162 @@
+//! The linear's kernels on AVX-512 with VNNI: a register is sixteen rows, and VPDPBUSD adds four columns of each.
+//!
+//! Codes are used straight from their packed bytes: a group is unpacked into eight registers, which every column of the
+//! tile then multiplies with a broadcast of four of its quants. Sums stay in registers for the whole panel. The integer
+//! sum starts at minus the zero point's share, which costs a load and no arithmetic.
+
+use std::arch::x86_64::*;
+
+use super::linear_blocks::*;
+use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
+use crate::quant::QuantTile;
+use crate::weight::pack::{PACKS, Pack};
+
+/// The table of this tier, for a CPU that has it.
+pub(in crate::arch) fn kernels() -> LinearKernels {
+    let mut kernels = [row::<WideBlock<1, false>, 576, 1>(); PACKS];
+    let mut set = |pack: Pack, row| kernels[pack as usize] = row;
+    set(Pack::F32, float_row::<F32, 128>());
+    set(Pack::F16, float_row::<F16, 64>());
+    set(Pack::BF16, float_row::<Bf16, 64>());
+    set(Pack::Q8_0, row::<Q8_0, 544, 1>());
+    set(Pack::Q4_0, row::<Q4_0, 288, 1>());
+    set(Pack::Q4_1, row::<Q4_1, 320, 1>());
+    set(Pack::Q5_0, row::<Q5_0, 352, 1>());
+    set(Pack::Q5_1, row::<Q5_1, 384, 1>());
+    set(Pack::Q4_K, row::<Q4K, 2304, 1>());
+    set(Pack::Q5_K, row::<Q5K, 2816, 1>());
+    set(Pack::Q6_K, row::<Q6K, 3360, 2>());
+    set(Pack::IQ4_NL, row::<Iq4Nl, 288, 1>());
+    set(Pack::IQ4_XS, row::<Iq4Xs, 2176, 1>());
+    set(Pack::Wide32, row::<WideBlock<1, false>, 576, 1>());
+    set(Pack::Wide32Min, row::<WideBlock<1, true>, 640, 1>());
+    set(Pack::Wide16, row::<WideBlock<2, false>, 640, 2>());
+    set(Pack::Wide16Min, row::<WideBlock<2, true>, 768, 2>());
+    LinearKernels { columns: MAX_COLUMNS, kernels, quantise }
+}
+
+fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
+    [
+        quantised::<W, BYTES, S, 1>,
+        quantised::<W, BYTES, S, 2>,
+        quantised::<W, BYTES, S, 3>,
+        quantised::<W, BYTES, S, 4>,
+        quantised::<W, BYTES, S, 5>,
+        quantised::<W, BYTES, S, 6>,
+        quantised::<W, BYTES, S, 7>,
+        quantised::<W, BYTES, S, 8>,
+    ]
+}
+
+fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
+    [
+        floats::<W, BYTES, 1>,
+        floats::<W, BYTES, 2>,
+        floats::<W, BYTES, 3>,
+        floats::<W, BYTES, 4>,
+        floats::<W, BYTES, 5>,
+        floats::<W, BYTES, 6>,
+        floats::<W, BYTES, 7>,
+        floats::<W, BYTES, 8>,
+    ]
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn quantise(x: &[f32], mut out: QuantTile<'_>) {
+    out.fill(x);
+}
+
+/// What a group brings for each of `C` columns.
+struct Columns<'a, const S: usize, const C: usize> {
+    quants: &'a [[i32; 8]; C],
+    scales: &'a [f32; C],
+    zeros: Option<&'a [[i32; C]; S]>,
+    sums: Option<&'a [[f32; C]; S]>,
+}
+
+/// One panel of a quantised form.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
+    _: Pack,
+    panel: &[u8],
+    acts: Acts<'_>,
+    tile: &mut Tile,
+) {
+    let blocks = panel.as_chunks::<BYTES>().0;
+    let quants = acts.quants.as_chunks::<C>().0;
+    let scales = acts.scales.as_chunks::<C>().0;
+    let zeros = acts.zeros.as_chunks::<C>().0.as_chunks::<S>().0;
+    let sums = acts.sums.as_chunks::<C>().0.as_chunks::<S>().0;
+    let groups = blocks.len() * W::GROUPS;
+    assert!(quants.len() == groups && scales.len() == groups);
+    assert!((!W::ZERO || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
+    let mut acc = [_mm512_setzero_ps(); C];
+    for (b, raw) in blocks.iter().enumerate() {
+        for i in 0..W::GROUPS {
+            let g = b * W::GROUPS + i;
+            let columns = Columns {
+                quants: &quants[g],
+                scales: &scales[g],
+                zeros: if W::ZERO { Some(&zeros[g]) } else { None },
+                sums: if W::MIN { Some(&sums[g]) } else { None },
+            };
+            // SAFETY: `unpack` needs the CPU features that this function has.
+            let group = unsafe { W::unpack(raw, i) };
+            add_group(&group, &columns, &mut acc);
+        }
+    }
+    for (acc, column) in acc.into_iter().zip(tile) {
+        store(acc, column.first_chunk_mut().expect("16 of 32"));
+    }
+}
+
+/// Adds one group to all columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn add_group<const S: usize, const C: usize>(group: &Unpacked<S>, columns: &Columns<'_, S, C>, acc: &mut [__m512; C]) {
+    for s in 0..S {
+        let mut dots = [_mm512_setzero_si512(); C];
+        if let Some(zeros) = columns.zeros {
+            for c in 0..C {
+                dots[c] = _mm512_set1_epi32(zeros[s][c]);
+            }
+        }
+        for j in s * 8 / S..(s + 1) * 8 / S {
+            for c in 0..C {
+                dots[c] = _mm512_dpbusd_epi32(dots[c], group.codes[j], _mm512_set1_epi32(columns.quants[c][j]));
+            }
+        }
+        for c in 0..C {
+            let scale = _mm512_mul_ps(group.scale[s], _mm512_set1_ps(columns.scales[c]));
+            acc[c] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[c]), acc[c]);
+            if let Some(sums) = columns.sums {
+                acc[c] = _mm512_fmadd_ps(group.min[s], _mm512_set1_ps(sums[s][c]), acc[c]);
+            }
+        }
+    }
+}
+
+/// One panel of 32 rows of floats: two chains a column.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn floats<W: Floats<BYTES>, const BYTES: usize, const C: usize>(
+    _: Pack,
+    panel: &[u8],
+    acts: Acts<'_>,
+    tile: &mut Tile,
+) {
+    let mut acc = [[_mm512_setzero_ps(); 2]; C];
+    for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
+        // SAFETY: `load` needs the CPU features that this function has.
+        let w = unsafe { W::load(raw) };
+        for c in 0..C {
+            let x = _mm512_set1_ps(x[c]);
+            acc[c][0] = _mm512_fmadd_ps(w[0], x, acc[c][0]);
+            acc[c][1] = _mm512_fmadd_ps(w[1], x, acc[c][1]);
+        }
+    }
+    for (acc, column) in acc.into_iter().zip(tile) {
+        let (low, high) = column.as_chunks_mut::<16>().0.split_at_mut(1);
+        store(acc[0], &mut low[0]);
+        store(acc[1], &mut high[0]);
+    }
+}

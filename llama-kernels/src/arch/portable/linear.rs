@@ -1,0 +1,85 @@
+//! The linear's kernels in plain Rust.
+//!
+//! Fused multiply-adds are `f32::mul_add`, correct on every CPU. (The vectors of `wide` fuse only where the build has
+//! FMA at compile time, so here they could serve nothing but the integer dots, which the compiler vectorises as they are.)
+
+use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
+use crate::quant::QuantTile;
+use crate::weight::pack::{PACKS, Pack};
+use crate::weight::unpack::{Unpacked, unpack};
+
+/// The table of this tier.
+pub(in crate::arch) fn kernels() -> LinearKernels {
+    let quantised: Kernel = quantised;
+    let mut kernels = [[quantised; MAX_COLUMNS]; PACKS];
+    for pack in [Pack::F32, Pack::F16, Pack::BF16] {
+        kernels[pack as usize] = [floats; MAX_COLUMNS];
+    }
+    LinearKernels { columns: MAX_COLUMNS, kernels, quantise }
+}
+
+fn quantise(x: &[f32], mut out: QuantTile<'_>) {
+    out.fill(x);
+}
+
+fn quantised(pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
+    let columns = acts.columns;
+    *tile = Tile::default();
+    for (b, raw) in panel.chunks_exact(pack.block_bytes()).enumerate() {
+        for i in 0..pack.groups() {
+            let group = unpack(pack, raw, i);
+            for (c, acc) in tile.iter_mut().take(columns).enumerate() {
+                add_group(pack, &group, &acts, b * pack.groups() + i, c, acc.first_chunk_mut().expect("16 of 32"));
+            }
+        }
+    }
+}
+
+/// Adds what group `g` contributes to column `c`.
+fn add_group(pack: Pack, group: &Unpacked, acts: &Acts<'_>, g: usize, c: usize, acc: &mut [f32; 16]) {
+    let quants = &acts.quants[g * acts.columns + c];
+    let scale = acts.scales[g * acts.columns + c];
+    let vectors = 8 / pack.subs();
+    for s in 0..pack.subs() {
+        let at = (g * pack.subs() + s) * acts.columns + c;
+        let mut dots = [acts.zeros.get(at).copied().unwrap_or(0); 16];
+        for j in s * vectors..(s + 1) * vectors {
+            add_dots(&group.codes[j], quants[j], &mut dots);
+        }
+        for (r, acc) in acc.iter_mut().enumerate() {
+            *acc = (group.scale[s][r] * scale).mul_add(dots[r] as f32, *acc);
+            if pack.has_min() {
+                *acc = group.min[s][r].mul_add(acts.sums[at], *acc);
+            }
+        }
+    }
+}
+
+/// Four columns of sixteen rows: what VPDPBUSD does.
+fn add_dots(codes: &[u8; 64], quants: i32, dots: &mut [i32; 16]) {
+    let quants = quants.to_le_bytes().map(|q| i32::from(q as i8));
+    for (dot, codes) in dots.iter_mut().zip(codes.as_chunks::<4>().0) {
+        for (code, q) in codes.iter().zip(quants) {
+            *dot += i32::from(*code) * q;
+        }
+    }
+}
+
+fn floats(pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
+    *tile = Tile::default();
+    let rows = panel.chunks_exact(pack.block_bytes());
+    for (raw, x) in rows.zip(acts.floats.chunks_exact(acts.columns)) {
+        let weights: [f32; 32] = std::array::from_fn(|r| weight(pack, raw, r));
+        for (acc, x) in tile.iter_mut().zip(x) {
+            acc.iter_mut().zip(weights).for_each(|(acc, w)| *acc = w.mul_add(*x, *acc));
+        }
+    }
+}
+
+fn weight(pack: Pack, raw: &[u8], r: usize) -> f32 {
+    match pack {
+        Pack::F16 => half::f16::from_le_bytes([raw[2 * r], raw[2 * r + 1]]).to_f32(),
+        Pack::BF16 => half::bf16::from_le_bytes([raw[2 * r], raw[2 * r + 1]]).to_f32(),
+        _ => f32::from_le_bytes(std::array::from_fn(|b| raw[4 * r + b])),
+    }
+}

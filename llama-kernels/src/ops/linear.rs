@@ -1,0 +1,126 @@
+//! `out = x w^T + bias`, for one token and for hundreds, by the same microkernels.
+//!
+//! Work is split over panels only: a task takes a run of consecutive panels through all column tiles. Decoding, that is
+//! one stream of memory per thread; with many tokens a task's panels are few enough to stay in the second-level cache
+//! while every tile passes by, so that weights come from memory once. Nothing that a number depends on is split.
+
+use std::ops::Range;
+
+use crate::arch::linear::{Acts, LinearKernels, MAX_COLUMNS, Tile};
+use crate::quant::LinearScratch;
+use crate::threads::{Disjoint, Threads};
+use crate::weight::pack::MAX_PANEL_ROWS;
+use crate::weight::{Segment, Weight};
+
+/// Bytes of weights that a task goes through with many tokens: a share of the second-level cache.
+const CACHED_BYTES: usize = 384 << 10;
+/// Bytes of weights of a task of one column tile: enough to hide the cost of handing it out.
+const STREAMED_BYTES: usize = 256 << 10;
+
+/// `out[t] = w x[t] + bias`. `x [tokens, in]`, `out [tokens, out]`.
+///
+/// # Panics
+/// If the slices have other lengths, or `scratch` is too small.
+pub fn linear(
+    kernels: &LinearKernels,
+    threads: &Threads,
+    scratch: &mut LinearScratch,
+    out: &mut [f32],
+    x: &[f32],
+    tokens: usize,
+    w: &Weight,
+) {
+    assert_eq!(out.len(), tokens * w.rows(), "output [{tokens}, {}]", w.rows());
+    if tokens == 0 {
+        return;
+    }
+    scratch.prepare(kernels, threads, x, tokens, w);
+    let (panels, bytes) = size(w);
+    let tasks = tasks(bytes, scratch.tiles().count(), threads.count()).min(panels);
+    let job = Job { kernels, scratch, w, out: Disjoint::new(out) };
+    threads.for_each(tasks, &|task| job.run(task * panels / tasks..(task + 1) * panels / tasks));
+}
+
+/// Panels and bytes.
+fn size(w: &Weight) -> (usize, usize) {
+    let add = |(panels, bytes), s: &Segment| (panels + s.panels(), bytes + s.panels() * s.panel_bytes());
+    w.segments().iter().fold((0, 0), add)
+}
+
+/// How many tasks to make of so many bytes: a multiple of the threads, unless there is too little to share.
+fn tasks(bytes: usize, tiles: usize, threads: usize) -> usize {
+    let share = if tiles > 1 { CACHED_BYTES } else { STREAMED_BYTES };
+    let wanted = bytes.div_ceil(share);
+    if threads == 1 && tiles == 1 { 1 } else { wanted.next_multiple_of(threads) }
+}
+
+struct Job<'a> {
+    kernels: &'a LinearKernels,
+    scratch: &'a LinearScratch,
+    w: &'a Weight,
+    out: Disjoint<'a, f32>,
+}
+
+impl Job<'_> {
+    /// All tokens through `panels`, counted over all segments.
+    fn run(&self, panels: Range<usize>) {
+        let mut tile = [[0.0; MAX_PANEL_ROWS]; MAX_COLUMNS];
+        for i in 0..self.scratch.tiles().count() {
+            let mut first = 0;
+            for segment in self.w.segments() {
+                let own = panels.start.max(first) - first..panels.end.clamp(first, first + segment.panels()) - first;
+                first += segment.panels();
+                let acts = self.scratch.acts(i, segment.pack());
+                for p in own {
+                    self.panel(i, segment, p, acts, &mut tile);
+                }
+            }
+        }
+    }
+
+    /// One panel for one column tile.
+    fn panel(&self, i: usize, segment: &Segment, p: usize, acts: Acts<'_>, tile: &mut Tile) {
+        self.kernels.run(segment.pack(), segment.panel(p), acts, tile);
+        let rows = segment.panel_rows(p);
+        for (token, column) in self.scratch.tiles().tokens(i).zip(tile) {
+            let start = token * self.w.rows();
+            // SAFETY: tasks have disjoint panels, panels have disjoint rows, and this part ends with this iteration.
+            let out = unsafe { self.out.part(start + rows.start..start + rows.end) };
+            out.copy_from_slice(&column[..rows.len()]);
+            out.iter_mut().zip(segment.panel_bias(p)).for_each(|(out, bias)| *out += bias);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llama_core::checkpoint::TensorView;
+    use llama_core::format::Format;
+
+    use super::*;
+    use crate::isa::Tier;
+    use crate::weight::pack::Pack;
+
+    /// A format that someone adds tomorrow goes through a wide form; until then only this test does for sub-blocks of 32.
+    #[test]
+    fn wide_forms_give_the_bits_of_native_ones() {
+        let threads = Threads::new(1).unwrap();
+        let x: Vec<f32> = (0..11 * 512).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+        for format in Format::ALL.into_iter().filter(|format| format.is_quantised()) {
+            // Bytes below 0x40 make any f16 finite.
+            let data: Vec<u8> = (0..20 * format.row_bytes(512).unwrap()).map(|i| (i * 29 % 61) as u8).collect();
+            let view = TensorView::new("w", format, 20, 512, &data).unwrap();
+            let native = Weight::of_pack(&view, Pack::of(format, Default::default()), &threads).unwrap();
+            let wide = Weight::of_pack(&view, Pack::wide(format), &threads).unwrap();
+            for tier in Tier::available() {
+                let kernels = LinearKernels::new(tier).unwrap();
+                let outputs = [&native, &wide].map(|w| {
+                    let mut out = vec![0.0; 11 * 20];
+                    linear(&kernels, &threads, &mut LinearScratch::new(11, 512), &mut out, &x, 11, w);
+                    out
+                });
+                assert_eq!(outputs[0], outputs[1], "{tier}, {}", format.name());
+            }
+        }
+    }
+}

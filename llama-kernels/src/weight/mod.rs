@@ -1,0 +1,232 @@
+//! Prepared weights: the matrices of one linear, stacked and repacked into panels.
+//!
+//! Each part is a segment of whole panels, so that one fused weight may mix formats. The last panel of a segment is
+//! padded with zero rows. [`pack`] says what a panel is.
+
+pub mod pack;
+mod repack;
+pub mod unpack;
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use llama_core::backend::{Numerics, Part};
+use llama_core::format::Format;
+use llama_core::numerics::GROUP;
+use llama_core::{Error, Result};
+
+use crate::threads::{Disjoint, Threads};
+use pack::Pack;
+
+/// `[rows, cols]` weights, ready for [`crate::ops::linear::linear`].
+pub struct Weight {
+    rows: usize,
+    cols: usize,
+    segments: Vec<Segment>,
+}
+
+/// The panels of one part.
+pub struct Segment {
+    pack: Pack,
+    /// Of the weight, which are rows `0 ..` of the part.
+    rows: Range<usize>,
+    panel_bytes: usize,
+    data: Vec<u8>,
+    /// `[rows]`, or nothing.
+    bias: Vec<f32>,
+}
+
+impl Weight {
+    /// Stacks the rows of `parts`, which have equal columns, and repacks them on all threads.
+    ///
+    /// An error names the tensor whose columns differ, whose bias does not fit, or which holds a weight or a scale that
+    /// is not finite.
+    pub fn new(parts: &[Part<'_>], numerics: Numerics, threads: &Threads) -> Result<Weight> {
+        let cols = parts.first().map_or(0, |part| part.weight.cols());
+        let mut weight = Weight { rows: 0, cols, segments: Vec::with_capacity(parts.len()) };
+        for part in parts {
+            if part.weight.cols() != cols {
+                let problem = format!("{} columns are stacked on {cols}", part.weight.cols());
+                return Err(Error::tensor(part.weight.name(), problem));
+            }
+            let pack = Pack::of(part.weight.format(), numerics);
+            weight.segments.push(Segment::new(part, pack, weight.rows, threads)?);
+            weight.rows += part.weight.rows();
+        }
+        Ok(weight)
+    }
+
+    /// One matrix in a form of the caller's choice.
+    #[cfg(test)]
+    pub(crate) fn of_pack(
+        view: &llama_core::checkpoint::TensorView<'_>,
+        pack: Pack,
+        threads: &Threads,
+    ) -> Result<Weight> {
+        let segment = Segment::new(&Part { weight: *view, bias: None }, pack, 0, threads)?;
+        Ok(Weight { rows: view.rows(), cols: view.cols(), segments: vec![segment] })
+    }
+
+    /// Bytes that the panels of `(format, rows, cols)` parts hold; a bias adds four for each of its rows.
+    pub fn bytes(parts: &[(Format, usize, usize)], numerics: Numerics) -> u64 {
+        let part = |&(format, rows, cols): &(Format, usize, usize)| {
+            let pack = Pack::of(format, numerics);
+            rows.div_ceil(pack.rows()) as u64 * pack.panel_bytes(cols) as u64
+        };
+        parts.iter().map(part).sum()
+    }
+
+    /// Rows: outputs of the linear.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs of the linear.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The parts, in order of their rows.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Decodes row `r`, bias aside, to the same bits as the format's own decoder. `out [cols]`.
+    ///
+    /// # Panics
+    /// If there is no such row or `out` has another length.
+    pub fn decode_row(&self, r: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "columns of row {r}");
+        let segment = self.segments.iter().find(|segment| segment.rows.contains(&r));
+        let segment = segment.unwrap_or_else(|| panic!("row {r} of {}", self.rows));
+        segment.decode_row(r - segment.rows.start, out);
+    }
+}
+
+impl Segment {
+    fn new(part: &Part<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<Segment> {
+        let view = &part.weight;
+        let panel_bytes = pack.panel_bytes(view.cols());
+        let panels = view.rows().div_ceil(pack.rows());
+        let mut data = zeros(panels * panel_bytes)?;
+        let broken = Mutex::new(None);
+        let out = Disjoint::new(&mut data);
+        threads.for_each(panels, &|p| {
+            // SAFETY: each task takes its own panel, and no task runs twice.
+            let out = unsafe { out.part(p * panel_bytes..(p + 1) * panel_bytes) };
+            if let Err(row) = repack::panel(pack, view, p * pack.rows(), out) {
+                note(&broken, row);
+            }
+        });
+        if let Some(row) = broken.into_inner().unwrap_or_default() {
+            return Err(Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite")));
+        }
+        let rows = first..first + view.rows();
+        Ok(Segment { pack, rows, panel_bytes, data, bias: bias(part)? })
+    }
+
+    /// How the panels are packed.
+    pub fn pack(&self) -> Pack {
+        self.pack
+    }
+
+    /// Number of panels.
+    pub fn panels(&self) -> usize {
+        self.data.len() / self.panel_bytes
+    }
+
+    /// Bytes of one panel.
+    pub fn panel_bytes(&self) -> usize {
+        self.panel_bytes
+    }
+
+    /// Bytes of panel `p`.
+    pub fn panel(&self, p: usize) -> &[u8] {
+        &self.data[p * self.panel_bytes..][..self.panel_bytes]
+    }
+
+    /// Rows of the weight that panel `p` holds.
+    pub fn panel_rows(&self, p: usize) -> Range<usize> {
+        let first = self.rows.start + p * self.pack.rows();
+        first..self.rows.end.min(first + self.pack.rows())
+    }
+
+    /// Biases of panel `p`: as many as it has rows, or none.
+    pub fn panel_bias(&self, p: usize) -> &[f32] {
+        let rows = self.panel_rows(p);
+        self.bias.get(rows.start - self.rows.start..rows.end - self.rows.start).unwrap_or_default()
+    }
+
+    /// Row `r` of the segment.
+    fn decode_row(&self, r: usize, out: &mut [f32]) {
+        let panel = self.panel(r / self.pack.rows());
+        let lane = r % self.pack.rows();
+        match self.pack {
+            Pack::F32 => decode_floats::<4>(panel, lane, out, f32::from_le_bytes),
+            Pack::F16 => decode_floats::<2>(panel, lane, out, |b| half::f16::from_le_bytes(b).to_f32()),
+            Pack::BF16 => decode_floats::<2>(panel, lane, out, |b| half::bf16::from_le_bytes(b).to_f32()),
+            pack => {
+                let blocks = panel.chunks_exact(pack.block_bytes()).zip(out.chunks_exact_mut(pack.block_len()));
+                for (raw, out) in blocks {
+                    for (i, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                        decode_group(pack, &unpack::unpack(pack, raw, i), lane, out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn decode_floats<const N: usize>(panel: &[u8], lane: usize, out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
+    let encoded = panel.as_chunks::<N>().0.iter().skip(lane).step_by(Pack::F32.rows());
+    out.iter_mut().zip(encoded).for_each(|(out, &bytes)| *out = decode(bytes));
+}
+
+/// `scale * code` is exact in f32 for every format; adding the minimum rounds once.
+fn decode_group(pack: Pack, group: &unpack::Unpacked, lane: usize, out: &mut [f32; GROUP]) {
+    for (k, out) in out.iter_mut().enumerate() {
+        let sub = k * pack.subs() / GROUP;
+        let code = f32::from(group.codes[k / 4][4 * lane + k % 4]) - f32::from(pack.zero_point());
+        *out = group.scale[sub][lane] * code;
+        if pack.has_min() {
+            *out += group.min[sub][lane];
+        }
+    }
+}
+
+/// Keeps the lowest row, so that the error does not depend on which thread was first.
+fn note(broken: &Mutex<Option<usize>>, row: usize) {
+    let mut broken = broken.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    *broken = Some(broken.map_or(row, |other| other.min(row)));
+}
+
+fn bias(part: &Part<'_>) -> Result<Vec<f32>> {
+    let Some(view) = &part.bias else { return Ok(Vec::new()) };
+    if (view.rows(), view.cols()) != (1, part.weight.rows()) {
+        let problem = format!(
+            "a bias of [{}, {}] does not fit the {} rows of {}",
+            view.rows(),
+            view.cols(),
+            part.weight.rows(),
+            part.weight.name()
+        );
+        return Err(Error::tensor(view.name(), problem));
+    }
+    let bias = view.to_f32();
+    match bias.iter().position(|b| !b.is_finite()) {
+        Some(i) => Err(Error::tensor(view.name(), format!("bias {i} is not finite"))),
+        None => Ok(bias),
+    }
+}
+
+fn zeros(bytes: usize) -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| Error::Memory {
+        what: "weights",
+        needed: bytes as u64,
+        limit: isize::MAX as u64,
+        advice: "the size of the model",
+    })?;
+    data.resize(bytes, 0);
+    Ok(data)
+}
