@@ -159,38 +159,47 @@ fn limits(sequences: usize, context: usize, kv: KvFormat) -> Limits {
     Limits { tokens: 1024, sequences, outputs: 1024, context, blocks, kv }
 }
 
+/// `rows` of random weights in a format that defines an encoder.
+fn encoded(random: &mut Random, format: Format, rows: usize, cols: usize) -> Vec<u8> {
+    let mut bytes = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
+    format.encode(&random.floats(rows * cols), &mut bytes).expect("an encoder");
+    bytes
+}
+
 #[test]
 fn embedding_linear_and_outputs() {
     let mut random = Random(3);
-    let (vocab, hidden, out) = (37, 64, 50);
-    let bytes =
-        |random: &mut Random, n: usize| random.floats(n).iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
-    let (table, matrix, bias) =
-        (bytes(&mut random, vocab * hidden), bytes(&mut random, out * hidden), bytes(&mut random, out));
-    let table = TensorView::new("table", Format::F32, vocab, hidden, &table).expect("a view");
-    let matrix = TensorView::new("matrix", Format::F32, out, hidden, &matrix).expect("a view");
-    let bias = TensorView::new("bias", Format::F32, 1, out, &bias).expect("a view");
+    let (vocab, hidden, rows) = (37, 64, 50);
+    let formats = [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0];
+    let bytes = formats.map(|format| encoded(&mut random, format, rows, hidden));
+    let views = [0, 1, 2, 3, 4].map(|i| TensorView::new("part", formats[i], rows, hidden, &bytes[i]).expect("a view"));
+    let bias = encoded(&mut random, Format::F32, 1, rows);
+    let bias = Some(TensorView::new("bias", Format::F32, 1, rows, &bias).expect("a view"));
     let mut batch = Batch::new();
     batch.push(&[3, 36, 0, 5, 5, 17, 2, 1, 9, 30, 31], 0, &[0], [0, 4, 10]);
     let (shape, limits) = (shape(1, 1, 8, 8, RopeLayout::Halves), limits(1, 64, KvFormat::F32));
-    agree!("embed, linear, take_outputs", |b| {
-        let mut plan = b.plan(&shape, &limits).expect("memory");
-        b.prepare(&mut plan, &batch).expect("prepare");
-        let table = b.weight(&[Part { weight: table, bias: None }]).expect("a weight");
-        let parts = [Part { weight: matrix, bias: Some(bias) }, Part { weight: matrix, bias: None }];
-        let matrix = b.weight(&parts).expect("a weight");
-        let mut x = b.tensor(batch.rows(), hidden).expect("memory");
-        let mut y = b.tensor(batch.rows(), 2 * out).expect("memory");
-        let mut logits = b.tensor(limits.outputs, 2 * out).expect("memory");
-        b.replay(|| {
-            b.embed(&mut x, &table, &plan)?;
-            b.linear(&mut y, &x, &matrix)?;
-            b.take_outputs(&mut logits, &y, &plan)
-        })
-        .expect("a step");
-        assert_eq!(logits.rows(), 3);
-        [b.values(&x), b.values(&y), b.values(&logits)].concat()
-    });
+    for (table, view) in views.iter().enumerate() {
+        let part = |&weight| Part { weight, bias: bias.filter(|_| table % 2 == 0) };
+        let parts: Vec<_> = views[table..].iter().map(part).collect();
+        let out = parts.len() * rows;
+        agree!(format!("embed {:?}, linear, take_outputs", view.format()), |b| {
+            let mut plan = b.plan(&shape, &limits).expect("memory");
+            b.prepare(&mut plan, &batch).expect("prepare");
+            let part = Part { weight: view.slice_rows(0..vocab), bias: None };
+            let (table, matrix) = (b.weight(&[part]).expect("a weight"), b.weight(&parts).expect("a weight"));
+            let mut x = b.tensor(batch.rows(), hidden).expect("memory");
+            let mut y = b.tensor(batch.rows(), out).expect("memory");
+            let mut logits = b.tensor(limits.outputs, out).expect("memory");
+            b.replay(|| {
+                b.embed(&mut x, &table, &plan)?;
+                b.linear(&mut y, &x, &matrix)?;
+                b.take_outputs(&mut logits, &y, &plan)
+            })
+            .expect("a step");
+            assert_eq!(logits.rows(), 3);
+            [b.values(&x), b.values(&y), b.values(&logits)].concat()
+        });
+    }
 }
 
 /// Sequences of one attention test: rows already in the cache, and rows of the step that is compared.

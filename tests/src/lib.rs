@@ -1,5 +1,6 @@
-//! What the suites share: reference arrays, models on every machine, ways of feeding them.
+//! What the suites share: reference arrays, hostile files, models on every machine, ways of feeding them.
 
 pub mod arrays;
+pub mod hostile;
 pub mod models;
 pub mod text;

@@ -15,10 +15,10 @@ fn tiny(name: &str) -> Checkpoint {
     Checkpoint::open(here("data/tiny").join(name)).unwrap()
 }
 
-fn assert_close(found: &[f32], expected: &[f32]) {
+fn assert_close(found: &[f32], expected: &[f64]) {
     assert_eq!(found.len(), expected.len());
     for (i, (&f, &e)) in found.iter().zip(expected).enumerate() {
-        assert!((f - e).abs() <= 2e-7 * e.abs(), "frequency {i}: {f} and not {e}");
+        assert!((f64::from(f) - e).abs() <= 1.2e-7 * e.abs(), "frequency {i}: {f} and not {e}");
     }
 }
 

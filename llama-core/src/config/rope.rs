@@ -82,3 +82,73 @@ impl Ramp {
 pub(crate) fn yarn_scale(stretch: f64, m: f64) -> f64 {
     if stretch <= 1.0 { 1.0 } else { 0.1 * m * stretch.ln() + 1.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::RopeLayout;
+
+    fn rope(theta: f64, dims: usize, scaling: RopeScaling) -> Rope {
+        Rope { theta, dims, layout: RopeLayout::Halves, scaling }
+    }
+
+    fn yarn(truncate: bool) -> RopeScaling {
+        RopeScaling::Yarn {
+            factor: 4.0,
+            original: 128,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.0,
+            truncate,
+        }
+    }
+
+    /// Expected numbers: transformers' formulas, evaluated in numpy.
+    #[test]
+    fn follows_transformers() {
+        let dynamic = || RopeScaling::Dynamic { factor: 4.0, original: 128 };
+        let betas = RopeScaling::Yarn {
+            factor: 8.0,
+            original: 4096,
+            beta_fast: 16.0,
+            beta_slow: 2.0,
+            attention_factor: 1.0,
+            truncate: true,
+        };
+        let quarter = vec![4.0, 4.0, 4.0, 4.0];
+        for (rope, context, expected) in [
+            (rope(1e4, 8, RopeScaling::None), 9, vec![1.0, 0.1, 0.01, 0.001]),
+            (rope(1e4, 8, RopeScaling::Linear { factor: 4.0 }), 9, vec![0.25, 0.025, 0.0025, 0.00025]),
+            (rope(1e4, 8, RopeScaling::Divisors { divisors: quarter }), 9, vec![0.25, 0.025, 0.0025, 0.00025]),
+            (rope(1e4, 8, dynamic()), 100, vec![1.0, 0.1, 0.01, 0.001]),
+            (rope(1e4, 8, dynamic()), 512, vec![1.0, 0.042529035, 0.001808719, 7.6923076e-5]),
+            (
+                rope(1e4, 16, yarn(false)),
+                512,
+                vec![1.0, 0.22563748, 0.042705674, 0.007905694, 0.0025, 7.905694e-4, 2.5e-4, 7.905694e-5],
+            ),
+            (
+                rope(5e5, 16, betas),
+                512,
+                vec![1.0, 0.19392274, 0.03760603, 0.004102124, 1.767767e-4, 3.4281024e-5, 6.6478697e-6, 1.2891732e-6],
+            ),
+        ] {
+            let found = rope.inv_freq(context);
+            assert_eq!(found.len(), expected.len());
+            for (f, e) in found.iter().zip(&expected) {
+                assert!((f64::from(*f) - e).abs() < 2e-7 * e, "{:?}: {found:?} and not {expected:?}", rope.scaling);
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncated_ramp_differs() {
+        assert_ne!(rope(1e4, 16, yarn(true)).inv_freq(512), rope(1e4, 16, yarn(false)).inv_freq(512));
+    }
+
+    #[test]
+    fn nothing_is_scaled_where_nothing_is_stretched() {
+        assert_eq!(yarn_scale(1.0, 1.0), 1.0);
+        assert_eq!(rope(1e4, 2, RopeScaling::Dynamic { factor: 2.0, original: 8 }).inv_freq(64), [1.0]);
+    }
+}

@@ -1,6 +1,6 @@
 //! The engine: many requests in, tokens and text out, one ragged batch a step.
 //!
-//! [`Engine::submit`] checks a [`Request`] and queues it; [`Engine::step`] plans a batch ([`scheduler`](self)), runs the
+//! [`Engine::submit`] checks a [`Request`] and queues it; [`Engine::step`] plans a batch (`scheduler.rs`), runs the
 //! model once, samples a token for every sequence whose tokens all have their KV, and reports what happened as
 //! [`Event`]s. New requests join and finished ones leave between any two steps (Orca's iteration-level scheduling,
 //! Yu et al., OSDI 2022), and prompts are worked through in chunks beside the other sequences' decoding (Sarathi-Serve,
@@ -19,7 +19,6 @@ mod options;
 mod request;
 mod scheduler;
 mod sequence;
-pub mod standin;
 mod table;
 mod text;
 
@@ -30,10 +29,12 @@ pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
 
 use std::sync::Arc;
 
+use crate::backend::Limits;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use standin::Tokenizer;
+use crate::sample::Sampler;
+use crate::text::Tokenizer;
 
 use scheduler::Scheduler;
 use sequence::Sequence;
@@ -76,6 +77,7 @@ pub struct Engine {
     outbox: Vec<Event>,
     batch: Batch,
     logits: Vec<f32>,
+    sampler: Sampler,
 }
 
 impl Engine {
@@ -101,8 +103,9 @@ impl Engine {
             steps: 0,
             rows: 0,
             outbox: Vec::new(),
-            batch: Batch::new(),
+            batch: roomy_batch(&limits),
             logits: Vec::with_capacity(limits.outputs.saturating_mul(vocab)),
+            sampler: Sampler::new(vocab),
         })
     }
 
@@ -126,7 +129,8 @@ impl Engine {
         let max_tokens = request.check(vocab, self.model.limits(), self.tokenizer.is_some())?;
         self.submitted += 1;
         let id = SequenceId(self.submitted);
-        let text = Text::new(self.tokenizer.clone(), std::mem::take(&mut request.stop_strings));
+        let stop_strings = std::mem::take(&mut request.stop_strings);
+        let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
         self.scheduler.submit(Sequence::new(id, request, max_tokens, text, self.prefix_cache));
         Ok(id)
     }
@@ -200,15 +204,27 @@ impl Engine {
         let vocab = self.model.config().vocab;
         let outputs = self.batch.outputs.len();
         assert_eq!(self.logits.len(), outputs * vocab, "logits of {outputs} outputs over {vocab} tokens");
-        let mut logits = self.logits.as_mut_slice();
+        let mut logits = self.logits.as_slice();
         let (pool, sequences) = self.scheduler.planned();
         for sequence in sequences {
-            let (own, rest) = logits.split_at_mut(sequence.planned_outputs() * vocab);
+            let (own, rest) = logits.split_at(sequence.planned_outputs() * vocab);
             logits = rest;
-            let event = sequence.advance(pool, own, vocab, &self.end_tokens);
+            let event = sequence.advance(pool, own.chunks_exact(vocab), &mut self.sampler, &self.end_tokens);
             if !event.is_empty() {
                 self.outbox.push(event);
             }
         }
     }
+}
+
+/// An empty batch that seldom has to grow: only sequences that share blocks can list more of them than there are.
+fn roomy_batch(limits: &Limits) -> Batch {
+    let mut batch = Batch::new();
+    batch.tokens.reserve(limits.tokens);
+    batch.positions.reserve(limits.tokens);
+    batch.q_indptr.reserve(limits.sequences);
+    batch.kv_indptr.reserve(limits.sequences);
+    batch.block_ids.reserve(limits.blocks);
+    batch.outputs.reserve(limits.outputs);
+    batch
 }
