@@ -2,6 +2,7 @@
 
 mod bytes;
 mod chat;
+mod checkpoint;
 mod gguf;
 mod huggingface;
 mod json;
