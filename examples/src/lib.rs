@@ -119,7 +119,12 @@ impl ModelArgs {
 
     /// Opens and loads, with a progress bar where the output is a terminal.
     pub fn load(&self, sequences: usize) -> Result<Engine> {
-        let loader = self.open()?.options(self.engine_options(sequences));
+        self.load_from(self.open()?, sequences)
+    }
+
+    /// Loads what is open already.
+    pub fn load_from(&self, loader: Loader, sequences: usize) -> Result<Engine> {
+        let loader = loader.options(self.engine_options(sequences));
         let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");
         let engine = loader.load_with(self.backend()?, |progress| {
             bar.set_length(progress.total);

@@ -10,9 +10,11 @@ pub mod engine;
 pub mod error;
 pub mod format;
 pub mod kv;
+mod loader;
 pub mod model;
 pub mod numerics;
 pub mod sample;
 pub mod text;
 
 pub use error::{Error, Result};
+pub use loader::Loader;

@@ -63,7 +63,7 @@ impl Loader {
         let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
         let mut options = self.options;
         if options.end_tokens.is_empty() {
-            options.end_tokens = self.checkpoint.end_tokens().to_vec();
+            options.end_tokens = tokenizer.end_tokens().to_vec();
         }
         let model = Llama::load(backend, &self.checkpoint, limits, options.memory_limit, &mut progress)?;
         Engine::new(Box::new(model), Some(tokenizer), &options)

@@ -1,0 +1,124 @@
+//! 2. Chat: a conversation with any model that has a chat template. Each turn encodes the whole conversation again; the
+//! engine's prefix cache makes that cost the new tokens only.
+//!
+//! ```text
+//! cargo run --release --example 02-chat -- --model SmolLM2-135M-Instruct.Q4_1.gguf
+//! ```
+//! `/reset` forgets the conversation; `/exit` or the end of input ends the program.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use llama_core::engine::{Engine, Finish, Request};
+use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Trust};
+use llama_core::{Error, Result};
+use llama_examples::{ModelArgs, SamplingArgs, exit, rate, stdio};
+
+/// Talk with a model.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// What the model is told first
+    #[arg(long, short)]
+    system: Option<String>,
+    /// Tokens of one answer at most
+    #[arg(long, short = 'n', default_value_t = 512)]
+    max_tokens: usize,
+}
+
+fn main() -> ExitCode {
+    exit(|| run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let loader = arguments.model.open()?;
+    let Some(template) = loader.checkpoint().chat_template()? else {
+        let advice = "give an instruct model with --model, or use 01-generate".into();
+        return Err(Error::Unsupported { what: "a conversation with a model without a chat template".into(), advice });
+    };
+    let engine = arguments.model.load_from(loader, 1)?;
+    Chat { engine, template, arguments, messages: first_messages(arguments) }.talk()
+}
+
+fn first_messages(arguments: &Arguments) -> Vec<Message> {
+    arguments.system.iter().map(|system| Message::new("system", system)).collect()
+}
+
+struct Chat<'a> {
+    engine: Engine,
+    template: ChatTemplate,
+    arguments: &'a Arguments,
+    messages: Vec<Message>,
+}
+
+impl Chat<'_> {
+    fn talk(&mut self) -> Result<()> {
+        let stdin = std::io::stdin();
+        let person = stdin.is_terminal();
+        loop {
+            if person {
+                print("> ")?;
+            }
+            let mut line = String::new();
+            if stdin.lock().read_line(&mut line).map_err(stdio)? == 0 {
+                return Ok(());
+            }
+            match line.trim() {
+                "" => {}
+                "/exit" => return Ok(()),
+                "/reset" => self.messages = first_messages(self.arguments),
+                text => self.turn(text)?,
+            }
+        }
+    }
+
+    fn turn(&mut self, text: &str) -> Result<()> {
+        self.messages.push(Message::new("user", text));
+        let prompt = self.prompt()?;
+        let (prompt_tokens, cached) = (prompt.len(), self.engine.stats().cached_tokens);
+        let request = Request {
+            max_tokens: Some(self.arguments.max_tokens),
+            sampling: self.arguments.sampling.sampling(),
+            ..Request::new(prompt)
+        };
+        let (start, mut first, mut tokens, mut answer) = (Instant::now(), None, 0, String::new());
+        for event in self.engine.generate(request)? {
+            let event = event?;
+            first.get_or_insert_with(|| start.elapsed());
+            tokens += usize::from(event.token.is_some());
+            print(&event.text)?;
+            answer.push_str(&event.text);
+            if let Some(Finish::Failed(error)) = event.finish {
+                return Err(error);
+            }
+        }
+        println!("\n");
+        self.messages.push(Message::new("assistant", &answer));
+        let first = first.unwrap_or_default();
+        let cached = self.engine.stats().cached_tokens - cached;
+        eprintln!(
+            "[{prompt_tokens} prompt tokens, {cached} from the cache, TTFT {first:.1?}; {tokens} tokens, {:.1} tok/s]\n",
+            rate(tokens.saturating_sub(1), start.elapsed() - first)
+        );
+        Ok(())
+    }
+
+    /// The conversation as tokens. Only the template can make control tokens: what people type is text.
+    fn prompt(&self) -> Result<Vec<u32>> {
+        let Some(tokenizer) = self.engine.tokenizer() else {
+            return Err(Error::tokenizer("tokenizer", "this engine has none"));
+        };
+        let options = RenderOptions::for_tokenizer(Date::today(), tokenizer);
+        self.template.encode(tokenizer, &self.messages, &options, Trust::Template)
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdio)
+}

@@ -1,0 +1,89 @@
+//! 5. Inspect: what a file says about its model, and what the model will hold in memory, without reading a weight.
+//!
+//! ```text
+//! cargo run --release --example 05-inspect -- --model MODEL.gguf --tensors
+//! ```
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Parser;
+use llama_core::Result;
+use llama_core::backend::Backend;
+use llama_core::checkpoint::Checkpoint;
+use llama_examples::{ModelArgs, exit};
+use llama_kernels::Tier;
+
+/// Look at a model without loading it.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Sequences the memory plan is made for
+    #[arg(long, default_value_t = 1)]
+    sequences: usize,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// List every key of the metadata
+    #[arg(long)]
+    metadata: bool,
+}
+
+fn main() -> ExitCode {
+    exit(|| run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let loader = arguments.model.open()?.options(arguments.model.engine_options(arguments.sequences));
+    let backend = arguments.model.backend()?;
+    header(loader.checkpoint());
+    formats(loader.checkpoint(), arguments.tensors);
+    if let (true, Some(metadata)) = (arguments.metadata, loader.checkpoint().metadata()) {
+        for (key, value) in metadata.iter() {
+            println!("  {key} = {}", shortened(&format!("{value:?}")));
+        }
+    }
+    let limits = loader.limits(&backend)?;
+    let tiers = Tier::available().map(Tier::name).collect::<Vec<_>>().join(", ");
+    println!("backend    {} (this CPU has {tiers})", backend.name());
+    println!(
+        "limits     {} sequences of {} tokens, {} tokens a step, {} KV blocks",
+        limits.sequences, limits.context, limits.tokens, limits.blocks
+    );
+    println!("memory     {}", loader.memory_plan(&backend)?);
+    Ok(())
+}
+
+fn header(checkpoint: &Checkpoint) {
+    let config = checkpoint.config();
+    println!("model      {}, {} layers", config.architecture, config.layers);
+    println!("hidden     {}, ffn {}, vocab {}", config.hidden, config.ffn, config.vocab);
+    println!("heads      {} of {}, {} for keys and values", config.heads, config.head_dim, config.kv_heads);
+    println!("context    {} tokens, rope {:?}", config.context, config.rope.scaling);
+    println!("head       {}", if config.tied { "tied to the embedding" } else { "its own" });
+    match checkpoint.tokenizer() {
+        Ok(tokenizer) => println!("tokenizer  {} tokens, ends {:?}", tokenizer.vocab(), tokenizer.end_tokens()),
+        Err(error) => println!("tokenizer  {error}"),
+    }
+    println!("template   {}", if checkpoint.chat_template_source().is_some() { "chat" } else { "none" });
+}
+
+fn formats(checkpoint: &Checkpoint, each: bool) {
+    let mut formats: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let entry = formats.entry(format!("{:?}", tensor.format)).or_default();
+        entry.0 += 1;
+        entry.1 += tensor.bytes;
+        if each {
+            println!("  {:40} {:?} [{}, {}]", tensor.name, tensor.format, tensor.rows, tensor.cols);
+        }
+    }
+    for (format, (count, bytes)) in formats {
+        println!("weights    {format}: {count} tensors, {:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(100).collect()
+}
