@@ -84,6 +84,7 @@ impl Engine {
     pub fn new(model: Box<dyn Model>, tokenizer: Option<Arc<Tokenizer>>, options: &EngineOptions) -> Result<Self> {
         let limits = *model.limits();
         let vocab = model.config().vocab;
+        options::check(&limits)?;
         request::in_vocabulary("end_tokens", &options.end_tokens, vocab)?;
         let known = tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab());
         if known > vocab {

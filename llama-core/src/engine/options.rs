@@ -12,6 +12,11 @@ pub const DEFAULT_KV_BYTES: u64 = 4 << 30;
 /// Rows of logits a step may give beyond one a sequence: what scoring a prompt works through at a time.
 const SCORED_ROWS: usize = 32;
 
+/// Positions are 32-bit, and half of that leaves room to add two of them.
+const MAX_CONTEXT: usize = 1 << 31;
+const MAX_SEQUENCES: usize = 1 << 16;
+const MAX_ROWS: usize = 1 << 20;
+
 /// What an engine is made for. Everything that is sized is sized by this, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -58,9 +63,9 @@ impl EngineOptions {
     /// [`Error::Memory`]; weights and workspaces are not counted here, so subtract them first where they are known.
     pub fn limits(&self, config: &Config) -> Result<Limits> {
         let context = self.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
-        within("context", context, u32::MAX as usize)?;
-        within("sequences", self.sequences, 1 << 16)?;
-        within("chunk", self.chunk, 1 << 20)?;
+        within("context", context, MAX_CONTEXT)?;
+        within("sequences", self.sequences, MAX_SEQUENCES)?;
+        within("chunk", self.chunk, MAX_ROWS)?;
         let tokens = self.chunk.max(self.sequences);
         let limits = Limits {
             tokens,
@@ -70,7 +75,7 @@ impl EngineOptions {
             blocks: self.blocks(config, context)?,
             kv: self.kv,
         };
-        within("cache_blocks", limits.blocks, BlockId::MAX as usize)?;
+        check(&limits)?;
         Ok(limits)
     }
 
@@ -100,6 +105,15 @@ pub fn block_bytes(config: &Config, kv: KvFormat) -> u64 {
     [config.layers, config.kv_heads, config.head_dim, 2, BLOCK, number]
         .into_iter()
         .fold(1, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
+}
+
+/// That an engine can make progress within `limits`, and that its numbers fit.
+pub(super) fn check(limits: &Limits) -> Result<()> {
+    within("tokens", limits.tokens, MAX_ROWS)?;
+    within("sequences", limits.sequences, MAX_SEQUENCES)?;
+    within("outputs", limits.outputs, MAX_ROWS)?;
+    within("context", limits.context, MAX_CONTEXT)?;
+    within("cache_blocks", limits.blocks, BlockId::MAX as usize)
 }
 
 fn within(name: &'static str, value: usize, most: usize) -> Result<()> {

@@ -128,17 +128,16 @@ impl Scheduler {
     /// Gives the sequence at `at` what the budget allows, at the cost of newer ones, or of itself if it is the newest.
     fn plan_one(&mut self, at: usize, budget: &mut Budget) {
         while !self.running[at].plan(&mut self.pool, budget) {
-            self.preempt(budget);
+            self.preempt();
             if at == self.running.len() {
                 return;
             }
         }
     }
 
-    /// Sends the newest running sequence back to the head of the queue, with what it had of the step.
-    fn preempt(&mut self, budget: &mut Budget) {
+    /// Sends the newest running sequence back to the head of the queue. Rows it had of this step stay unused.
+    fn preempt(&mut self) {
         if let Some(mut newest) = self.running.pop() {
-            newest.unplan(budget);
             newest.release(&mut self.pool);
             self.waiting.push_front(newest);
             self.preemptions += 1;

@@ -49,7 +49,7 @@ impl Sequence {
             stop_tokens: request.stop_tokens,
             ignore_end: request.ignore_end,
             text,
-            table: Table::new(sharing),
+            table: Table::new(sharing, prompt + max_tokens),
             scored: if request.prompt_logprobs { 0 } else { prompt - 1 },
             chunk: 0,
             finished: false,
@@ -94,19 +94,15 @@ impl Sequence {
         self.chunk > 0 || wanted == 0
     }
 
-    /// Gives back what was planned.
-    pub fn unplan(&mut self, budget: &mut Budget) {
-        budget.tokens += self.chunk;
-        budget.outputs += self.outputs(self.chunk);
-        self.chunk = 0;
-    }
-
+    /// Undoes [`Sequence::plan`].
     pub fn rollback(&mut self, pool: &mut BlockPool) {
         self.chunk = 0;
         self.table.rollback(pool);
     }
 
+    /// Gives all blocks back; the tokens stay.
     pub fn release(&mut self, pool: &mut BlockPool) {
+        self.chunk = 0;
         self.table.release(pool);
     }
 

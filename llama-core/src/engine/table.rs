@@ -17,8 +17,10 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub fn new(sharing: bool) -> Self {
-        Table { blocks: Vec::new(), computed: 0, published: 0, through: Prefix::EMPTY, sharing }
+    /// An empty table that grows without allocating as far as `positions`.
+    pub fn new(sharing: bool, positions: usize) -> Self {
+        let blocks = Vec::with_capacity(positions.div_ceil(BLOCK));
+        Table { blocks, computed: 0, published: 0, through: Prefix::EMPTY, sharing }
     }
 
     pub fn blocks(&self) -> &[BlockId] {

@@ -1,7 +1,7 @@
 //! What no request and no option may do: each is refused with an error that names the parameter, and the engine goes on.
 
 use llama_core::Error;
-use llama_core::backend::KvFormat;
+use llama_core::backend::{KvFormat, Limits};
 use llama_core::engine::standin::Sampling;
 use llama_core::engine::{Engine, EngineOptions, Request};
 
@@ -82,6 +82,22 @@ fn end_tokens_outside_the_vocabulary_are_refused() {
     let options = EngineOptions { end_tokens: vec![2, 97], ..EngineOptions::default() };
     let error = Engine::new(Toy::new(toy::limits(32, 4, 4, 12)).0, None, &options).err().unwrap();
     assert_eq!(name(&error), "end_tokens");
+}
+
+#[test]
+fn a_model_without_room_for_anything_is_refused() {
+    let good = toy::limits(8, 4, 4, 12);
+    let cases = [
+        ("tokens", Limits { tokens: 0, ..good }),
+        ("sequences", Limits { sequences: 0, ..good }),
+        ("outputs", Limits { outputs: 0, ..good }),
+        ("context", Limits { context: 0, ..good }),
+        ("cache_blocks", Limits { blocks: 0, ..good }),
+    ];
+    for (parameter, limits) in cases {
+        let error = Engine::new(Toy::new(limits).0, None, &EngineOptions::default()).err().unwrap();
+        assert_eq!(name(&error), parameter);
+    }
 }
 
 #[test]

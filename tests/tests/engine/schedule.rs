@@ -241,6 +241,16 @@ fn first_come_first_served() {
 }
 
 #[test]
+fn who_is_preempted_keeps_its_place() {
+    let mut engine = toy::engine(toy::limits(64, 4, 4, 10), &EngineOptions::default());
+    let ids: Vec<_> = (0..8).map(|i| engine.submit(greedy(toy::prompt(i, 20), 60)).unwrap()).collect();
+    let mut ended = Vec::new();
+    engine.run(|event| ended.extend(event.finish.map(|_| event.id))).unwrap();
+    assert!(engine.stats().preemptions > 0);
+    assert_eq!(ended, ids);
+}
+
+#[test]
 fn cancelling_in_mid_prompt_frees_blocks_at_once() {
     let mut engine = toy::engine(toy::limits(32, 4, 4, 16), &EngineOptions::default());
     let id = engine.submit(greedy(toy::prompt(1, 120), 4)).unwrap();
