@@ -12,5 +12,6 @@ pub mod format;
 pub mod kv;
 pub mod model;
 pub mod numerics;
+pub mod text;
 
 pub use error::{Error, Result};

@@ -1,1 +1,3 @@
-//! Placeholder root; filled in as the suites land.
+//! Helpers of the conformance, reference and hostile-input suites.
+
+pub mod text;

@@ -1,0 +1,102 @@
+//! A file mapped into memory: the one place of this crate with unsafe code.
+//!
+//! Only regular files are mapped. What else a path may name (a folder, a FIFO, a device) is refused from its metadata,
+//! before it is opened, because opening a FIFO waits for a writer; the opened file is looked at again, in case the path
+//! was replaced in between.
+//!
+//! A map cannot be protected from a program that shortens the file under it: reading past the new end is a fatal signal
+//! (SIGBUS). [`Map::verify`] tells whether the file is still the one that was opened, so that a caller can stop with an
+//! error while weights are prepared. Replace model files by renaming, never by writing into them: a renamed or deleted
+//! file keeps its bytes for as long as it is mapped.
+
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
+
+/// A read-only map of a whole regular file.
+#[derive(Debug)]
+pub struct Map {
+    path: PathBuf,
+    file: File,
+    modified: Option<SystemTime>,
+    bytes: memmap2::Mmap,
+}
+
+impl Map {
+    /// Maps `path`. Folders, FIFOs, devices and empty files are errors at once.
+    pub fn open(path: impl AsRef<Path>) -> Result<Map> {
+        let path = path.as_ref();
+        regular(path, &std::fs::metadata(path).map_err(|source| Error::io(path, source))?)?;
+        let file = File::open(path).map_err(|source| Error::io(path, source))?;
+        let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
+        regular(path, &metadata)?;
+        let bytes = map(&file).map_err(|source| Error::io(path, source))?;
+        let map = Map { path: path.to_owned(), file, modified: metadata.modified().ok(), bytes };
+        map.verify()?;
+        Ok(map)
+    }
+
+    /// The file's path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// An error if the file was written to, or changed its length, since it was opened.
+    pub fn verify(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|source| Error::io(&self.path, source))?;
+        if now.len() != self.bytes.len() as u64 {
+            let problem = format!("changed under us: {} bytes when opened, {} now", self.bytes.len(), now.len());
+            return Err(Error::file(&self.path, "file length", now.len().min(self.bytes.len() as u64), problem));
+        }
+        if now.modified().ok() != self.modified {
+            return Err(Error::file(&self.path, "file", 0, "was written to since it was opened"));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what is not a regular file, and files without a byte.
+fn regular(path: &Path, metadata: &Metadata) -> Result<()> {
+    let problem = if metadata.is_dir() {
+        "is a folder; a regular file was expected"
+    } else if !metadata.is_file() {
+        "is a device, pipe or socket; a regular file was expected"
+    } else if metadata.len() == 0 {
+        "is empty"
+    } else {
+        return Ok(());
+    };
+    Err(Error::file(path, "file", 0, problem))
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the map is read-only and private to this process's view; every reader treats its bytes as untrusted data
+    // (plain integers and UTF-8 that is checked when read, then copied), so a concurrent writer can make values wrong
+    // but breaks no invariant of a Rust type that outlives one read. Truncation by another process raises SIGBUS on
+    // access, which ends the process and corrupts nothing; docs and `Map::verify` say how to avoid it.
+    unsafe { memmap2::Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(path: &str) -> String {
+        Map::open(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_regular_files_are_mapped() {
+        assert!(error("/").contains("is a folder"));
+        assert!(error("/dev/zero").contains("is a device"));
+        assert!(error("/no/such/file").contains("/no/such/file"));
+    }
+}

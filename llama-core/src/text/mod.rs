@@ -1,0 +1,20 @@
+//! Text: tokenizers, streaming of tokens to text, chat templates.
+
+mod bytes;
+mod gguf;
+mod huggingface;
+mod json;
+mod merge;
+pub mod pretokenize;
+mod special;
+mod stop;
+mod stream;
+mod tokenizer;
+mod vocab;
+
+pub use pretokenize::Pattern;
+pub use special::Specials;
+pub use stop::{Emitted, StopMatcher};
+pub use stream::TextStream;
+pub use tokenizer::{MAX_TEXT, Tokenizer};
+pub use vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab};
