@@ -12,6 +12,7 @@ pub mod format;
 pub mod kv;
 pub mod model;
 pub mod numerics;
+pub mod sample;
 pub mod text;
 
 pub use error::{Error, Result};

@@ -1,6 +1,40 @@
 //! Weight formats: block structure, and the scalar encode and decode that are the truth every kernel is tested against.
+//!
+//! The layouts are ggml's; docs/formats.md has them in one table. Each file here is one format or a tight family: a
+//! struct of bytes that lies in a mapped file as it is, the integer form of its weights ([`Group`]) and an encoder.
+//! Decoding is `scale * code`, rounded to `f32`, then `+ min`, rounded again, where the format has one: the same bits as
+//! the Python package `gguf`. Encoders of F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 give the same bytes as it, too; for
+//! the others ggml defines a layout but no single right answer, and the search is ours (`fit.rs`).
+
+mod block;
+mod fit;
+mod float;
+mod iq4;
+mod k_scales;
+mod q2_k;
+mod q3_k;
+mod q4;
+mod q4_k;
+mod q5;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+pub use block::{Block, ENCODE_MAX, Half};
+pub use iq4::{Iq4Nl, Iq4Xs, LEVELS};
+pub use q2_k::Q2K;
+pub use q3_k::Q3K;
+pub use q4::{Q4_0, Q4_1};
+pub use q4_k::Q4K;
+pub use q5::{Q5_0, Q5_1};
+pub use q5_k::Q5K;
+pub use q6_k::Q6K;
+pub use q8_0::Q8_0;
+
+use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use block::Codec;
 
 /// How a tensor's numbers are stored. Names and numbers are ggml's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,10 +64,21 @@ pub enum Format {
 pub struct Group {
     /// Integer codes with the format's zero point already subtracted.
     pub codes: [i8; 32],
-    /// Scale of each half.
+    /// Scale of each half: for a K-quant the product of super-scale and scale, exact in `f32`.
     pub scale: [f32; 2],
-    /// What is added, for each half; 0 where [`Format::has_min`] is false.
+    /// What is added, for each half (a K-quant's `-(dmin * min)`); 0 where [`Format::has_min`] is false.
     pub min: [f32; 2],
+}
+
+impl Group {
+    /// The 32 weights: `scale * code`, rounded, then `+ min`, rounded, if the format [has one](Format::has_min). Without,
+    /// nothing is added, so that `-0` stays `-0`.
+    pub fn to_f32(&self, has_min: bool) -> [f32; 32] {
+        std::array::from_fn(|i| {
+            let product = self.scale[i / 16] * f32::from(self.codes[i]);
+            if has_min { product + self.min[i / 16] } else { product }
+        })
+    }
 }
 
 impl Format {
@@ -104,7 +149,7 @@ impl Format {
     }
 
     /// Weights in one block.
-    pub fn block_len(self) -> usize {
+    pub const fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
             Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL => 32,
@@ -113,7 +158,7 @@ impl Format {
     }
 
     /// Bytes of one block.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::BF16 => 2,
@@ -151,41 +196,97 @@ impl Format {
     }
 
     /// Whether sub-blocks have an additive minimum.
-    pub fn has_min(self) -> bool {
+    pub const fn has_min(self) -> bool {
         matches!(self, Format::Q4_1 | Format::Q5_1 | Format::Q2_K | Format::Q4_K | Format::Q5_K)
     }
 
-    /// Decodes whole blocks: `bytes` holds `out.len()` weights.
+    /// Decodes whole blocks: `bytes` holds `out.len()` weights, at any address.
     ///
     /// # Panics
     /// If the lengths disagree.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(self.row_bytes(out.len()), Some(bytes.len()), "{} row of {} weights", self.name(), out.len());
-        match self {
-            Format::F32 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(o, &b)| *o = f32::from_le_bytes(b)),
-            Format::F16 => {
-                out.iter_mut().zip(bytes.as_chunks().0).for_each(|(o, &b)| *o = half::f16::from_le_bytes(b).to_f32())
-            }
-            Format::BF16 => {
-                out.iter_mut().zip(bytes.as_chunks().0).for_each(|(o, &b)| *o = half::bf16::from_le_bytes(b).to_f32())
-            }
-            _ => unimplemented!(),
+        self.check_lengths(bytes.len(), out.len());
+        match self.storage() {
+            Storage::F32 => float::decode(bytes, out, f32::from_le_bytes),
+            Storage::F16 => float::decode(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            Storage::BF16 => float::decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            Storage::Blocks(codec) => (codec.decode)(bytes, out),
         }
     }
 
-    /// Encodes whole blocks, where the format defines an encoder.
-    pub fn encode(self, _x: &[f32], _out: &mut [u8]) -> Result<()> {
-        Err(Error::Unsupported {
-            what: format!("encoding {}", self.name()),
-            advice: "convert with another program".into(),
-        })
+    /// Encodes whole blocks: `out` takes `x.len()` weights.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where a quantised format is given a number that is not finite, or of a magnitude above
+    /// [`ENCODE_MAX`]; `out` is then untouched. F16 and BF16 round such numbers to infinity.
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    pub fn encode(self, x: &[f32], out: &mut [u8]) -> Result<()> {
+        self.check_lengths(out.len(), x.len());
+        match self.storage() {
+            Storage::F32 => float::encode(x, out, f32::to_le_bytes),
+            Storage::F16 => float::encode(x, out, |x| f16::from_f32(x).to_le_bytes()),
+            Storage::BF16 => float::encode(x, out, |x| bf16::from_f32(x).to_le_bytes()),
+            Storage::Blocks(codec) => {
+                check_encodable(x)?;
+                (codec.encode)(x, out);
+            }
+        }
+        Ok(())
     }
 
     /// The integer form of the 32 weights from `32 * index` of an encoded row.
     ///
     /// # Panics
-    /// If the format is not quantised or the row is shorter.
-    pub fn group(self, _row: &[u8], _index: usize) -> Group {
-        unimplemented!()
+    /// If the format is not quantised, the row is not whole blocks or has no such group.
+    pub fn group(self, row: &[u8], index: usize) -> Group {
+        match self.storage() {
+            Storage::Blocks(codec) => (codec.group)(row, index),
+            _ => panic!("{} has no integer form", self.name()),
+        }
+    }
+
+    fn check_lengths(self, bytes: usize, weights: usize) {
+        assert_eq!(self.row_bytes(weights), Some(bytes), "{} row of {weights} weights", self.name());
+    }
+
+    fn storage(self) -> Storage {
+        match self {
+            Format::F32 => Storage::F32,
+            Format::F16 => Storage::F16,
+            Format::BF16 => Storage::BF16,
+            Format::Q8_0 => Storage::Blocks(Codec::of::<Q8_0>()),
+            Format::Q4_0 => Storage::Blocks(Codec::of::<Q4_0>()),
+            Format::Q4_1 => Storage::Blocks(Codec::of::<Q4_1>()),
+            Format::Q5_0 => Storage::Blocks(Codec::of::<Q5_0>()),
+            Format::Q5_1 => Storage::Blocks(Codec::of::<Q5_1>()),
+            Format::Q2_K => Storage::Blocks(Codec::of::<Q2K>()),
+            Format::Q3_K => Storage::Blocks(Codec::of::<Q3K>()),
+            Format::Q4_K => Storage::Blocks(Codec::of::<Q4K>()),
+            Format::Q5_K => Storage::Blocks(Codec::of::<Q5K>()),
+            Format::Q6_K => Storage::Blocks(Codec::of::<Q6K>()),
+            Format::IQ4_NL => Storage::Blocks(Codec::of::<Iq4Nl>()),
+            Format::IQ4_XS => Storage::Blocks(Codec::of::<Iq4Xs>()),
+        }
+    }
+}
+
+/// Plain numbers, or blocks and what can be done with them.
+enum Storage {
+    F32,
+    F16,
+    BF16,
+    Blocks(Codec),
+}
+
+fn check_encodable(x: &[f32]) -> Result<()> {
+    match x.iter().position(|v| v.is_nan() || v.abs() > ENCODE_MAX) {
+        None => Ok(()),
+        Some(i) => Err(Error::parameter(
+            "x",
+            x[i],
+            format!("weight {i} can't be quantised; it must be finite and at most {ENCODE_MAX} in magnitude"),
+        )),
     }
 }

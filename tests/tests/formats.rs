@@ -1,0 +1,237 @@
+//! Weight formats against PyPI's `gguf`, bit for bit (data and the script that made it: `data/formats/`), against ggml's
+//! quantisers by their error, and against themselves on random blocks.
+
+use std::path::{Path, PathBuf};
+
+use llama_core::Error;
+use llama_core::format::{ENCODE_MAX, Format};
+use proptest::prelude::*;
+
+fn data(file: &str) -> Vec<u8> {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/formats").join(file);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn floats(file: &str) -> Vec<f32> {
+    data(file).as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+}
+
+fn quantised() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| format.is_quantised())
+}
+
+fn decoded(format: Format, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0; bytes.len() / format.block_bytes() * format.block_len()];
+    format.decode(bytes, &mut out);
+    out
+}
+
+fn encoded(format: Format, x: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; format.row_bytes(x.len()).expect("whole blocks")];
+    format.encode(x, &mut out).expect("encodable");
+    out
+}
+
+#[test]
+fn decoding_gives_the_bits_that_gguf_gives() {
+    for format in Format::ALL.into_iter().filter(|&format| format != Format::F32) {
+        let got = decoded(format, &data(&format!("{}.bytes", format.name())));
+        let want = floats(&format!("{}.f32", format.name()));
+        assert_eq!(got.len(), want.len(), "{}", format.name());
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.to_bits(), want.to_bits(), "{} weight {i}: {got} not {want}", format.name());
+        }
+    }
+}
+
+#[test]
+fn encoding_gives_the_bytes_that_gguf_gives() {
+    use Format::{BF16, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+    for format in [F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1] {
+        let x = floats(if format.is_quantised() { "numbers.f32" } else { "floats.f32" });
+        let got = encoded(format, &x);
+        let want = data(&format!("{}.encoded", format.name()));
+        assert_eq!(got.len(), want.len(), "{}", format.name());
+        let (len, bytes) = (format.block_len(), format.block_bytes());
+        for (i, (got, want)) in got.chunks(bytes).zip(want.chunks(bytes)).enumerate() {
+            assert_eq!(got, want, "{} block {i}: {:?}", format.name(), &x[i * len..(i + 1) * len]);
+        }
+    }
+}
+
+/// Root of the mean squared error that ggml's reference quantisers leave on a standard Gaussian (262,144 numbers), and
+/// the largest ratio to it that ours may have.
+const GGML_ERROR: [(Format, f64, f64); 12] = [
+    (Format::Q8_0, 0.005365, 1.01),
+    (Format::Q4_0, 0.08614, 1.01),
+    (Format::Q4_1, 0.07831, 1.01),
+    (Format::Q5_0, 0.04282, 1.01),
+    (Format::Q5_1, 0.03786, 1.01),
+    (Format::Q2_K, 0.2970, 1.0),
+    (Format::Q3_K, 0.1511, 1.0),
+    (Format::Q4_K, 0.07152, 1.0),
+    (Format::Q5_K, 0.03616, 1.0),
+    (Format::Q6_K, 0.01777, 1.0),
+    (Format::IQ4_NL, 0.07623, 1.0),
+    (Format::IQ4_XS, 0.07681, 1.0),
+];
+
+#[test]
+fn encoders_leave_no_more_error_than_ggml() {
+    let x = gaussian(1 << 16);
+    for (format, ggml, ratio) in GGML_ERROR {
+        let error = rms_error(&x, &decoded(format, &encoded(format, &x)));
+        println!("{:7} {error:.5}, {:.3} of ggml's {ggml}", format.name(), error / ggml);
+        assert!(error <= ratio * ggml, "{}: {error} against ggml's {ggml}", format.name());
+    }
+    assert_eq!(GGML_ERROR.len(), quantised().count());
+}
+
+/// Relative to the root mean square of `x`.
+fn rms_error(x: &[f32], y: &[f32]) -> f64 {
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let error: f64 = x.iter().zip(y).map(|(x, y)| square(x - y)).sum();
+    (error / x.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+}
+
+/// Standard Gaussian numbers: splitmix64 (Steele et al. 2014), then Box and Muller.
+fn gaussian(n: usize) -> Vec<f32> {
+    let mut state = 1u64;
+    let mut uniform = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut normal = || (-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
+    (0..n).map(|_| normal() as f32).collect()
+}
+
+#[test]
+fn zeros_stay_zeros_and_constants_stay_near() {
+    for format in quantised() {
+        let zeros = decoded(format, &encoded(format, &vec![0.0; format.block_len()]));
+        assert!(zeros.iter().all(|&w| w == 0.0), "{}: {zeros:?}", format.name());
+        for value in [1.0f32, -1.0, 0.02, ENCODE_MAX, -ENCODE_MAX] {
+            for w in decoded(format, &encoded(format, &vec![value; format.block_len()])) {
+                assert!((w - value).abs() <= 0.01 * value.abs(), "{}: {value} became {w}", format.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_can_not_be_quantised_is_refused_by_name() {
+    for format in quantised() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 65505.0, f32::MAX] {
+            let mut x = vec![0.5; format.block_len()];
+            x[17] = bad;
+            let mut out = vec![7; format.block_bytes()];
+            let error = format.encode(&x, &mut out).expect_err(format.name());
+            assert!(matches!(error, Error::Parameter { name: "x", .. }) && error.to_string().contains("weight 17"));
+            assert!(out.iter().all(|&b| b == 7));
+        }
+    }
+}
+
+#[test]
+fn float_formats_round_trip() {
+    let x = floats("floats.f32");
+    assert_eq!(decoded(Format::F32, &encoded(Format::F32, &x)), x);
+    for format in [Format::F16, Format::BF16] {
+        let bytes = data(&format!("{}.bytes", format.name()));
+        assert_eq!(encoded(format, &decoded(format, &bytes)), bytes, "{}", format.name());
+        assert!(decoded(format, &encoded(format, &[f32::NAN]))[0].is_nan());
+    }
+}
+
+/// Least and greatest code of [`Group::codes`](llama_core::format::Group).
+fn code_range(format: Format) -> (i8, i8) {
+    match format {
+        Format::Q8_0 => (-128, 127),
+        Format::Q4_0 => (-8, 7),
+        Format::Q4_1 | Format::Q4_K => (0, 15),
+        Format::Q5_0 => (-16, 15),
+        Format::Q5_1 | Format::Q5_K => (0, 31),
+        Format::Q2_K => (0, 3),
+        Format::Q3_K => (-4, 3),
+        Format::Q6_K => (-32, 31),
+        Format::IQ4_NL | Format::IQ4_XS => (-127, 113),
+        _ => panic!("{} has no codes", format.name()),
+    }
+}
+
+fn any_quantised() -> impl Strategy<Value = Format> {
+    prop::sample::select(quantised().collect::<Vec<_>>())
+}
+
+/// One to three random blocks, every bit of them.
+fn any_blocks() -> impl Strategy<Value = (Format, Vec<u8>)> {
+    (any_quantised(), 1usize..=3).prop_flat_map(|(format, blocks)| {
+        (Just(format), prop::collection::vec(any::<u8>(), blocks * format.block_bytes()))
+    })
+}
+
+/// One to three blocks of numbers, some rows tiny, some huge, some mixed.
+fn any_numbers() -> impl Strategy<Value = (Format, Vec<f32>)> {
+    let number = prop_oneof![8 => -2.0f32..2.0, 1 => -ENCODE_MAX..=ENCODE_MAX, 1 => Just(0.0), 1 => -1e-30f32..1e-30];
+    (any_quantised(), 1usize..=3).prop_flat_map(move |(format, blocks)| {
+        (Just(format), prop::collection::vec(number.clone(), blocks * format.block_len()))
+    })
+}
+
+/// Equal bits, or both NaN.
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decoding_is_the_formula_over_the_integer_form((format, row) in any_blocks()) {
+        let (low, high) = code_range(format);
+        for (index, w) in decoded(format, &row).chunks(32).enumerate() {
+            let group = format.group(&row, index);
+            prop_assert!(format.sub_block() == 16 || same(group.scale[0], group.scale[1]));
+            for (i, &w) in w.iter().enumerate() {
+                prop_assert!((low..=high).contains(&group.codes[i]));
+                let product = group.scale[i / 16] * f32::from(group.codes[i]);
+                let want = if format.has_min() { product + group.min[i / 16] } else { product };
+                prop_assert!(same(w, want), "{} group {index} weight {i}: {w} not {want}", format.name());
+                prop_assert!(format.has_min() || group.min == [0.0; 2]);
+            }
+        }
+    }
+
+    #[test]
+    fn alignment_does_not_matter((format, row) in any_blocks(), shift in 1usize..8) {
+        let mut moved = vec![0; shift];
+        moved.extend_from_slice(&row);
+        let (there, here) = (decoded(format, &moved[shift..]), decoded(format, &row));
+        prop_assert!(there.iter().zip(&here).all(|(&a, &b)| same(a, b)));
+    }
+
+    #[test]
+    fn any_number_is_encoded_within_its_block_s_range((format, x) in any_numbers()) {
+        let y = decoded(format, &encoded(format, &x));
+        for (x, y) in x.chunks(format.block_len()).zip(y.chunks(format.block_len())) {
+            let largest = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+            for (x, y) in x.iter().zip(y) {
+                prop_assert!((x - y).abs() <= 0.5 * largest + 1e-5, "{} {x} became {y}, largest {largest}", format.name());
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "Q4_K row of 256 weights")]
+fn a_short_row_is_a_bug() {
+    Format::Q4_K.decode(&[0; 143], &mut [0.0; 256]);
+}
+
+#[test]
+#[should_panic(expected = "F16 has no integer form")]
+fn floats_have_no_groups() {
+    Format::F16.group(&[0; 64], 0);
+}
