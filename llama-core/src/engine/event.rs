@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
+use crate::sample::Logprob;
 
 /// Names one submitted request. Numbers ascend in the order of submission and are never reused by an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +30,7 @@ pub struct Score {
     /// Its natural log-probability.
     pub logprob: f32,
     /// The most probable tokens in descending order, as many as were asked for.
-    pub top: Vec<(u32, f32)>,
+    pub top: Vec<Logprob>,
 }
 
 /// Why a generation ended.
@@ -61,7 +62,7 @@ pub struct Event {
     /// Natural log-probability of `token`, where asked for.
     pub logprob: Option<f32>,
     /// The most probable tokens in its place in descending order, as many as were asked for.
-    pub top: Vec<(u32, f32)>,
+    pub top: Vec<Logprob>,
     /// The next tokens of the prompt, from its second on, where asked for.
     pub prompt: Vec<Score>,
     /// Set in a sequence's last event.

@@ -19,7 +19,6 @@ mod options;
 mod request;
 mod scheduler;
 mod sequence;
-pub mod standin;
 mod table;
 mod text;
 
@@ -33,7 +32,8 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use standin::Tokenizer;
+use crate::sample::Sampler;
+use crate::text::Tokenizer;
 
 use scheduler::Scheduler;
 use sequence::Sequence;
@@ -76,6 +76,7 @@ pub struct Engine {
     outbox: Vec<Event>,
     batch: Batch,
     logits: Vec<f32>,
+    sampler: Sampler,
 }
 
 impl Engine {
@@ -103,6 +104,7 @@ impl Engine {
             outbox: Vec::new(),
             batch: Batch::new(),
             logits: Vec::with_capacity(limits.outputs.saturating_mul(vocab)),
+            sampler: Sampler::new(vocab),
         })
     }
 
@@ -126,7 +128,8 @@ impl Engine {
         let max_tokens = request.check(vocab, self.model.limits(), self.tokenizer.is_some())?;
         self.submitted += 1;
         let id = SequenceId(self.submitted);
-        let text = Text::new(self.tokenizer.clone(), std::mem::take(&mut request.stop_strings));
+        let stop_strings = std::mem::take(&mut request.stop_strings);
+        let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
         self.scheduler.submit(Sequence::new(id, request, max_tokens, text, self.prefix_cache));
         Ok(id)
     }
@@ -200,12 +203,12 @@ impl Engine {
         let vocab = self.model.config().vocab;
         let outputs = self.batch.outputs.len();
         assert_eq!(self.logits.len(), outputs * vocab, "logits of {outputs} outputs over {vocab} tokens");
-        let mut logits = self.logits.as_mut_slice();
+        let mut logits = self.logits.as_slice();
         let (pool, sequences) = self.scheduler.planned();
         for sequence in sequences {
-            let (own, rest) = logits.split_at_mut(sequence.planned_outputs() * vocab);
+            let (own, rest) = logits.split_at(sequence.planned_outputs() * vocab);
             logits = rest;
-            let event = sequence.advance(pool, own, vocab, &self.end_tokens);
+            let event = sequence.advance(pool, own.chunks_exact(vocab), &mut self.sampler, &self.end_tokens);
             if !event.is_empty() {
                 self.outbox.push(event);
             }

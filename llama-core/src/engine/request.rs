@@ -1,9 +1,9 @@
 //! What is asked of the engine, checked before anything is queued.
 
-use super::standin::Sampling;
 use crate::backend::Limits;
 use crate::batch::BLOCK;
 use crate::error::{Error, Result};
+use crate::sample::Sampling;
 
 /// Stop strings of one request.
 pub const MAX_STOP_STRINGS: usize = 16;

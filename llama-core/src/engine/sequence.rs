@@ -1,9 +1,11 @@
 //! One request on its way: its tokens, its blocks, its sampler, its text.
 
-use super::standin::{self as sample, Sampler, Sampling};
+use std::slice::ChunksExact;
+
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
+use crate::sample::{History, Refusal, Sampled, Sampler, Sampling};
 
 use super::event::{Event, Finish, Score, SequenceId};
 use super::request::Request;
@@ -21,7 +23,6 @@ pub(super) struct Sequence {
     prompt: usize,
     max_tokens: usize,
     sampling: Sampling,
-    sampler: Sampler,
     stop_tokens: Vec<u32>,
     ignore_end: bool,
     text: Text,
@@ -45,7 +46,6 @@ impl Sequence {
             prompt,
             max_tokens,
             sampling: request.sampling,
-            sampler: Sampler::new(),
             stop_tokens: request.stop_tokens,
             ignore_end: request.ignore_end,
             text,
@@ -144,10 +144,17 @@ impl Sequence {
         self.outputs(self.chunk)
     }
 
-    /// Takes the planned chunk's logits, `[planned_outputs, vocab]`, and moves on. The event may have nothing to say.
-    pub fn advance(&mut self, pool: &mut BlockPool, logits: &mut [f32], vocab: usize, end_tokens: &[u32]) -> Event {
+    /// Takes the planned chunk's rows of logits, `[planned_outputs, vocab]`, and moves on. The event may have nothing to
+    /// say.
+    pub fn advance(
+        &mut self,
+        pool: &mut BlockPool,
+        rows: ChunksExact<'_, f32>,
+        sampler: &mut Sampler,
+        end_tokens: &[u32],
+    ) -> Event {
         let mut event = Event::new(self.id);
-        match self.take_outputs(logits, vocab, end_tokens, &mut event) {
+        match self.take_outputs(rows, sampler, end_tokens, &mut event) {
             Ok(()) => self.table.commit(pool, &self.tokens, self.chunk),
             Err(error) => {
                 self.table.discard(pool);
@@ -170,17 +177,21 @@ impl Sequence {
         self.finished = true;
     }
 
-    fn take_outputs(&mut self, logits: &mut [f32], vocab: usize, end_tokens: &[u32], event: &mut Event) -> Result<()> {
+    fn take_outputs(
+        &mut self,
+        mut rows: ChunksExact<'_, f32>,
+        sampler: &mut Sampler,
+        end_tokens: &[u32],
+        event: &mut Event,
+    ) -> Result<()> {
         let end = self.table.computed() + self.chunk;
-        let mut rows = logits.chunks_exact_mut(vocab);
         for position in self.table.computed()..end {
             let Some(row) = self.is_output(position).then(|| rows.next()).flatten() else { continue };
-            self.check_finite(position, row)?;
             if self.is_scoring(position) {
-                event.prompt.push(self.score_next(position, row));
+                event.prompt.push(self.score_next(position, row, sampler)?);
                 self.scored = position + 1;
             } else {
-                self.choose_next(row, end_tokens, event)?;
+                self.choose_next(row, sampler, end_tokens, event)?;
             }
         }
         if end == self.tokens.len() && self.max_tokens == 0 {
@@ -189,50 +200,45 @@ impl Sequence {
         Ok(())
     }
 
-    fn check_finite(&self, position: usize, row: &[f32]) -> Result<()> {
-        match row.iter().position(|logit| !logit.is_finite()) {
-            None => Ok(()),
-            Some(token) => Err(Error::NotFinite {
-                sequence: self.id.number(),
-                token: token as u32,
-                position: position as u32,
-                value: row[token],
-            }),
-        }
-    }
-
     /// Scores the prompt's token after `position`.
-    fn score_next(&self, position: usize, row: &[f32]) -> Score {
-        let token = self.tokens[position + 1];
+    fn score_next(&self, position: usize, row: &[f32], sampler: &mut Sampler) -> Result<Score> {
         let top = self.sampling.logprobs.unwrap_or(0);
-        sample::score(row, token, top)
+        let sampled = sampler.score(row, self.tokens[position + 1], top);
+        let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
+        Ok(Score { token, logprob: logprob.unwrap_or(f32::NEG_INFINITY), top: top.to_vec() })
     }
 
     /// Samples the next token, and decides whether it is the last.
-    fn choose_next(&mut self, row: &mut [f32], end_tokens: &[u32], event: &mut Event) -> Result<()> {
-        let sampled = self.sampler.sample(row, &self.sampling, &self.tokens, self.tokens.len())?;
-        let token = sampled.token;
+    fn choose_next(&mut self, row: &[f32], sampler: &mut Sampler, end_tokens: &[u32], event: &mut Event) -> Result<()> {
+        let position = self.tokens.len() - 1;
+        let history = History { tokens: &self.tokens, prompt: self.prompt };
+        let sampled = sampler.sample(row, &self.sampling, history, position as u64);
+        let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
         self.tokens.push(token);
         event.token = Some(token);
-        event.logprob = sampled.logprob;
-        event.top = sampled.top;
-        if let Some(finish) = self.end_after(token, end_tokens, &mut event.text) {
+        event.logprob = logprob;
+        event.top.extend_from_slice(top);
+        if let Some(finish) = self.end_after(token, end_tokens, &mut event.text)? {
             self.finish(finish, event);
         }
         Ok(())
     }
 
+    fn error(&self, refusal: Refusal, position: usize) -> Error {
+        refusal.into_error(self.id.number(), position as u32)
+    }
+
     /// Why `token` is the last one, if it is. Its text goes to `text` unless it stands for an end.
-    fn end_after(&mut self, token: u32, end_tokens: &[u32], text: &mut String) -> Option<Finish> {
+    fn end_after(&mut self, token: u32, end_tokens: &[u32], text: &mut String) -> Result<Option<Finish>> {
         if self.stop_tokens.contains(&token) {
-            return Some(Finish::StopToken(token));
+            return Ok(Some(Finish::StopToken(token)));
         }
         if !self.ignore_end && end_tokens.contains(&token) {
-            return Some(Finish::End(token));
+            return Ok(Some(Finish::End(token)));
         }
-        if let Some(stop) = self.text.push(token, text) {
-            return Some(Finish::Stop(stop));
+        if let Some(stop) = self.text.push(token, text)? {
+            return Ok(Some(Finish::Stop(stop)));
         }
-        (self.tokens.len() - self.prompt == self.max_tokens).then_some(Finish::Length)
+        Ok((self.tokens.len() - self.prompt == self.max_tokens).then_some(Finish::Length))
     }
 }

@@ -212,13 +212,29 @@ impl Sampler {
         assert_eq!(logits.len(), self.adjusted.len(), "logits and vocabulary");
         check_finite(logits)?;
         let token = self.pick(logits, sampling, history, position).ok_or(Refusal::NothingAllowed)?;
+        Ok(self.report(logits, token, sampling.logprobs))
+    }
+
+    /// Reports on `token`, which is given, as if it had been picked: its log-probability and the `n` most probable.
+    ///
+    /// # Errors
+    /// A [`Refusal`], if a logit is not finite.
+    ///
+    /// # Panics
+    /// If `token` has no logit.
+    pub fn score(&mut self, logits: &[f32], token: u32, n: usize) -> Result<Sampled<'_>, Refusal> {
+        check_finite(logits)?;
+        Ok(self.report(logits, token, Some(n)))
+    }
+
+    fn report(&mut self, logits: &[f32], token: u32, logprobs: Option<usize>) -> Sampled<'_> {
         self.top.clear();
-        let logprob = sampling.logprobs.map(|n| {
+        let logprob = logprobs.map(|n| {
             let log_sum = logprobs::log_sum_exp(logits);
             logprobs::most_probable(logits, log_sum, n, &mut self.top);
             logprobs::logprob(logits[token as usize], log_sum)
         });
-        Ok(Sampled { token, logprob, top: &self.top })
+        Sampled { token, logprob, top: &self.top }
     }
 
     fn pick(&mut self, logits: &[f32], sampling: &Sampling, history: History<'_>, position: u64) -> Option<u32> {

@@ -4,27 +4,31 @@
 //! bytes back until the character is whole or can no longer become one; then U+FFFD takes their place, in the same way
 //! as [`String::from_utf8_lossy`] does, so that the pieces together are what decoding all tokens at once gives.
 
+use std::borrow::Borrow;
+
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
-/// The text of a growing sequence of tokens, in pieces. Control tokens have no text.
+/// The text of a growing sequence of tokens, in pieces. Control tokens have no text. `T` is a `&Tokenizer` or an
+/// `Arc<Tokenizer>`.
 #[derive(Clone, Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct TextStream<T> {
+    tokenizer: T,
     /// The beginning of a character: up to three bytes.
     held: Vec<u8>,
     /// The next byte of text is the first, and a space there is not part of the text.
     drop_space: bool,
 }
 
-impl<'a> TextStream<'a> {
+impl<T: Borrow<Tokenizer>> TextStream<T> {
     /// A stream whose tokens are a text of their own: together the pieces are [`Tokenizer::decode`] of all tokens.
-    pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        TextStream { tokenizer, held: Vec::new(), drop_space: tokenizer.adds_space() }
+    pub fn new(tokenizer: T) -> Self {
+        let drop_space = tokenizer.borrow().adds_space();
+        TextStream { tokenizer, held: Vec::new(), drop_space }
     }
 
     /// A stream whose tokens continue a text: a space in front belongs to it.
-    pub fn continuing(tokenizer: &'a Tokenizer) -> Self {
+    pub fn continuing(tokenizer: T) -> Self {
         TextStream { drop_space: false, ..TextStream::new(tokenizer) }
     }
 
@@ -33,8 +37,9 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// [`crate::Error::Parameter`] if `id` is not in the vocabulary.
     pub fn push(&mut self, id: u32) -> Result<String> {
-        let mut piece = self.tokenizer.piece(id)?;
-        if self.tokenizer.is_control(id) || piece.is_empty() {
+        let tokenizer = self.tokenizer.borrow();
+        let mut piece = tokenizer.piece(id)?;
+        if tokenizer.is_control(id) || piece.is_empty() {
             return Ok(String::new());
         }
         if std::mem::take(&mut self.drop_space) {

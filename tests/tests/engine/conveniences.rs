@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use llama_core::engine::standin::Sampling;
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Request};
+use llama_core::sample::Sampling;
 
 use super::toy::{self, Expected, expected};
 
@@ -99,8 +99,8 @@ fn log_probabilities_come_with_the_tokens_and_the_prompt() {
         let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
         let want = f64::from(logits[score.token as usize] - max) - sum.ln();
         assert!((f64::from(score.logprob) - want).abs() < 1e-5, "token {i}: {} not {want}", score.logprob);
-        assert!(score.top.len() == 3 && score.top.is_sorted_by(|a, b| a.1 >= b.1));
-        assert!(score.top[0].1 >= score.logprob);
+        assert!(score.top.len() == 3 && score.top.is_sorted_by(|a, b| a.logprob >= b.logprob));
+        assert!(score.top[0].logprob >= score.logprob);
     }
     assert_eq!(Expected::from(completion), expected(&request, &[]));
 }

@@ -2,8 +2,8 @@
 
 use llama_core::Error;
 use llama_core::backend::{KvFormat, Limits};
-use llama_core::engine::standin::Sampling;
 use llama_core::engine::{Engine, EngineOptions, Request};
+use llama_core::sample::Sampling;
 
 use super::toy::{self, Expected, Toy, expected};
 
@@ -38,7 +38,41 @@ fn requests() -> Vec<(&'static str, Request)> {
 }
 
 fn samplings() -> Vec<(&'static str, Sampling)> {
-    vec![]
+    let base = Sampling::greedy;
+    let bias = |token, bias| Sampling { logit_bias: vec![(1, 0.5), (token, bias)], ..base() };
+    let mut cases = vec![
+        ("temperature", Sampling { temperature: -0.1, ..base() }),
+        ("top_p", Sampling { top_p: 0.0, ..base() }),
+        ("top_p", Sampling { top_p: 1.01, ..base() }),
+        ("top_p", Sampling { top_p: -1.0, ..base() }),
+        ("min_p", Sampling { min_p: -0.1, ..base() }),
+        ("min_p", Sampling { min_p: 1.1, ..base() }),
+        ("repetition_penalty", Sampling { repetition_penalty: 0.0, ..base() }),
+        ("repetition_penalty", Sampling { repetition_penalty: -1.0, ..base() }),
+        ("presence_penalty", Sampling { presence_penalty: 2.1, ..base() }),
+        ("presence_penalty", Sampling { presence_penalty: -2.1, ..base() }),
+        ("frequency_penalty", Sampling { frequency_penalty: 2.1, ..base() }),
+        ("frequency_penalty", Sampling { frequency_penalty: -1e39f64 as f32, ..base() }),
+        ("logit_bias", bias(97, 1.0)),
+        ("logit_bias", bias(u32::MAX, 1.0)),
+        ("logit_bias", bias(5, 100.5)),
+        ("logit_bias", bias(5, -101.0)),
+        ("logit_bias", bias(5, f32::NAN)),
+        ("logit_bias", bias(5, f32::INFINITY)),
+        ("logprobs", Sampling { logprobs: Some(21), ..base() }),
+        ("logprobs", Sampling { logprobs: Some(usize::MAX), ..base() }),
+    ];
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        cases.extend([
+            ("temperature", Sampling { temperature: odd, ..base() }),
+            ("top_p", Sampling { top_p: odd, ..base() }),
+            ("min_p", Sampling { min_p: odd, ..base() }),
+            ("repetition_penalty", Sampling { repetition_penalty: odd, ..base() }),
+            ("presence_penalty", Sampling { presence_penalty: odd, ..base() }),
+            ("frequency_penalty", Sampling { frequency_penalty: odd, ..base() }),
+        ]);
+    }
+    cases
 }
 
 fn name(error: &Error) -> &'static str {
@@ -59,6 +93,7 @@ fn name(error: &Error) -> &'static str {
 fn hostile_requests_are_refused_by_name_and_the_engine_goes_on() {
     let (model, _) = Toy::new(toy::limits(32, 4, 4, 12));
     let mut engine = Engine::new(model, None, &EngineOptions::default()).unwrap();
+    assert!(requests().len() >= 55);
     for (i, (parameter, request)) in requests().into_iter().enumerate() {
         let error = engine.submit(request).expect_err(parameter);
         assert_eq!(name(&error), parameter, "case {i}: {error}");

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use llama_core::backend::Limits;
-use llama_core::engine::standin::Sampling;
 use llama_core::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, SequenceId};
+use llama_core::sample::Sampling;
 use proptest::prelude::*;
 
 use super::toy::{self, Expected, expected};
@@ -19,15 +19,29 @@ struct Arrival {
     cancel: Option<usize>,
 }
 
+/// Greedy or not, with and without penalties, which depend on the whole history.
+fn sampling() -> impl Strategy<Value = Sampling> {
+    (prop_oneof![Just(0.0f32), Just(1.0)], any::<u64>(), any::<bool>(), prop::option::of(0usize..4)).prop_map(
+        |(temperature, seed, penalties, logprobs)| Sampling {
+            temperature,
+            seed,
+            top_k: 40,
+            repetition_penalty: if penalties { 1.5 } else { 1.0 },
+            frequency_penalty: if penalties { 0.5 } else { 0.0 },
+            logprobs,
+            ..Sampling::greedy()
+        },
+    )
+}
+
 /// Prompts are cut from a few long lists, so that prefixes coincide often and for any length.
 fn request() -> impl Strategy<Value = Request> {
     let shape = (0u64..3, 1usize..90, 1usize..60);
-    let sampling = (prop_oneof![Just(0.0f32), Just(1.0)], any::<u64>(), prop::option::of(0usize..4));
-    (shape, sampling, prop::collection::vec(0u32..97, 0..2), any::<bool>(), 0u8..6).prop_map(
-        |((list, length, max_tokens), (temperature, seed, logprobs), stop_tokens, ignore_end, scoring)| Request {
+    (shape, sampling(), prop::collection::vec(0u32..97, 0..2), any::<bool>(), 0u8..6).prop_map(
+        |((list, length, max_tokens), sampling, stop_tokens, ignore_end, scoring)| Request {
             prompt: toy::prompt(list, length),
             max_tokens: Some(if scoring == 0 { 0 } else { max_tokens }),
-            sampling: Sampling { temperature, seed, logprobs, ..Sampling::default() },
+            sampling,
             stop_tokens,
             ignore_end,
             prompt_logprobs: scoring < 2,

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::config::{Config, Rope, RopeScaling};
-use llama_core::engine::standin::{self as sample, Sampler};
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Request, Score};
 use llama_core::model::Model;
+use llama_core::sample::{History, Sampled, Sampler};
 use llama_core::{Error, Result};
 
 pub const VOCAB: usize = 97;
@@ -199,31 +199,38 @@ pub struct Expected {
 /// Generates without an engine: one token after the other, from the definition of the logits.
 pub fn expected(request: &Request, end_tokens: &[u32]) -> Expected {
     let mut expected = Expected::default();
-    let top = request.sampling.logprobs.unwrap_or(0);
-    if request.prompt_logprobs {
-        for i in 1..request.prompt.len() {
-            expected.prompt.push(sample::score(&logits(&request.prompt[..i]), request.prompt[i], top));
-        }
+    let mut sampler = Sampler::new(VOCAB);
+    let (prompt, sampling) = (&request.prompt, &request.sampling);
+    for i in 1..prompt.len() * usize::from(request.prompt_logprobs) {
+        let sampled = sampler.score(&logits(&prompt[..i]), prompt[i], sampling.logprobs.unwrap_or(0)).unwrap();
+        expected.prompt.extend(score(sampled));
     }
-    let mut sampler = Sampler::new();
-    let mut history = request.prompt.clone();
-    for _ in 0..request.max_tokens.unwrap_or(256 - request.prompt.len()) {
-        let sampled = sampler.sample(&mut logits(&history), &request.sampling, &history, history.len()).unwrap();
+    let mut tokens = prompt.clone();
+    for _ in 0..request.max_tokens.unwrap_or(256 - prompt.len()) {
+        let history = History { tokens: &tokens, prompt: prompt.len() };
+        let sampled = sampler.sample(&logits(&tokens), sampling, history, tokens.len() as u64 - 1).unwrap();
         let token = sampled.token;
-        history.push(token);
+        expected.scores.extend(score(sampled));
         expected.tokens.push(token);
-        expected.scores.extend(sampled.logprob.map(|logprob| Score { token, logprob, top: sampled.top }));
-        if request.stop_tokens.contains(&token) {
-            expected.finish = format!("{:?}", Finish::StopToken(token));
-            return expected;
-        }
-        if end_tokens.contains(&token) && !request.ignore_end {
-            expected.finish = format!("{:?}", Finish::End(token));
+        tokens.push(token);
+        if let Some(finish) = end(request, token, end_tokens) {
+            expected.finish = format!("{finish:?}");
             return expected;
         }
     }
     expected.finish = format!("{:?}", Finish::Length);
     expected
+}
+
+fn score(sampled: Sampled<'_>) -> Option<Score> {
+    sampled.logprob.map(|logprob| Score { token: sampled.token, logprob, top: sampled.top.to_vec() })
+}
+
+fn end(request: &Request, token: u32, end_tokens: &[u32]) -> Option<Finish> {
+    if request.stop_tokens.contains(&token) {
+        return Some(Finish::StopToken(token));
+    }
+    (end_tokens.contains(&token) && !request.ignore_end).then_some(Finish::End(token))
 }
 
 impl From<Completion> for Expected {
