@@ -1,6 +1,6 @@
 //! The engine: many requests in, tokens and text out, one ragged batch a step.
 //!
-//! [`Engine::submit`] checks a [`Request`] and queues it; [`Engine::step`] plans a batch ([`scheduler`](self)), runs the
+//! [`Engine::submit`] checks a [`Request`] and queues it; [`Engine::step`] plans a batch (`scheduler.rs`), runs the
 //! model once, samples a token for every sequence whose tokens all have their KV, and reports what happened as
 //! [`Event`]s. New requests join and finished ones leave between any two steps (Orca's iteration-level scheduling,
 //! Yu et al., OSDI 2022), and prompts are worked through in chunks beside the other sequences' decoding (Sarathi-Serve,
@@ -29,6 +29,7 @@ pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
 
 use std::sync::Arc;
 
+use crate::backend::Limits;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -102,7 +103,7 @@ impl Engine {
             steps: 0,
             rows: 0,
             outbox: Vec::new(),
-            batch: Batch::new(),
+            batch: roomy_batch(&limits),
             logits: Vec::with_capacity(limits.outputs.saturating_mul(vocab)),
             sampler: Sampler::new(vocab),
         })
@@ -214,4 +215,16 @@ impl Engine {
             }
         }
     }
+}
+
+/// An empty batch that seldom has to grow: only sequences that share blocks can list more of them than there are.
+fn roomy_batch(limits: &Limits) -> Batch {
+    let mut batch = Batch::new();
+    batch.tokens.reserve(limits.tokens);
+    batch.positions.reserve(limits.tokens);
+    batch.q_indptr.reserve(limits.sequences);
+    batch.kv_indptr.reserve(limits.sequences);
+    batch.block_ids.reserve(limits.blocks);
+    batch.outputs.reserve(limits.outputs);
+    batch
 }
