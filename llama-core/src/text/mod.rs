@@ -1,6 +1,7 @@
 //! Text: tokenizers, streaming of tokens to text, chat templates.
 
 mod bytes;
+mod chat;
 mod gguf;
 mod huggingface;
 mod json;
@@ -12,6 +13,7 @@ mod stream;
 mod tokenizer;
 mod vocab;
 
+pub use chat::{ChatTemplate, Date, Message, RenderOptions, Trust};
 pub use pretokenize::Pattern;
 pub use special::Specials;
 pub use stop::{Emitted, StopMatcher};

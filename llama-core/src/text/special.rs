@@ -88,6 +88,24 @@ impl SpecialTokens {
         }
     }
 
+    /// Calls `span` with the control tokens' spellings in `text` and with what lies between, saying which it is. Together
+    /// the spans are the whole text.
+    pub fn spans<'a>(&self, text: &'a str, mut span: impl FnMut(&'a str, bool)) {
+        let (mut start, mut at) = (0, 0);
+        while at < text.len() {
+            match self.longest_at(&text.as_bytes()[at..], Specials::Parse) {
+                Some((special, length)) if special.control => {
+                    span(&text[start..at], false);
+                    span(&text[at..at + length], true);
+                    at += length;
+                    start = at;
+                }
+                _ => at += 1,
+            }
+        }
+        span(&text[start..], false);
+    }
+
     /// The longest special token at the front of `bytes`, and its length. A spelling is valid UTF-8, so a match starts
     /// and ends between characters.
     fn longest_at(&self, bytes: &[u8], specials: Specials) -> Option<(Special, usize)> {
