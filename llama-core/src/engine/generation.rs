@@ -20,6 +20,16 @@ impl Engine {
     /// Submits a request and returns its events one by one, the last with its `finish`.
     ///
     /// An error of the model is the iterator's last item, and cancels the request.
+    ///
+    /// ```
+    /// # use llama_core::engine::{Engine, Request};
+    /// # fn show(engine: &mut Engine, prompt: Vec<u32>) -> llama_core::Result<()> {
+    /// for event in engine.generate(Request::new(prompt))? {
+    ///     print!("{}", event?.text);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn generate(&mut self, request: Request) -> Result<Generation<'_>> {
         let id = self.submit(request)?;
         Ok(Generation { engine: self, id, ready: VecDeque::new(), ended: false })

@@ -87,16 +87,18 @@ impl Engine {
         let limits = *model.limits();
         let vocab = model.config().vocab;
         options::check(&limits)?;
-        request::in_vocabulary("end_tokens", &options.end_tokens, vocab)?;
         let known = tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab());
         if known > vocab {
             let problem = format!("has {known} tokens, and the model's embedding {vocab}");
             return Err(Error::tokenizer("vocabulary", problem));
         }
+        let named = || tokenizer.as_ref().map_or(Vec::new(), |tokenizer| tokenizer.end_tokens().to_vec());
+        let end_tokens = options.end_tokens.clone().unwrap_or_else(named);
+        request::in_vocabulary("end_tokens", &end_tokens, vocab)?;
         Ok(Engine {
             model,
             tokenizer,
-            end_tokens: options.end_tokens.clone(),
+            end_tokens,
             prefix_cache: options.prefix_cache,
             scheduler: Scheduler::new(limits),
             submitted: 0,

@@ -36,8 +36,8 @@ pub struct EngineOptions {
     pub memory_limit: Option<u64>,
     /// Whether sequences that start with the same tokens share blocks, also one after the other.
     pub prefix_cache: bool,
-    /// Tokens that end a generation, as the model's file names them.
-    pub end_tokens: Vec<u32>,
+    /// Tokens that end a generation. `None`: those the tokenizer's file names.
+    pub end_tokens: Option<Vec<u32>>,
 }
 
 impl Default for EngineOptions {
@@ -50,7 +50,7 @@ impl Default for EngineOptions {
             cache_blocks: None,
             memory_limit: None,
             prefix_cache: true,
-            end_tokens: Vec::new(),
+            end_tokens: None,
         }
     }
 }

@@ -108,7 +108,7 @@ fn log_probabilities_come_with_the_tokens_and_the_prompt() {
 #[test]
 fn end_tokens_and_stop_tokens_end_and_are_reported() {
     let free = expected(&request(1, 30), &[]).tokens;
-    let options = EngineOptions { end_tokens: vec![free[10]], ..EngineOptions::default() };
+    let options = EngineOptions { end_tokens: Some(vec![free[10]]), ..EngineOptions::default() };
     let mut engine = toy::engine(toy::limits(64, 4, 4, 64), &options);
     let at = free.iter().position(|&token| token == free[10]).unwrap();
     let got = engine.complete(request(1, 30)).unwrap();

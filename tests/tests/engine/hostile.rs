@@ -114,7 +114,7 @@ fn both_numbers_of_an_overflow_are_given() {
 
 #[test]
 fn end_tokens_outside_the_vocabulary_are_refused() {
-    let options = EngineOptions { end_tokens: vec![2, 97], ..EngineOptions::default() };
+    let options = EngineOptions { end_tokens: Some(vec![2, 97]), ..EngineOptions::default() };
     let error = Engine::new(Toy::new(toy::limits(32, 4, 4, 12)).0, None, &options).err().unwrap();
     assert_eq!(name(&error), "end_tokens");
 }

@@ -98,7 +98,7 @@ impl Watch {
 }
 
 fn check(limits: Limits, prefix_cache: bool, end_tokens: Vec<u32>, arrivals: &[Arrival]) {
-    let options = EngineOptions { prefix_cache, end_tokens, ..EngineOptions::default() };
+    let options = EngineOptions { prefix_cache, end_tokens: Some(end_tokens.clone()), ..EngineOptions::default() };
     let mut engine = toy::engine(limits, &options);
     let mut watch = Watch::default();
     let mut submitted = Vec::new();
@@ -115,7 +115,7 @@ fn check(limits: Limits, prefix_cache: bool, end_tokens: Vec<u32>, arrivals: &[A
     }
     assert_eq!(engine.stats().blocks_used, 0, "blocks leaked");
     for (id, arrival) in submitted {
-        let want = expected(&arrival.request, &options.end_tokens);
+        let want = expected(&arrival.request, &end_tokens);
         let got = watch.completion(id);
         if matches!(got.finish, Finish::Cancelled) {
             assert!(arrival.cancel.is_some() && want.tokens.starts_with(&got.tokens));

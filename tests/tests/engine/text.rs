@@ -87,8 +87,7 @@ fn engine(script: &[u32]) -> Engine {
     let tokenizer = tokenizer();
     let config = Config { vocab: tokenizer.vocab() + PADDING, ..toy::config() };
     let model = Script { config, limits: toy::limits(64, 4, 4, 64), script: script.to_vec() };
-    let options = EngineOptions { end_tokens: tokenizer.end_tokens().to_vec(), ..EngineOptions::default() };
-    Engine::new(Box::new(model), Some(tokenizer), &options).unwrap()
+    Engine::new(Box::new(model), Some(tokenizer), &EngineOptions::default()).unwrap()
 }
 
 /// What the script becomes after `BOS`, and the pieces in which it came.
