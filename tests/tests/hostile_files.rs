@@ -10,6 +10,7 @@ use llama_tests::hostile::{Case, folder, folder_cases, gguf_cases, gguf_model_ca
 /// What happens when `bytes` are opened as a file called `name`.
 fn open(folder: &Path, name: &str, bytes: &[u8]) -> llama_core::Result<Checkpoint> {
     let path = folder.join(name);
+    let _ = std::fs::remove_file(&path);
     std::fs::write(&path, bytes).unwrap();
     Checkpoint::open(path)
 }
