@@ -1,3 +1,3 @@
-//! What the benchmarks share.
+//! What the benchmarks share: the machine's ceilings.
 
 pub mod ceiling;
