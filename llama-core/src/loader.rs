@@ -21,7 +21,7 @@ impl Loader {
         Ok(Loader { checkpoint: Checkpoint::open(path)?, options: EngineOptions::default() })
     }
 
-    /// Replaces the options. End tokens left empty are taken from the checkpoint.
+    /// Replaces the options.
     pub fn options(mut self, options: EngineOptions) -> Self {
         self.options = options;
         self
@@ -61,11 +61,7 @@ impl Loader {
     pub fn load_with<B: Backend>(self, backend: B, mut progress: impl FnMut(Progress)) -> Result<Engine> {
         let limits = self.limits(&backend)?;
         let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
-        let mut options = self.options;
-        if options.end_tokens.is_empty() {
-            options.end_tokens = tokenizer.end_tokens().to_vec();
-        }
-        let model = Llama::load(backend, &self.checkpoint, limits, options.memory_limit, &mut progress)?;
-        Engine::new(Box::new(model), Some(tokenizer), &options)
+        let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
+        Engine::new(Box::new(model), Some(tokenizer), &self.options)
     }
 }

@@ -136,7 +136,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 impl Bench {
     fn load(arguments: &Arguments) -> Result<Self> {
         let checkpoint = Checkpoint::open(&arguments.model)?;
-        let cpu = Cpu::new(CpuOptions { threads: arguments.threads, tier: arguments.tier, numerics: Numerics::Default })?;
+        let cpu =
+            Cpu::new(CpuOptions { threads: arguments.threads, tier: arguments.tier, numerics: Numerics::Default })?;
         let (count, tier) = (cpu.threads(), cpu.tier());
         let context = arguments.prompt.max(arguments.context + arguments.generate) + 1;
         let limits = Limits {

@@ -34,7 +34,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sample::Sampler;
-use crate::text::Tokenizer;
+use crate::text::{Specials, Tokenizer};
 
 use scheduler::Scheduler;
 use sequence::Sequence;
@@ -119,6 +119,17 @@ impl Engine {
     /// The tokenizer, where there is one.
     pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         self.tokenizer.as_ref()
+    }
+
+    /// A prompt as tokens, with the begin-of-sequence token where the model wants one.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the engine has no tokenizer; otherwise as [`Tokenizer::encode_prompt`].
+    pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.encode_prompt(text, specials),
+            None => Err(Error::tokenizer("tokenizer", "this engine was made without one")),
+        }
     }
 
     /// Queues a request.
