@@ -78,10 +78,10 @@ fn regular(path: &Path, metadata: &Metadata) -> Result<()> {
 
 #[allow(unsafe_code)]
 fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the map is read-only and private to this process's view; every reader treats its bytes as untrusted data
-    // (plain integers and UTF-8 that is checked when read, then copied), so a concurrent writer can make values wrong
-    // but breaks no invariant of a Rust type that outlives one read. Truncation by another process raises SIGBUS on
-    // access, which ends the process and corrupts nothing; docs and `Map::verify` say how to avoid it.
+    // SAFETY: a map must not change while its bytes are borrowed. It is read-only, and no program can be kept from
+    // writing into the file, so this obligation is passed on to whoever owns the file (see the module's documentation).
+    // Should it be broken: weights are plain bytes, of which none is invalid, so they are merely wrong; text is checked
+    // and copied while a checkpoint is opened; a shortened file ends the process by SIGBUS, which corrupts nothing.
     unsafe { memmap2::Mmap::map(file) }
 }
 

@@ -288,7 +288,11 @@ fn config() -> Vec<Case<Folder>> {
             f.replace("config.json", piece, by);
         })
     };
-    CONFIGS.iter().map(case).collect()
+    let three_of_four = changed("three KV heads for four heads", &["num_key_value_heads", "does not divide"], |f| {
+        f.replace("config.json", "\"num_attention_heads\": 2", "\"num_attention_heads\": 4");
+        f.replace("config.json", "\"num_key_value_heads\": 1", "\"num_key_value_heads\": 3");
+    });
+    CONFIGS.iter().map(case).chain([three_of_four]).collect()
 }
 
 fn weights() -> Vec<Case<Folder>> {

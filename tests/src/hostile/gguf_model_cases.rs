@@ -115,6 +115,9 @@ fn sizes() -> Cases {
         cases.push(with(format!("block_count {name}"), &["hyperparameter llama.block_count"], key, value));
     }
     let key = "llama.attention.head_count_kv";
+    cases.push(changed("three KV heads for four heads", &[key, "does not divide"], |f| {
+        f.set("llama.attention.head_count", Value::u32(4)).set(key, Value::u32(3));
+    }));
     cases.push(with("a KV head count for two layers", &[key, "each of 1 layers"], key, Value::i32s(&[1, 1])));
     cases.push(with("no KV head count at all", &[key, "each of 1 layers"], key, Value::i32s(&[])));
     cases.push(with("a negative KV head count", &[key, "each of 1 layers"], key, Value::i32s(&[-1])));
