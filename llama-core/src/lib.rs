@@ -6,11 +6,13 @@ pub mod backend;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod kv;
 pub mod model;
 pub mod numerics;
 pub mod sample;
+pub mod text;
 
 pub use error::{Error, Result};

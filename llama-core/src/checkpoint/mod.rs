@@ -1,8 +1,184 @@
 //! Model files: mapped, parsed without trust, and read as borrowed views.
+//!
+//! [`Checkpoint::open`] takes a GGUF file (any shard of a split one), a Hugging Face folder, or one `.safetensors` file
+//! in such a folder. Everything that loading relies on is checked there: sizes are possible, every tensor of the graph
+//! is present in its right shape and a known format, ids of special tokens exist. What opens, loads.
+//!
+//! [`gguf::File`] and [`safetensors::File`] read the containers alone.
 
+mod folder;
 pub mod gguf;
+mod json;
 mod lookup;
 pub mod map;
+mod names;
+pub mod safetensors;
+mod shards;
 mod view;
 
+use std::collections::HashMap;
+use std::path::Path;
+
+pub use folder::Folder;
+pub use names::Name;
+pub use shards::TensorInfo;
 pub use view::TensorView;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use shards::{Shard, Shards};
+
+/// An opened model: its sizes and its weights, whatever the files' format.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: Config,
+    shards: Shards,
+    roles: HashMap<Name, usize>,
+    end_tokens: Vec<u32>,
+    chat_template: Option<String>,
+    folder: Option<Folder>,
+}
+
+impl Checkpoint {
+    /// Opens and checks a model.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::File`] for files that cannot be read or are malformed, [`Error::Config`] and
+    /// [`Error::Tensor`] for models that cannot be, [`Error::Unsupported`] for those that are not Llamas.
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        if metadata.is_dir() {
+            Checkpoint::open_folder(path, None)
+        } else if path.extension().is_some_and(|extension| extension == "safetensors") {
+            Checkpoint::open_folder(parent(path), Some(path))
+        } else {
+            Checkpoint::open_gguf(path)
+        }
+    }
+
+    fn open_gguf(path: &Path) -> Result<Checkpoint> {
+        let files = gguf::open_all(path)?;
+        let shards = Shards::new(files.into_iter().map(Shard::Gguf).collect())?;
+        let Some(Shard::Gguf(first)) = shards.files().first() else { unreachable!("open_all returns a file") };
+        let metadata = first.metadata();
+        let config = gguf::config(metadata, &shards)?;
+        gguf::check_vocabulary(metadata, config.vocab)?;
+        let end_tokens = gguf::end_tokens(metadata)?;
+        let chat_template = metadata.string("tokenizer.chat_template")?.map(str::to_owned);
+        let roles = roles(&shards, &config, |name| Some(name.gguf()))?;
+        Ok(Checkpoint { config, shards, roles, end_tokens, chat_template, folder: None })
+    }
+
+    fn open_folder(path: &Path, weights: Option<&Path>) -> Result<Checkpoint> {
+        let folder = Folder::open(path)?;
+        let config = folder.config()?;
+        let end_tokens = folder.end_tokens(config.vocab)?;
+        let chat_template = folder.chat_template()?;
+        let shards = Shards::new(folder.weights(weights)?.into_iter().map(Shard::Safetensors).collect())?;
+        let roles = roles(&shards, &config, |name| name.hf().filter(|_| !(config.tied && name == Name::Head)))?;
+        folder.check_biases(&roles)?;
+        Ok(Checkpoint { config, shards, roles, end_tokens, chat_template, folder: Some(folder) })
+    }
+
+    /// Sizes and rotary embedding.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The tensor in a role, if the model has it.
+    pub fn find(&self, name: Name) -> Option<TensorView<'_>> {
+        self.shards.view(*self.roles.get(&name)?).ok()
+    }
+
+    /// The tensor in a role.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the model has none: a bias, a tied model's head, divisors.
+    pub fn view(&self, name: Name) -> Result<TensorView<'_>> {
+        match self.roles.get(&name) {
+            Some(&tensor) => self.shards.view(tensor),
+            None => Err(Error::tensor(name.gguf(), "is not in this model")),
+        }
+    }
+
+    /// All tensors, file by file.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
+        self.shards.iter()
+    }
+
+    /// Names of the tensors that the graph does not use.
+    pub fn unused(&self) -> impl Iterator<Item = &str> {
+        let used: std::collections::HashSet<usize> = self.roles.values().copied().collect();
+        self.shards.iter().enumerate().filter(move |(i, _)| !used.contains(i)).map(|(_, tensor)| tensor.name)
+    }
+
+    /// Key-value pairs, where the model is a GGUF; of the first shard, where it is split.
+    pub fn metadata(&self) -> Option<&gguf::Metadata> {
+        match self.shards.files().first() {
+            Some(Shard::Gguf(file)) => Some(file.metadata()),
+            _ => None,
+        }
+    }
+
+    /// The folder with its JSON files, where the model is one.
+    pub fn folder(&self) -> Option<&Folder> {
+        self.folder.as_ref()
+    }
+
+    /// Ids that end a generation, as the files name them: each once, in the files' order, less than `vocab`.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        self.end_tokens.clone()
+    }
+
+    /// Jinja source of the chat template.
+    pub fn chat_template_source(&self) -> Option<String> {
+        self.chat_template.clone()
+    }
+
+    /// Bytes of all weight files.
+    pub fn file_bytes(&self) -> u64 {
+        self.shards.file_bytes()
+    }
+
+    /// An error if a weight file was written to, or changed its length, since it was opened. Worth asking while weights
+    /// are prepared: see [`map`].
+    pub fn verify(&self) -> Result<()> {
+        self.shards.verify()
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Which tensor has which role: all that the graph needs, in the shapes it needs, in formats it reads.
+fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String>) -> Result<HashMap<Name, usize>> {
+    let mut roles = HashMap::new();
+    for name in Name::all(config) {
+        let Some(spelling) = spell(name) else { continue };
+        match shards.find(&spelling) {
+            Some(tensor) => {
+                check_tensor(shards, tensor, name, config)?;
+                roles.insert(name, tensor);
+            }
+            None if name.is_bias() || name == Name::RopeFreqs || (name == Name::Head && config.tied) => {}
+            None => return Err(Error::tensor(spelling, "is missing")),
+        }
+    }
+    Ok(roles)
+}
+
+fn check_tensor(shards: &Shards, tensor: usize, name: Name, config: &Config) -> Result<()> {
+    let info = shards.info(tensor);
+    let (rows, cols) = name.shape(config);
+    if (info.rows, info.cols) != (rows, cols) {
+        let problem = format!("is [{}, {}]; [{rows}, {cols}] was expected", info.rows, info.cols);
+        return Err(Error::tensor(info.name, problem));
+    }
+    let format = shards.view(tensor)?.format();
+    match name.is_vector() && format.is_quantised() {
+        true => Err(Error::tensor(info.name, format!("is a vector stored as {}; a float was expected", format.name()))),
+        false => Ok(()),
+    }
+}

@@ -29,9 +29,9 @@ mod tests {
 
     #[test]
     fn every_scale_and_min_survives_packing() {
-        for k in 0..64u8 {
-            let scales = std::array::from_fn(|i| k.wrapping_add(9 * i as u8) & 63);
-            let mins = std::array::from_fn(|i| k.wrapping_mul(5).wrapping_add(17 * i as u8) & 63);
+        for k in 0..64usize {
+            let scales = std::array::from_fn(|i| ((k + 9 * i) & 63) as u8);
+            let mins = std::array::from_fn(|i| ((k * 5 + 17 * i) & 63) as u8);
             let packed = pack(scales, mins);
             for i in 0..8 {
                 assert_eq!(get(&packed, i), (scales[i], mins[i]));

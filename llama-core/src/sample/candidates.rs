@@ -1,11 +1,11 @@
 //! The tokens that may be drawn: their weights, the cuts by top-k, top-p and min-p, and the draw.
 //!
-//! Nothing sorts the vocabulary: top-k selects, top-p sorts only as long a prefix as it needs, and without either tokens
-//! keep the order of their ids. Every sum runs in a fixed order, so that a draw is the same everywhere.
+//! Nothing sorts the vocabulary: top-k selects, top-p drops the tail and sorts as long a prefix as it needs, and without
+//! either tokens keep the order of their ids. Every sum runs in a fixed order, so that a draw is the same everywhere.
 
 use std::cmp::Ordering;
 
-use super::weight;
+use super::elementary::exp;
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy)]
@@ -58,14 +58,18 @@ impl Candidates {
     pub fn weigh(&mut self, temperature: f32) {
         let max = self.0.iter().fold(f32::NEG_INFINITY, |max, c| max.max(c.logit));
         for c in &mut self.0 {
-            c.weight = weight((c.logit - max) / temperature);
+            c.weight = exp((c.logit - max) / temperature);
         }
     }
 
     /// Keeps the fewest most probable tokens whose probabilities reach `p` of all that are left (Holtzman et al. 2020,
     /// "The curious case of neural text degeneration", arXiv:1904.09751), in order.
     pub fn top_p(&mut self, p: f32) {
-        let enough = f64::from(p) * self.total();
+        let total = self.total();
+        let enough = f64::from(p) * total;
+        // Together, all tokens this improbable make up less than 1 - p: the others reach p without them.
+        let needless = (1.0 - f64::from(p)) * total / self.0.len() as f64;
+        self.0.retain(|c| f64::from(c.weight) >= needless);
         let (mut sum, mut sorted) = (0.0, 0);
         while sorted < self.0.len() {
             let end = self.0.len().min(FIRST_PREFIX.max(4 * sorted));

@@ -1,6 +1,6 @@
 //! Log-probabilities of the model's own distribution: before bias, penalties, temperature and truncation.
 
-use super::weight;
+use super::elementary::{exp, ln};
 
 /// A token and the logarithm of its probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,7 +14,7 @@ pub struct Logprob {
 /// The logarithm of the sum of the exponentials, so that a logit less this is a log-probability.
 pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().fold(f32::NEG_INFINITY, |max, &v| max.max(v));
-    f64::from(max) + ln(logits.iter().map(|&v| f64::from(weight(v - max))).sum())
+    f64::from(max) + ln(logits.iter().map(|&v| f64::from(exp(v - max))).sum())
 }
 
 /// Replaces `out` by the `n` most probable tokens, most probable first; of equals the lower id first.
@@ -39,32 +39,9 @@ pub(super) fn logprob(logit: f32, log_sum: f64) -> f32 {
     ((f64::from(logit) - log_sum) as f32).min(0.0)
 }
 
-/// Natural logarithm of a positive normal number, from multiplications, divisions and additions alone, so that every
-/// machine agrees: `x = m 2^e` with `m` in `[1/sqrt 2, sqrt 2)`, `ln m = 2 atanh((m - 1) / (m + 1))` by its series.
-fn ln(x: f64) -> f64 {
-    const FRACTION: u64 = (1 << 52) - 1;
-    let exponent = (x.to_bits() >> 52) as i32 - 1023;
-    let m = f64::from_bits(x.to_bits() & FRACTION | 1023 << 52);
-    let (m, exponent) = if m < std::f64::consts::SQRT_2 { (m, exponent) } else { (m / 2.0, exponent + 1) };
-    let z = (m - 1.0) / (m + 1.0);
-    // z^2 < 0.0295: the first term left out is below 2^-53.
-    let series = (0..=10).rev().fold(0.0, |sum, k| sum * z * z + 1.0 / f64::from(2 * k + 1));
-    f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * z * series
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ln_agrees_with_the_library() {
-        for i in 1..200_000 {
-            let x = f64::from(i) * f64::from(i) * 1e-4;
-            let want = x.ln();
-            assert!((ln(x) - want).abs() <= 4e-16 * want.abs().max(1.0), "ln({x}) = {} not {want}", ln(x));
-        }
-        assert_eq!(ln(1.0), 0.0);
-    }
 
     #[test]
     fn logprobs_are_those_of_softmax() {

@@ -3,12 +3,13 @@
 //! The order of the stages is that of transformers and vLLM: bias, penalties, temperature, top-k, top-p, min-p, draw.
 //! Temperature 0 takes the most probable token after bias and penalties; of equals the one with the lowest id.
 //!
-//! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are
-//! [`numerics::exp`], sums have a fixed order, and the random number comes from a counter (`philox.rs`). So a sequence's
+//! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own
+//! (`elementary.rs`), sums have a fixed order, and the random number comes from a counter (`philox.rs`). So a sequence's
 //! text doesn't depend on what else ran, and a sequence that is evicted and evaluated again continues as it would have.
 
 mod adjust;
 mod candidates;
+mod elementary;
 mod logprobs;
 mod philox;
 #[cfg(test)]
@@ -17,7 +18,6 @@ mod tests;
 pub use logprobs::Logprob;
 
 use crate::error::{Error, Result};
-use crate::numerics;
 use adjust::{Tally, adjust};
 use candidates::Candidates;
 
@@ -212,13 +212,29 @@ impl Sampler {
         assert_eq!(logits.len(), self.adjusted.len(), "logits and vocabulary");
         check_finite(logits)?;
         let token = self.pick(logits, sampling, history, position).ok_or(Refusal::NothingAllowed)?;
+        Ok(self.report(logits, token, sampling.logprobs))
+    }
+
+    /// Reports on `token`, which is given, as if it had been picked: its log-probability and the `n` most probable.
+    ///
+    /// # Errors
+    /// A [`Refusal`], if a logit is not finite.
+    ///
+    /// # Panics
+    /// If `token` has no logit.
+    pub fn score(&mut self, logits: &[f32], token: u32, n: usize) -> Result<Sampled<'_>, Refusal> {
+        check_finite(logits)?;
+        Ok(self.report(logits, token, Some(n)))
+    }
+
+    fn report(&mut self, logits: &[f32], token: u32, logprobs: Option<usize>) -> Sampled<'_> {
         self.top.clear();
-        let logprob = sampling.logprobs.map(|n| {
+        let logprob = logprobs.map(|n| {
             let log_sum = logprobs::log_sum_exp(logits);
             logprobs::most_probable(logits, log_sum, n, &mut self.top);
             logprobs::logprob(logits[token as usize], log_sum)
         });
-        Ok(Sampled { token, logprob, top: &self.top })
+        Sampled { token, logprob, top: &self.top }
     }
 
     fn pick(&mut self, logits: &[f32], sampling: &Sampling, history: History<'_>, position: u64) -> Option<u32> {
@@ -267,9 +283,4 @@ fn check_finite(logits: &[f32]) -> Result<(), Refusal> {
         None => Ok(()),
         Some(i) => Err(Refusal::NotFinite { token: i as u32, value: logits[i] }),
     }
-}
-
-/// `e^x` for `x <= 0`; 0 where [`numerics::exp`] would saturate, so that what is all but impossible is impossible.
-fn weight(x: f32) -> f32 {
-    if x < numerics::EXP_MIN { 0.0 } else { numerics::exp(x) }
 }

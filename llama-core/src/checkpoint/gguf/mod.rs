@@ -14,10 +14,12 @@
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod config;
 mod reader;
 mod split;
 mod tensor;
 mod value;
+mod vocabulary;
 
 use std::path::Path;
 
@@ -30,7 +32,9 @@ use super::map::Map;
 use super::view::TensorView;
 use crate::error::{Error, Result};
 
-pub(crate) use split::open_all;
+pub(super) use config::config;
+pub(super) use split::open_all;
+pub(super) use vocabulary::{check_vocabulary, end_tokens};
 
 /// One GGUF file, mapped and parsed. No claim about the model in it is checked: see [`super::Checkpoint`].
 #[derive(Debug)]

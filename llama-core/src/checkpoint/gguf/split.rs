@@ -12,7 +12,7 @@ const COUNT: &str = "split.count";
 const TENSORS: &str = "split.tensors.count";
 
 /// Opens `path` and, where it is a shard, all others of its model, in order.
-pub(crate) fn open_all(path: &Path) -> Result<Vec<File>> {
+pub(in crate::checkpoint) fn open_all(path: &Path) -> Result<Vec<File>> {
     let file = File::open(path)?;
     let count = file.metadata().u32(COUNT)?.unwrap_or(1);
     match count {

@@ -251,6 +251,11 @@ impl Metadata {
         self.integer(key)
     }
 
+    /// An integer of any width that a `usize` can hold.
+    pub fn usize(&self, key: &str) -> Result<Option<usize>> {
+        self.integer(key)
+    }
+
     /// A float of either width.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
         self.typed(key, "f32", |value| match *value {
@@ -294,12 +299,21 @@ impl Metadata {
         })
     }
 
-    /// An array of u32.
-    pub fn u32s(&self, key: &str) -> Result<Option<&[u32]>> {
-        self.typed(key, "array of u32", |value| match value {
-            Value::Array(Array::U32(v)) => Some(v.as_slice()),
-            _ => None,
-        })
+    /// An integer, or an array of equal integers with one for each of `layers`.
+    pub(super) fn usize_per_layer(&self, key: &str, layers: usize) -> Result<Option<usize>> {
+        let values: Vec<i128> = match self.get(key) {
+            Some(Value::Array(Array::I32(v))) => v.iter().map(|&v| v.into()).collect(),
+            Some(Value::Array(Array::U32(v))) => v.iter().map(|&v| v.into()).collect(),
+            _ => return self.usize(key),
+        };
+        match values.first().map(|&first| usize::try_from(first)) {
+            Some(Ok(first)) if values.len() == layers && values.iter().all(|v| *v == first as i128) => Ok(Some(first)),
+            _ => {
+                let problem =
+                    format!("has {} values that are not one number for each of {layers} layers", values.len());
+                Err(Error::config(key, problem))
+            }
+        }
     }
 
     fn integer<T: TryFrom<i128>>(&self, key: &str) -> Result<Option<T>> {

@@ -1,4 +1,4 @@
-//! Plain Rust: the tier every other one is tested against.
+//! Plain Rust: any CPU, and the tier every other one is tested against.
 
 pub mod attention;
 pub(super) mod linear;

@@ -1,5 +1,11 @@
 //! A model's sizes and rotary frequencies, whichever file they came from.
 
+mod check;
+mod rope;
+
+pub(crate) use check::Keys;
+pub(crate) use rope::yarn_scale;
+
 use crate::backend::{AttentionShape, RopeLayout};
 
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
@@ -90,7 +96,7 @@ pub enum RopeScaling {
         /// Context before stretching.
         original: usize,
     },
-    /// A divisor for each frequency (`rope_freqs.weight` of a GGUF), after dividing positions by `factor`.
+    /// A divisor for each frequency: `rope_freqs.weight` of a GGUF, times its linear factor where it has one.
     Divisors {
         /// `[dims / 2]`.
         divisors: Vec<f32>,
@@ -110,21 +116,6 @@ impl Config {
             layout: self.rope.layout,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             window: self.window,
-        }
-    }
-}
-
-impl Rope {
-    /// `[dims / 2]` radians per position, for sequences of at most `context` positions.
-    pub fn inv_freq(&self, _context: usize) -> Vec<f32> {
-        (0..self.dims / 2).map(|i| (1.0 / self.theta.powf(2.0 * i as f64 / self.dims as f64)) as f32).collect()
-    }
-
-    /// Multiplies cosine and sine.
-    pub fn scale(&self) -> f32 {
-        match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
-            _ => 1.0,
         }
     }
 }

@@ -1,0 +1,67 @@
+//! Typed reading of a JSON object whose errors name the key. `null` is the same as absent, as transformers has it.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Object<'a>(pub(super) &'a Map<String, Value>);
+
+impl<'a> Object<'a> {
+    pub(super) fn get(self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn size(self, key: &str) -> Result<Option<usize>> {
+        let whole = |value: &Value| usize::try_from(value.as_u64()?).ok();
+        self.typed(key, "a whole number that is not negative", whole)
+    }
+
+    pub(super) fn required(self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| Error::config(key, "is missing"))
+    }
+
+    pub(super) fn number(self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    pub(super) fn bool(self, key: &str) -> Result<Option<bool>> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    pub(super) fn string(self, key: &str) -> Result<Option<&'a str>> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    pub(super) fn object(self, key: &str) -> Result<Option<Object<'a>>> {
+        self.typed(key, "an object", |value| value.as_object().map(Object))
+    }
+
+    /// One id or a list of them, each less than `vocab`.
+    pub(super) fn ids(self, key: &str, vocab: usize) -> Result<Vec<u32>> {
+        let one = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|&id| (id as usize) < vocab);
+        let ids = self.typed(key, &format!("an id, or a list of ids, less than {vocab}"), |value| match value {
+            Value::Array(list) => list.iter().map(one).collect(),
+            single => one(single).map(|id| vec![id]),
+        })?;
+        Ok(ids.unwrap_or_default())
+    }
+
+    fn typed<T>(self, key: &str, expected: &str, of: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match of(value) {
+            Some(typed) => Ok(Some(typed)),
+            None => Err(Error::config(key, format!("is {}; {expected} was expected", shortened(value)))),
+        }
+    }
+}
+
+/// A value as JSON, cut where it is long.
+fn shortened(value: &Value) -> String {
+    match value {
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(object) => format!("an object of {} keys", object.len()),
+        Value::String(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,166 @@
+//! A Hugging Face folder: config.json, one or many safetensors files, the tokenizer's files.
+//!
+//! Files are taken from the folder itself and nowhere else: names in an index have no path, and links may lead to other
+//! files of the folder or, in the hub's cache, from `snapshots/<revision>/` to the `blobs/` beside it.
+
+mod config;
+mod json;
+mod rope;
+mod weights;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use self::json::Object;
+use super::json as file;
+use super::names::Name;
+use super::safetensors;
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// An opened folder. Its JSON files are read when it is opened, its weights and tokenizer when asked for.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    config: Map<String, Value>,
+    generation: Map<String, Value>,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Folder> {
+        let config = match confined(path, "config.json")? {
+            Some(path) => file::object(&path)?,
+            None => return Err(Error::file(path, "config.json", 0, "is not in this folder")),
+        };
+        let generation = match confined(path, "generation_config.json")? {
+            Some(path) => file::object(&path)?,
+            None => Map::new(),
+        };
+        Ok(Folder { path: path.to_owned(), config, generation })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// config.json.
+    pub fn config_json(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// generation_config.json; empty where there is none.
+    pub fn generation_config_json(&self) -> &Map<String, Value> {
+        &self.generation
+    }
+
+    /// Text of tokenizer.json, if there is one.
+    pub fn tokenizer_json(&self) -> Result<Option<String>> {
+        self.text("tokenizer.json")
+    }
+
+    /// Text of tokenizer_config.json, if there is one.
+    pub fn tokenizer_config_json(&self) -> Result<Option<String>> {
+        self.text("tokenizer_config.json")
+    }
+
+    /// Text of a file in the folder, if there is one.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        confined(&self.path, name)?.map(|path| file::text(&path)).transpose()
+    }
+
+    pub(super) fn config(&self) -> Result<Config> {
+        config::config(Object(&self.config))
+    }
+
+    pub(super) fn weights(&self, single: Option<&Path>) -> Result<Vec<safetensors::File>> {
+        match single {
+            Some(path) => Ok(vec![safetensors::File::open(path)?]),
+            None => weights::open(&self.path),
+        }
+    }
+
+    /// Biases are present where config.json says so, and only there.
+    pub(super) fn check_biases(&self, roles: &HashMap<Name, usize>) -> Result<()> {
+        let config = Object(&self.config);
+        for (key, biases) in [
+            ("attention_bias", [Name::QBias, Name::KBias, Name::VBias, Name::OBias].as_slice()),
+            ("mlp_bias", [Name::GateBias, Name::UpBias, Name::DownBias].as_slice()),
+        ] {
+            let wanted = config.bool(key)?.unwrap_or(false);
+            let layers = config.size("num_hidden_layers")?.unwrap_or(0);
+            let odd = |name: &Name| roles.contains_key(name) != wanted;
+            if let Some(name) = (0..layers).flat_map(|l| biases.iter().map(move |bias| bias(l))).find(odd) {
+                let found = if wanted { "is missing" } else { "is present" };
+                return Err(Error::tensor(name.hf().unwrap_or_default(), format!("{found}, and {key} is {wanted}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of generation_config.json's and config.json's `eos_token_id`; other ids there are checked.
+    pub(super) fn end_tokens(&self, vocab: usize) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for object in [Object(&self.generation), Object(&self.config)] {
+            object.ids("bos_token_id", vocab)?;
+            for id in object.ids("eos_token_id", vocab)? {
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Jinja source: chat_template.jinja, else chat_template.json, else tokenizer_config.json, as transformers looks.
+    pub(super) fn chat_template(&self) -> Result<Option<String>> {
+        if let Some(text) = self.text("chat_template.jinja")? {
+            return Ok(Some(text));
+        }
+        for name in ["chat_template.json", "tokenizer_config.json"] {
+            let Some(path) = confined(&self.path, name)? else { continue };
+            if let Some(template) = template(&file::object(&path)?)? {
+                return Ok(Some(template));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// `chat_template`: a string, or a list of `{ name, template }` of which `default` is meant.
+fn template(object: &Map<String, Value>) -> Result<Option<String>> {
+    let wrong = || Error::config("chat_template", "is neither a string nor a list of { name, template }");
+    match object.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(source)) => Ok(Some(source.clone())),
+        Some(Value::Array(list)) => {
+            let named = |name: &str| list.iter().find(|item| item.get("name").is_some_and(|n| n == name));
+            match named("default").or(list.first()) {
+                None => Ok(None),
+                Some(item) => {
+                    item.get("template").and_then(Value::as_str).map(str::to_owned).map(Some).ok_or_else(wrong)
+                }
+            }
+        }
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// The path of `name` in `folder`, or `None` if there is no such file. A link that leads out is an error.
+fn confined(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let path = folder.join(name);
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::io(path, source)),
+    };
+    let root = folder.canonicalize().map_err(|source| Error::io(folder, source))?;
+    let blobs = root.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
+    let inside = real.starts_with(&root) || blobs.is_some_and(|hub| real.starts_with(hub.join("blobs")));
+    match inside {
+        true => Ok(Some(path)),
+        false => Err(Error::file(path, name, 0, format!("is a link out of the folder, to {}", real.display()))),
+    }
+}

@@ -1,0 +1,90 @@
+//! The rotary embedding of config.json: `rope_theta` and `rope_scaling` (transformers 4), or `rope_parameters` (5).
+//!
+//! Source: transformers, src/transformers/modeling_rope_utils.py.
+
+use super::json::Object;
+use crate::backend::RopeLayout;
+use crate::config::{Rope, RopeScaling, yarn_scale};
+use crate::error::{Error, Result};
+
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize) -> Result<Rope> {
+    let parameters = match json.object("rope_parameters")? {
+        Some(parameters) => Some(parameters),
+        None => json.object("rope_scaling")?,
+    };
+    let nested = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
+    let theta = match nested {
+        Some(theta) => theta,
+        None => json.number("rope_theta")?.unwrap_or(10_000.0),
+    };
+    for object in parameters.into_iter().chain([json]) {
+        if object.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            return Err(Error::Unsupported {
+                what: "partial_rotary_factor other than 1".into(),
+                advice: "Llama turns whole heads".into(),
+            });
+        }
+    }
+    let scaling = parameters.map_or(Ok(RopeScaling::None), |parameters| scaling(json, parameters, context))?;
+    Ok(Rope { theta, dims: head_dim, layout: RopeLayout::Halves, scaling })
+}
+
+fn scaling(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<RopeScaling> {
+    let kind = match parameters.string("rope_type")? {
+        Some(kind) => Some(kind),
+        None => parameters.string("type")?,
+    };
+    match kind.unwrap_or("default") {
+        "default" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: required(parameters, "factor")? }),
+        // Counts from max_position_embeddings, whatever the original context is said to be.
+        "dynamic" => Ok(RopeScaling::Dynamic { factor: required(parameters, "factor")?, original: context }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: required(parameters, "factor")?,
+            low: required(parameters, "low_freq_factor")?,
+            high: required(parameters, "high_freq_factor")?,
+            original: original(json, parameters, context)?,
+        }),
+        "yarn" => yarn(parameters, original(json, parameters, context)?, context),
+        other => Err(Error::Unsupported {
+            what: format!("rope_type {other:?}"),
+            advice: "default, linear, dynamic, yarn and llama3 are read".into(),
+        }),
+    }
+}
+
+fn yarn(parameters: Object<'_>, original: usize, context: usize) -> Result<RopeScaling> {
+    let positive = |key, default| Ok::<f64, Error>(parameters.number(key)?.filter(|&n| n != 0.0).unwrap_or(default));
+    let factor = parameters.number("factor")?.unwrap_or(context as f64 / original as f64);
+    let mscale = positive("mscale", 0.0)?;
+    let mscale_all_dim = positive("mscale_all_dim", 0.0)?;
+    let attention_factor = match parameters.number("attention_factor")? {
+        Some(given) => given,
+        None if mscale != 0.0 && mscale_all_dim != 0.0 => {
+            yarn_scale(factor, mscale) / yarn_scale(factor, mscale_all_dim)
+        }
+        None => yarn_scale(factor, 1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original,
+        beta_fast: positive("beta_fast", 32.0)?,
+        beta_slow: positive("beta_slow", 1.0)?,
+        attention_factor,
+        truncate: parameters.bool("truncate")?.unwrap_or(true),
+    })
+}
+
+fn required(parameters: Object<'_>, key: &str) -> Result<f64> {
+    parameters.number(key)?.ok_or_else(|| Error::config(key, "is missing"))
+}
+
+/// The context before stretching: beside the other parameters, or at config.json's top, or the model's own.
+fn original(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<usize> {
+    match parameters.size(ORIGINAL)? {
+        Some(original) => Ok(original),
+        None => Ok(json.size(ORIGINAL)?.unwrap_or(context)),
+    }
+}

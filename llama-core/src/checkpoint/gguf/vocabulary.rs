@@ -1,0 +1,53 @@
+//! The vocabulary's own consistency: lengths, types and ids. What the tokens mean is the tokenizer's business.
+
+use super::{Metadata, Value};
+use crate::error::{Error, Result};
+
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+const SCORES: &str = "tokenizer.ggml.scores";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const ENDS: [&str; 3] = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+
+/// Checks every `tokenizer.*` key that a tokenizer will read, for a model with `vocab` tokens.
+pub(in crate::checkpoint) fn check_vocabulary(metadata: &Metadata, vocab: usize) -> Result<()> {
+    let long = |key: &str, count: Option<usize>| match count {
+        Some(count) if count != vocab => Err(Error::config(key, format!("has {count} values for {vocab} tokens"))),
+        _ => Ok(()),
+    };
+    metadata.string("tokenizer.ggml.model")?;
+    metadata.string("tokenizer.ggml.pre")?;
+    metadata.strings("tokenizer.ggml.merges")?;
+    long(TOKENS, metadata.strings(TOKENS)?.map(<[String]>::len))?;
+    long(TYPES, metadata.i32s(TYPES)?.map(<[i32]>::len))?;
+    let scores = metadata.f32s(SCORES)?;
+    long(SCORES, scores.map(<[f32]>::len))?;
+    if let Some(token) = scores.unwrap_or_default().iter().position(|score| score.is_nan()) {
+        return Err(Error::config(SCORES, format!("is not a number for token {token}")));
+    }
+    for (key, value) in metadata.iter() {
+        match key.strip_prefix("tokenizer.ggml.") {
+            Some(rest) if rest.ends_with("_token_id") => check_id(metadata, key, vocab)?,
+            Some(rest) if rest.starts_with("add_") && !matches!(value, Value::Bool(_)) => {
+                metadata.bool(key)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_id(metadata: &Metadata, key: &str, vocab: usize) -> Result<()> {
+    match metadata.u32(key)? {
+        Some(id) if id as usize >= vocab => Err(Error::config(key, format!("is {id} of {vocab} tokens"))),
+        _ => Ok(()),
+    }
+}
+
+/// Ids of the tokens that end a text, a turn or a message.
+pub(in crate::checkpoint) fn end_tokens(metadata: &Metadata) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for key in ENDS {
+        ids.extend(metadata.u32(key)?.filter(|id| !ids.contains(id)));
+    }
+    Ok(ids)
+}

@@ -1,0 +1,157 @@
+//! The tensors of a Llama, and how GGUF and Hugging Face spell them.
+
+use crate::config::Config;
+
+/// A tensor's role in the graph; the number is its layer. Shapes are `[rows, columns]`; a vector has one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    /// `[vocab, hidden]`: a row for each token.
+    Embed,
+    /// `[1, hidden]`: gain before attention.
+    AttnNorm(usize),
+    /// `[heads * head_dim, hidden]`.
+    Q(usize),
+    /// `[1, heads * head_dim]`.
+    QBias(usize),
+    /// `[kv_heads * head_dim, hidden]`.
+    K(usize),
+    /// `[1, kv_heads * head_dim]`.
+    KBias(usize),
+    /// `[kv_heads * head_dim, hidden]`.
+    V(usize),
+    /// `[1, kv_heads * head_dim]`.
+    VBias(usize),
+    /// `[hidden, heads * head_dim]`: attention's output projection.
+    O(usize),
+    /// `[1, hidden]`.
+    OBias(usize),
+    /// `[1, hidden]`: gain before the feed-forward network.
+    FfnNorm(usize),
+    /// `[ffn, hidden]`.
+    Gate(usize),
+    /// `[1, ffn]`.
+    GateBias(usize),
+    /// `[ffn, hidden]`.
+    Up(usize),
+    /// `[1, ffn]`.
+    UpBias(usize),
+    /// `[hidden, ffn]`.
+    Down(usize),
+    /// `[1, hidden]`.
+    DownBias(usize),
+    /// `[1, hidden]`: gain before the head.
+    Norm,
+    /// `[vocab, hidden]`: logits; absent where the embedding is used again.
+    Head,
+    /// `[1, dims / 2]`: divisors of the rotary frequencies. GGUF only.
+    RopeFreqs,
+}
+
+use Name::*;
+
+impl Name {
+    /// Every tensor that a model of `config`'s shape has, may have (biases) or has unless it is tied (the head).
+    pub fn all(config: &Config) -> impl Iterator<Item = Name> + use<> {
+        let layer = |l| {
+            [
+                AttnNorm(l),
+                Q(l),
+                QBias(l),
+                K(l),
+                KBias(l),
+                V(l),
+                VBias(l),
+                O(l),
+                OBias(l),
+                FfnNorm(l),
+                Gate(l),
+                GateBias(l),
+                Up(l),
+                UpBias(l),
+                Down(l),
+                DownBias(l),
+            ]
+        };
+        [Embed, Norm, Head, RopeFreqs].into_iter().chain((0..config.layers).flat_map(layer))
+    }
+
+    /// `[rows, columns]`.
+    pub fn shape(self, config: &Config) -> (usize, usize) {
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        match self {
+            Embed | Head => (config.vocab, config.hidden),
+            AttnNorm(_) | FfnNorm(_) | Norm | OBias(_) | DownBias(_) => (1, config.hidden),
+            Q(_) => (q, config.hidden),
+            QBias(_) => (1, q),
+            K(_) | V(_) => (kv, config.hidden),
+            KBias(_) | VBias(_) => (1, kv),
+            O(_) => (config.hidden, q),
+            Gate(_) | Up(_) => (config.ffn, config.hidden),
+            GateBias(_) | UpBias(_) => (1, config.ffn),
+            Down(_) => (config.hidden, config.ffn),
+            RopeFreqs => (1, config.rope.dims / 2),
+        }
+    }
+
+    /// Whether this is a bias of a linear layer.
+    pub fn is_bias(self) -> bool {
+        matches!(self, QBias(_) | KBias(_) | VBias(_) | OBias(_) | GateBias(_) | UpBias(_) | DownBias(_))
+    }
+
+    /// Whether this is a vector, which is never quantised.
+    pub fn is_vector(self) -> bool {
+        self.is_bias() || matches!(self, AttnNorm(_) | FfnNorm(_) | Norm | RopeFreqs)
+    }
+
+    /// Spelling in GGUF files of architecture `llama`.
+    pub fn gguf(self) -> String {
+        match self {
+            Embed => "token_embd.weight".into(),
+            Norm => "output_norm.weight".into(),
+            Head => "output.weight".into(),
+            RopeFreqs => "rope_freqs.weight".into(),
+            AttnNorm(l) => format!("blk.{l}.attn_norm.weight"),
+            Q(l) => format!("blk.{l}.attn_q.weight"),
+            QBias(l) => format!("blk.{l}.attn_q.bias"),
+            K(l) => format!("blk.{l}.attn_k.weight"),
+            KBias(l) => format!("blk.{l}.attn_k.bias"),
+            V(l) => format!("blk.{l}.attn_v.weight"),
+            VBias(l) => format!("blk.{l}.attn_v.bias"),
+            O(l) => format!("blk.{l}.attn_output.weight"),
+            OBias(l) => format!("blk.{l}.attn_output.bias"),
+            FfnNorm(l) => format!("blk.{l}.ffn_norm.weight"),
+            Gate(l) => format!("blk.{l}.ffn_gate.weight"),
+            GateBias(l) => format!("blk.{l}.ffn_gate.bias"),
+            Up(l) => format!("blk.{l}.ffn_up.weight"),
+            UpBias(l) => format!("blk.{l}.ffn_up.bias"),
+            Down(l) => format!("blk.{l}.ffn_down.weight"),
+            DownBias(l) => format!("blk.{l}.ffn_down.bias"),
+        }
+    }
+
+    /// Spelling in Hugging Face checkpoints of `LlamaForCausalLM` and `MistralForCausalLM`, which have no divisors.
+    pub fn hf(self) -> Option<String> {
+        Some(match self {
+            RopeFreqs => return None,
+            Embed => "model.embed_tokens.weight".into(),
+            Norm => "model.norm.weight".into(),
+            Head => "lm_head.weight".into(),
+            AttnNorm(l) => format!("model.layers.{l}.input_layernorm.weight"),
+            Q(l) => format!("model.layers.{l}.self_attn.q_proj.weight"),
+            QBias(l) => format!("model.layers.{l}.self_attn.q_proj.bias"),
+            K(l) => format!("model.layers.{l}.self_attn.k_proj.weight"),
+            KBias(l) => format!("model.layers.{l}.self_attn.k_proj.bias"),
+            V(l) => format!("model.layers.{l}.self_attn.v_proj.weight"),
+            VBias(l) => format!("model.layers.{l}.self_attn.v_proj.bias"),
+            O(l) => format!("model.layers.{l}.self_attn.o_proj.weight"),
+            OBias(l) => format!("model.layers.{l}.self_attn.o_proj.bias"),
+            FfnNorm(l) => format!("model.layers.{l}.post_attention_layernorm.weight"),
+            Gate(l) => format!("model.layers.{l}.mlp.gate_proj.weight"),
+            GateBias(l) => format!("model.layers.{l}.mlp.gate_proj.bias"),
+            Up(l) => format!("model.layers.{l}.mlp.up_proj.weight"),
+            UpBias(l) => format!("model.layers.{l}.mlp.up_proj.bias"),
+            Down(l) => format!("model.layers.{l}.mlp.down_proj.weight"),
+            DownBias(l) => format!("model.layers.{l}.mlp.down_proj.bias"),
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! The engine: many requests in, tokens and text out, one ragged batch a step.
+//!
+//! [`Engine::submit`] checks a [`Request`] and queues it; [`Engine::step`] plans a batch (`scheduler.rs`), runs the
+//! model once, samples a token for every sequence whose tokens all have their KV, and reports what happened as
+//! [`Event`]s. New requests join and finished ones leave between any two steps (Orca's iteration-level scheduling,
+//! Yu et al., OSDI 2022), and prompts are worked through in chunks beside the other sequences' decoding (Sarathi-Serve,
+//! Agrawal et al. 2024, arXiv:2403.02310). Nothing runs between calls: no threads, no runtime, no clocks.
+//!
+//! What a sequence is told never depends on its company, on chunking, on a prefix-cache hit or on having been preempted,
+//! provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
+//! the model fails the step, which may be tried again: it left no trace.
+//!
+//! For programs that want one answer there are [`Engine::generate`], an iterator, and [`Engine::complete`]; they step
+//! the engine too, so whatever else was submitted gets on meanwhile, and its events wait for the next step.
+
+mod event;
+mod generation;
+mod options;
+mod request;
+mod scheduler;
+mod sequence;
+mod table;
+mod text;
+
+pub use event::{Completion, Event, Finish, Score, SequenceId};
+pub use generation::Generation;
+pub use options::{DEFAULT_CONTEXT, DEFAULT_KV_BYTES, EngineOptions, block_bytes};
+pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
+
+use std::sync::Arc;
+
+use crate::backend::Limits;
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::sample::Sampler;
+use crate::text::Tokenizer;
+
+use scheduler::Scheduler;
+use sequence::Sequence;
+use text::Text;
+
+/// Figures of an engine at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Sequences with blocks, making progress.
+    pub running: usize,
+    /// Sequences in the queue.
+    pub waiting: usize,
+    /// Blocks that running sequences reference.
+    pub blocks_used: usize,
+    /// Blocks that later prompts can find, referenced or not.
+    pub blocks_published: usize,
+    /// Blocks of the KV cache.
+    pub blocks: usize,
+    /// Steps run so far.
+    pub steps: u64,
+    /// Rows computed so far.
+    pub rows: u64,
+    /// How often a sequence had to give up its blocks.
+    pub preemptions: u64,
+    /// Tokens whose KV came out of the prefix cache instead of being computed, so far.
+    pub cached_tokens: u64,
+}
+
+/// A model at work for many requests at once.
+pub struct Engine {
+    model: Box<dyn Model>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    end_tokens: Vec<u32>,
+    prefix_cache: bool,
+    scheduler: Scheduler,
+    submitted: u64,
+    steps: u64,
+    rows: u64,
+    /// Events not handed out yet.
+    outbox: Vec<Event>,
+    batch: Batch,
+    logits: Vec<f32>,
+    sampler: Sampler,
+}
+
+impl Engine {
+    /// An engine for `model`, which was made for [`EngineOptions::limits`]. Without a tokenizer events carry tokens and
+    /// no text. Of `options` it takes the end tokens and whether to share prefixes; all sizes are the model's.
+    pub fn new(model: Box<dyn Model>, tokenizer: Option<Arc<Tokenizer>>, options: &EngineOptions) -> Result<Self> {
+        let limits = *model.limits();
+        let vocab = model.config().vocab;
+        options::check(&limits)?;
+        request::in_vocabulary("end_tokens", &options.end_tokens, vocab)?;
+        let known = tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab());
+        if known > vocab {
+            let problem = format!("has {known} tokens, and the model's embedding {vocab}");
+            return Err(Error::tokenizer("vocabulary", problem));
+        }
+        Ok(Engine {
+            model,
+            tokenizer,
+            end_tokens: options.end_tokens.clone(),
+            prefix_cache: options.prefix_cache,
+            scheduler: Scheduler::new(limits),
+            submitted: 0,
+            steps: 0,
+            rows: 0,
+            outbox: Vec::new(),
+            batch: roomy_batch(&limits),
+            logits: Vec::with_capacity(limits.outputs.saturating_mul(vocab)),
+            sampler: Sampler::new(vocab),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// The tokenizer, where there is one.
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] names what is out of range; [`Error::ContextOverflow`] says how many tokens were asked for and
+    /// how many there may be. Nothing is queued then.
+    pub fn submit(&mut self, mut request: Request) -> Result<SequenceId> {
+        let vocab = self.model.config().vocab;
+        let max_tokens = request.check(vocab, self.model.limits(), self.tokenizer.is_some())?;
+        self.submitted += 1;
+        let id = SequenceId(self.submitted);
+        let stop_strings = std::mem::take(&mut request.stop_strings);
+        let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
+        self.scheduler.submit(Sequence::new(id, request, max_tokens, text, self.prefix_cache));
+        Ok(id)
+    }
+
+    /// Ends a sequence wherever it stands and frees its blocks at once. Its last event comes with the next step. False if
+    /// there is no such sequence, or it has ended already.
+    pub fn cancel(&mut self, id: SequenceId) -> bool {
+        let Some(mut sequence) = self.scheduler.remove(id) else { return false };
+        let mut event = Event::new(id);
+        sequence.finish(Finish::Cancelled, &mut event);
+        self.outbox.push(event);
+        true
+    }
+
+    /// Whether there is nothing to do and nothing to report.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.running() + self.scheduler.waiting() + self.outbox.len() == 0
+    }
+
+    /// Runs one step and hands out the events so far. When idle it does nothing.
+    ///
+    /// # Errors
+    /// What the model returned. Every sequence is as it was before the step.
+    pub fn step(&mut self) -> Result<std::vec::Drain<'_, Event>> {
+        self.advance()?;
+        Ok(self.outbox.drain(..))
+    }
+
+    /// Steps until idle.
+    pub fn run(&mut self, mut on_event: impl FnMut(Event)) -> Result<()> {
+        while !self.is_idle() {
+            self.step()?.for_each(&mut on_event);
+        }
+        Ok(())
+    }
+
+    /// Figures of the moment.
+    pub fn stats(&self) -> Stats {
+        let pool = self.scheduler.pool();
+        Stats {
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            blocks_used: pool.used(),
+            blocks_published: pool.published(),
+            blocks: pool.capacity(),
+            steps: self.steps,
+            rows: self.rows,
+            preemptions: self.scheduler.preemptions(),
+            cached_tokens: self.scheduler.cached_tokens(),
+        }
+    }
+
+    /// Plans, runs and evaluates one step; events go to the outbox.
+    fn advance(&mut self) -> Result<()> {
+        self.scheduler.plan(&mut self.batch);
+        if self.batch.rows() == 0 {
+            return Ok(());
+        }
+        if let Err(error) = self.model.forward(&self.batch, &mut self.logits) {
+            self.scheduler.rollback();
+            return Err(error);
+        }
+        self.steps += 1;
+        self.rows += self.batch.rows() as u64;
+        self.evaluate();
+        self.scheduler.retire();
+        Ok(())
+    }
+
+    fn evaluate(&mut self) {
+        let vocab = self.model.config().vocab;
+        let outputs = self.batch.outputs.len();
+        assert_eq!(self.logits.len(), outputs * vocab, "logits of {outputs} outputs over {vocab} tokens");
+        let mut logits = self.logits.as_slice();
+        let (pool, sequences) = self.scheduler.planned();
+        for sequence in sequences {
+            let (own, rest) = logits.split_at(sequence.planned_outputs() * vocab);
+            logits = rest;
+            let event = sequence.advance(pool, own.chunks_exact(vocab), &mut self.sampler, &self.end_tokens);
+            if !event.is_empty() {
+                self.outbox.push(event);
+            }
+        }
+    }
+}
+
+/// An empty batch that seldom has to grow: only sequences that share blocks can list more of them than there are.
+fn roomy_batch(limits: &Limits) -> Batch {
+    let mut batch = Batch::new();
+    batch.tokens.reserve(limits.tokens);
+    batch.positions.reserve(limits.tokens);
+    batch.q_indptr.reserve(limits.sequences);
+    batch.kv_indptr.reserve(limits.sequences);
+    batch.block_ids.reserve(limits.blocks);
+    batch.outputs.reserve(limits.outputs);
+    batch
+}

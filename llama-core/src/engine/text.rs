@@ -1,0 +1,50 @@
+//! One sequence's text: tokens to whole characters, what may be a stop string held back.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::text::{Emitted, StopMatcher, TextStream, Tokenizer};
+
+/// Gives no text where the engine has no tokenizer.
+pub(super) struct Text {
+    stream: Option<TextStream<Arc<Tokenizer>>>,
+    /// Ids from here on are the model's alone: some models pad their embedding. They have no text.
+    vocab: usize,
+    stops: StopMatcher,
+    stop_strings: Vec<String>,
+}
+
+impl Text {
+    /// The text that follows `prompt`. After a prompt of control tokens only it is a text of its own.
+    pub fn new(tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32], stop_strings: Vec<String>) -> Self {
+        let vocab = tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab());
+        let stream = tokenizer.map(|tokenizer| match prompt.iter().all(|&id| tokenizer.is_control(id)) {
+            true => TextStream::new(tokenizer),
+            false => TextStream::continuing(tokenizer),
+        });
+        Text { stream, vocab, stops: StopMatcher::new(&stop_strings), stop_strings }
+    }
+
+    /// Appends what `token` makes certain to `out`. Returns the stop string that it completed, if it did.
+    pub fn push(&mut self, token: u32, out: &mut String) -> Result<Option<String>> {
+        let Some(stream) = self.stream.as_mut().filter(|_| (token as usize) < self.vocab) else { return Ok(None) };
+        let Emitted { text, stop } = self.stops.push(&stream.push(token)?);
+        out.push_str(&text);
+        Ok(stop.map(|stop| self.stop_strings.swap_remove(stop)))
+    }
+
+    /// Appends what was held back to `out`: there will be no more tokens.
+    pub fn flush(&mut self, out: &mut String) {
+        let stops = std::mem::replace(&mut self.stops, StopMatcher::new::<&str>([]));
+        out.push_str(&finish(self.stream.take(), stops));
+    }
+}
+
+/// The last whole characters, and what turned out to be no stop string.
+fn finish(stream: Option<TextStream<Arc<Tokenizer>>>, mut stops: StopMatcher) -> String {
+    let Emitted { mut text, stop } = stops.push(&stream.map(TextStream::finish).unwrap_or_default());
+    if stop.is_none() {
+        text.push_str(&stops.finish());
+    }
+    text
+}

@@ -1,0 +1,257 @@
+//! Chat templates: a conversation to the prompt its model was trained on.
+//!
+//! A template is a Jinja program that came with the model, hence from a stranger. It runs in minijinja, which has no way
+//! to reach files, processes or the host's objects, on a budget of fuel that pays for every instruction and every byte, so
+//! that time and memory are bounded. The environment is the one Hugging Face transformers sets up
+//! (`utils/chat_template_utils.py`): `trim_blocks`, `lstrip_blocks`, loop controls, Python's `tojson`, `raise_exception`,
+//! `strftime_now`, and the methods of Python's strings, lists and dicts.
+
+mod date;
+mod encode;
+mod methods;
+mod source;
+mod tojson;
+
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::{Map, Value as Json};
+
+pub use date::Date;
+pub use encode::Trust;
+
+use super::huggingface::{parse, read_if_there};
+use super::json::Node;
+use crate::checkpoint::gguf::Metadata;
+use crate::error::{Error, Result};
+
+/// Fuel of any render. One unit pays for an instruction or 64 bytes: this much is 26 MB, or a few tens of milliseconds.
+const FUEL: u64 = 400_000;
+/// Bytes of input that pay for one more unit of fuel: templates copy and inspect each byte of a long prompt a few times.
+const BYTES_A_FUEL: u64 = 2;
+/// Longest source of a template, in bytes. Published ones stay under 100 kB.
+const MAX_SOURCE: usize = 1 << 20;
+/// Longest string that a filter or method of ours makes, in bytes.
+const MAX_STRING: usize = 16 << 20;
+/// The only template of an environment.
+const NAME: &str = "chat_template";
+
+/// A message of a conversation: a JSON object with at least a role.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message(Map<String, Json>);
+
+impl Message {
+    /// A message of text.
+    pub fn new(role: &str, content: &str) -> Self {
+        Message(Map::from_iter([("role".into(), role.into()), ("content".into(), content.into())]))
+    }
+
+    /// A message with any fields, such as `tool_calls`, kept in order.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if `json` is not an object, or has no `role` that is a string.
+    pub fn from_json(json: Json) -> Result<Self> {
+        match json {
+            Json::Object(fields) if fields.get("role").is_some_and(Json::is_string) => Ok(Message(fields)),
+            other => Err(Error::parameter("message", other, "must be an object with a role")),
+        }
+    }
+
+    /// Who speaks: `system`, `user`, `assistant`, `tool`.
+    pub fn role(&self) -> &str {
+        self.0.get("role").and_then(Json::as_str).unwrap_or_default()
+    }
+
+    /// What is said, if it is text.
+    pub fn content(&self) -> Option<&str> {
+        self.0.get("content").and_then(Json::as_str)
+    }
+}
+
+/// What a template is given besides the messages.
+#[derive(Clone, Debug)]
+pub struct RenderOptions {
+    /// Schemas of the tools the model may call.
+    pub tools: Option<Vec<Json>>,
+    /// End with the header of the assistant's turn.
+    pub add_generation_prompt: bool,
+    /// Spelling of the begin-of-sequence token.
+    pub bos_token: Option<String>,
+    /// Spelling of the end-of-sequence token.
+    pub eos_token: Option<String>,
+    /// What `strftime_now` answers with.
+    pub date: Date,
+    /// Further variables that the template knows, such as `enable_thinking`.
+    pub extra: Map<String, Json>,
+}
+
+impl RenderOptions {
+    /// No tools, a generation prompt, no special tokens.
+    pub fn new(date: Date) -> Self {
+        RenderOptions {
+            tools: None,
+            add_generation_prompt: true,
+            bos_token: None,
+            eos_token: None,
+            date,
+            extra: Map::new(),
+        }
+    }
+
+    /// With the special tokens of `tokenizer`.
+    pub fn for_tokenizer(date: Date, tokenizer: &super::Tokenizer) -> Self {
+        let spelling = |id| tokenizer.piece(id).ok().map(|piece| String::from_utf8_lossy(piece).into_owned());
+        RenderOptions {
+            bos_token: tokenizer.bos().and_then(spelling),
+            eos_token: tokenizer.eos().and_then(spelling),
+            ..RenderOptions::new(date)
+        }
+    }
+}
+
+/// A compiled chat template.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with the line, if `source` is not a template, or is over a mebibyte.
+    pub fn new(source: &str) -> Result<Self> {
+        if source.len() > MAX_SOURCE {
+            let problem = format!("the source has {} bytes; at most {MAX_SOURCE} are allowed", source.len());
+            return Err(Error::Template { problem });
+        }
+        let mut environment = environment().map_err(describe)?;
+        environment.add_template_owned(NAME, source::prepare(source)).map_err(describe)?;
+        Ok(ChatTemplate { environment })
+    }
+
+    /// The template of a GGUF file, if it has one.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`]; [`Error::Config`] if the key is not a string.
+    pub fn from_gguf(metadata: &Metadata) -> Result<Option<Self>> {
+        metadata.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()
+    }
+
+    /// The template of a Hugging Face folder, if it has one: `chat_template.jinja`, or `chat_template` in
+    /// `tokenizer_config.json`, which may be a list of named ones of which this is the one called `default`.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`]; [`Error::Io`] and [`Error::Tokenizer`] if a file is there and cannot be read.
+    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
+        if let Some(bytes) = read_if_there(&folder.as_ref().join("chat_template.jinja"))? {
+            let source = String::from_utf8(bytes).map_err(|e| Error::Template { problem: e.to_string() })?;
+            return ChatTemplate::new(&source).map(Some);
+        }
+        let Some(bytes) = read_if_there(&folder.as_ref().join("tokenizer_config.json"))? else { return Ok(None) };
+        let config = parse("tokenizer_config.json", &bytes)?;
+        let node = Node::root("tokenizer_config.json", &config).get("chat_template");
+        if !node.value.is_array() {
+            return if node.is_null() { Ok(None) } else { ChatTemplate::new(node.str()?).map(Some) };
+        }
+        let named = node.array()?.into_iter().find(|t| t.get("name").value.as_str() == Some("default"));
+        named.map(|t| ChatTemplate::new(t.get("template").str()?)).transpose()
+    }
+
+    /// The prompt of a conversation as text, byte for byte as transformers renders it.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with the template's own message where it raised one, or saying what went wrong: an operation on
+    /// a value of the wrong type, an unknown filter, or more work than its budget allows. [`Error::Parameter`] if an
+    /// extra variable has the name of a standard one.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        let messages = messages.iter().map(|m| Json::Object(m.0.clone())).collect();
+        self.render_json(&Json::Array(messages), options)
+    }
+
+    fn render_json(&self, messages: &Json, options: &RenderOptions) -> Result<String> {
+        let tools = options.tools.clone().map_or(Json::Null, Json::Array);
+        let size = json_size(messages) + json_size(&tools) + options.extra.values().map(json_size).sum::<u64>();
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + size / BYTES_A_FUEL));
+        let template = environment.get_template(NAME).map_err(describe)?;
+        template.render(context(messages, &tools, options)?).map_err(describe)
+    }
+}
+
+/// The variables of a render.
+fn context(messages: &Json, tools: &Json, options: &RenderOptions) -> Result<Value> {
+    let date = options.date;
+    let strftime = Value::from_function(move |format: &str| date.strftime(format));
+    let mut variables = vec![
+        ("messages", Value::from(Serde(messages))),
+        ("tools", Value::from(Serde(tools))),
+        ("documents", Value::from(())),
+        ("add_generation_prompt", Value::from(options.add_generation_prompt)),
+        ("strftime_now", strftime),
+    ];
+    let tokens = [("bos_token", &options.bos_token), ("eos_token", &options.eos_token)];
+    variables.extend(tokens.into_iter().filter_map(|(name, token)| Some((name, Value::from(token.as_deref()?)))));
+    for (name, value) in &options.extra {
+        if variables.iter().any(|(known, _)| known == name && *known != "documents") || name == "raise_exception" {
+            return Err(Error::parameter("extra", name, "is the name of a standard variable"));
+        }
+        variables.push((name, Value::from(Serde(value))));
+    }
+    Ok(variables.into_iter().map(|(name, value)| (Value::from(name), value)).collect())
+}
+
+/// The environment of transformers.
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(methods::call);
+    environment.add_filter("tojson", tojson::filter);
+    environment.add_filter("trim", methods::trim);
+    environment.add_function("raise_exception", raise_exception);
+    environment.remove_global("debug");
+    Ok(environment)
+}
+
+/// What a template said with `raise_exception`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, "the template raised an exception")
+        .with_source(Raised(message)))
+}
+
+/// The template's own words if it raised an exception, otherwise the engine's with the line.
+fn describe(error: minijinja::Error) -> Error {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = source {
+        if let Some(Raised(message)) = cause.downcast_ref() {
+            return Error::Template { problem: message.clone() };
+        }
+        source = cause.source();
+    }
+    Error::Template { problem: error.to_string() }
+}
+
+/// About how many bytes a value is.
+fn json_size(value: &Json) -> u64 {
+    match value {
+        Json::String(s) => s.len() as u64,
+        Json::Array(values) => values.iter().map(|v| 8 + json_size(v)).sum(),
+        Json::Object(fields) => fields.iter().map(|(k, v)| 8 + k.len() as u64 + json_size(v)).sum(),
+        _ => 8,
+    }
+}
+
+/// An error if a string of `length` bytes is more than a template may make.
+fn check_length(length: usize) -> Result<(), minijinja::Error> {
+    match length <= MAX_STRING {
+        true => Ok(()),
+        false => Err(minijinja::Error::new(ErrorKind::OutOfFuel, format!("a string of {length} bytes is too long"))),
+    }
+}

@@ -1,0 +1,111 @@
+//! The vocabulary in a GGUF file: the keys under `tokenizer.ggml`.
+//!
+//! Defaults for absent keys are llama.cpp's: a SentencePiece model begins a prompt with its begin-of-sequence token and
+//! puts a space in front, a byte-level one does neither, except that Llama 3 and Mistral Nemo want the former.
+
+use super::pretokenize::Pattern;
+use super::tokenizer::Tokenizer;
+use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab};
+use crate::checkpoint::gguf::Metadata;
+use crate::error::{Error, Result};
+
+impl Tokenizer {
+    /// The tokenizer of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a key of the wrong type, [`Error::Unsupported`] for a kind of tokenizer or a pre-tokenizer
+    /// that the Llama family does not use, [`Error::Tokenizer`] for data that contradict each other.
+    pub fn from_gguf(metadata: &Metadata) -> Result<Self> {
+        Tokenizer::new(vocab(metadata)?)
+    }
+}
+
+/// The key `tokenizer.ggml.<name>`.
+fn key(name: &str) -> String {
+    format!("tokenizer.ggml.{name}")
+}
+
+fn missing(name: &str) -> Error {
+    Error::tokenizer(key(name), "is missing")
+}
+
+fn vocab(metadata: &Metadata) -> Result<Vocab> {
+    let tokens = metadata.strings(&key("tokens"))?.ok_or_else(|| missing("tokens"))?.to_vec();
+    let kinds = kinds(metadata)?;
+    let scheme = scheme(metadata)?;
+    let spm = matches!(scheme, Scheme::SentencePiece { .. });
+    let id = |name: &str| metadata.u32(&key(name));
+    let default = |id: u32, kind| Some(id).filter(|&id| spm && kinds.get(id as usize) == Some(&kind));
+    let bos = id("bos_token_id")?.or(default(1, TokenKind::Control));
+    let eos = id("eos_token_id")?.or(default(2, TokenKind::Control));
+    let unk = id("unknown_token_id")?.or(default(0, TokenKind::Unknown));
+    let ends = ["eot_token_id", "eom_token_id"].map(id);
+    let end_tokens = ends.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let add_bos = match metadata.bool(&key("add_bos_token"))? {
+        Some(asked) => asked,
+        None => bos.is_some() && begins_with_bos(&scheme),
+    };
+    let add_eos = metadata.bool(&key("add_eos_token"))?.unwrap_or(false);
+    Ok(Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens, add_bos, add_eos, strips: Vec::new() })
+}
+
+fn begins_with_bos(scheme: &Scheme) -> bool {
+    match scheme {
+        Scheme::SentencePiece { .. } => true,
+        Scheme::ByteLevel { pattern, .. } => matches!(pattern, Pattern::Llama3 | Pattern::Tekken),
+    }
+}
+
+fn kinds(metadata: &Metadata) -> Result<Vec<TokenKind>> {
+    let numbers = metadata.i32s(&key("token_type"))?.ok_or_else(|| missing("token_type"))?;
+    let kind = |(id, &n): (usize, &i32)| {
+        let problem = || format!("token {id} is of kind {n}; kinds are 1 to 6");
+        TokenKind::from_gguf(n).ok_or_else(|| Error::tokenizer(key("token_type"), problem()))
+    };
+    numbers.iter().enumerate().map(kind).collect()
+}
+
+fn scheme(metadata: &Metadata) -> Result<Scheme> {
+    match metadata.string(&key("model"))?.ok_or_else(|| missing("model"))? {
+        "llama" => {
+            let scores = metadata.f32s(&key("scores"))?.ok_or_else(|| missing("scores"))?.to_vec();
+            let space_prefix = match metadata.bool(&key("add_space_prefix"))?.unwrap_or(true) {
+                true => SpacePrefix::Every,
+                false => SpacePrefix::Never,
+            };
+            Ok(Scheme::SentencePiece { order: Order::Scores(scores), space_prefix })
+        }
+        "gpt2" => {
+            let name = metadata.string(&key("pre"))?.ok_or_else(|| Error::Unsupported {
+                what: "a byte-level tokenizer without tokenizer.ggml.pre".into(),
+                advice: "convert the model again with a newer llama.cpp; guessing the key would give wrong tokens"
+                    .into(),
+            })?;
+            let pattern = Pattern::from_gguf_name(name)?;
+            let whole_words = matches!(pattern, Pattern::Llama3 | Pattern::Tekken);
+            Ok(Scheme::ByteLevel { pattern, merges: merges(metadata)?, whole_words })
+        }
+        other => Err(Error::Unsupported {
+            what: format!("tokenizer.ggml.model = {other:?}"),
+            advice: "the Llama family uses \"llama\" (SentencePiece) and \"gpt2\" (byte-level)".into(),
+        }),
+    }
+}
+
+/// Merges are spelled "left right"; a left side may itself begin with a space.
+fn merges(metadata: &Metadata) -> Result<Vec<(String, String)>> {
+    let lines = metadata.strings(&key("merges"))?.ok_or_else(|| missing("merges"))?;
+    let pair = |(rank, line): (usize, &String)| {
+        let problem = || format!("merge {rank} is {line:?}, which is not two spellings with a space between");
+        split_merge(line).ok_or_else(|| Error::tokenizer(key("merges"), problem()))
+    };
+    lines.iter().enumerate().map(pair).collect()
+}
+
+/// Splits "left right" at the first space that is not its first character.
+pub(super) fn split_merge(line: &str) -> Option<(String, String)> {
+    let first = line.chars().next()?.len_utf8();
+    let space = first + line[first..].find(' ')?;
+    let (left, right) = (&line[..space], &line[space + 1..]);
+    (!right.is_empty()).then(|| (left.to_owned(), right.to_owned()))
+}

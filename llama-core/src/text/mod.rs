@@ -1,0 +1,22 @@
+//! Text: tokenizers, streaming of tokens to text, chat templates.
+
+mod bytes;
+mod chat;
+mod gguf;
+mod huggingface;
+mod json;
+mod merge;
+pub mod pretokenize;
+mod special;
+mod stop;
+mod stream;
+mod tokenizer;
+mod vocab;
+
+pub use chat::{ChatTemplate, Date, Message, RenderOptions, Trust};
+pub use pretokenize::Pattern;
+pub use special::Specials;
+pub use stop::{Emitted, StopMatcher};
+pub use stream::TextStream;
+pub use tokenizer::{MAX_TEXT, Tokenizer};
+pub use vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab};

@@ -1,0 +1,148 @@
+//! Stop strings in a stream of text.
+//!
+//! A stop string may begin in one piece and end in another, so text that could be its beginning is held back until it is
+//! clear. Each stop string is matched by the automaton of Knuth, Morris and Pratt, which never looks at a byte twice: the
+//! cost is linear in the text, times the number of stop strings.
+
+/// What a piece of text led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Emitted {
+    /// Text that is certain not to be part of a stop string.
+    pub text: String,
+    /// The stop string that was completed, as an index; nothing comes after it.
+    pub stop: Option<usize>,
+}
+
+/// Finds stop strings in text that comes in pieces.
+#[derive(Clone, Debug)]
+pub struct StopMatcher {
+    stops: Vec<Stop>,
+    /// Text not yet emitted.
+    held: String,
+    stopped: Option<usize>,
+}
+
+/// A stop string and how much of it the text so far ends with.
+#[derive(Clone, Debug)]
+struct Stop {
+    bytes: Vec<u8>,
+    /// `fallback[i]`: length of the longest proper front of the first `i + 1` bytes that is also their end.
+    fallback: Vec<usize>,
+    matched: usize,
+}
+
+impl StopMatcher {
+    /// A matcher of `stops`. An empty string never matches.
+    pub fn new<S: AsRef<str>>(stops: impl IntoIterator<Item = S>) -> Self {
+        let stops = stops.into_iter().map(|s| Stop::new(s.as_ref())).collect();
+        StopMatcher { stops, held: String::new(), stopped: None }
+    }
+
+    /// Takes the next piece. Where several stop strings end at the same byte, the one that began first counts.
+    pub fn push(&mut self, piece: &str) -> Emitted {
+        if self.stopped.is_some() {
+            return Emitted { text: String::new(), stop: self.stopped };
+        }
+        let start = self.held.len();
+        self.held.push_str(piece);
+        for (i, byte) in piece.bytes().enumerate() {
+            if let Some((stop, length)) = self.advance(byte) {
+                let text = self.held[..start + i + 1 - length].to_owned();
+                self.held.clear();
+                self.stopped = Some(stop);
+                return Emitted { text, stop: self.stopped };
+            }
+        }
+        let waiting = self.stops.iter().map(|s| s.matched).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - waiting);
+        Emitted { text: std::mem::replace(&mut self.held, rest), stop: None }
+    }
+
+    /// The text that was held back for a stop string that never came. Ends the stream.
+    pub fn finish(self) -> String {
+        self.held
+    }
+
+    /// Feeds one byte to every automaton; the longest stop string that it completes, and its length.
+    fn advance(&mut self, byte: u8) -> Option<(usize, usize)> {
+        let mut completed = None;
+        for (i, stop) in self.stops.iter_mut().enumerate() {
+            if stop.advance(byte) && completed.is_none_or(|(_, length)| stop.bytes.len() > length) {
+                completed = Some((i, stop.bytes.len()));
+            }
+        }
+        completed
+    }
+}
+
+impl Stop {
+    fn new(text: &str) -> Self {
+        let bytes = text.as_bytes().to_vec();
+        let mut fallback = vec![0; bytes.len()];
+        let mut length = 0;
+        for i in 1..bytes.len() {
+            while length > 0 && bytes[i] != bytes[length] {
+                length = fallback[length - 1];
+            }
+            length += usize::from(bytes[i] == bytes[length]);
+            fallback[i] = length;
+        }
+        Stop { bytes, fallback, matched: 0 }
+    }
+
+    /// Whether `byte` completes the string.
+    fn advance(&mut self, byte: u8) -> bool {
+        if self.bytes.is_empty() {
+            return false;
+        }
+        while self.matched > 0 && self.bytes[self.matched] != byte {
+            self.matched = self.fallback[self.matched - 1];
+        }
+        self.matched += usize::from(self.bytes[self.matched] == byte);
+        self.matched == self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(stops: &[&str], pieces: &[&str]) -> (String, Option<usize>) {
+        let mut matcher = StopMatcher::new(stops);
+        let mut text = String::new();
+        for piece in pieces {
+            let emitted = matcher.push(piece);
+            text += &emitted.text;
+            if emitted.stop.is_some() {
+                assert_eq!(matcher.push("more"), Emitted { text: String::new(), stop: emitted.stop });
+                return (text, emitted.stop);
+            }
+        }
+        (text + &matcher.finish(), None)
+    }
+
+    #[test]
+    fn across_pieces() {
+        assert_eq!(run(&["</s>"], &["a<", "/", "s", ">b"]), ("a".into(), Some(0)));
+        assert_eq!(run(&["</s>"], &["a<", "/", "b"]), ("a</b".into(), None));
+        assert_eq!(run(&["aab"], &["aaaa", "b"]), ("aa".into(), Some(0)));
+        assert_eq!(run(&["é!"], &["xé", "é!"]), ("xé".into(), Some(0)));
+        assert_eq!(run(&[], &["x"]), ("x".into(), None));
+        assert_eq!(run(&[""], &["x"]), ("x".into(), None));
+    }
+
+    #[test]
+    fn first_to_end_wins_then_first_to_begin() {
+        assert_eq!(run(&["bc", "abc", "abcd"], &["xab", "cd"]), ("x".into(), Some(1)));
+        assert_eq!(run(&["abcd", "b"], &["abcd"]), ("a".into(), Some(1)));
+    }
+
+    #[test]
+    fn text_that_may_be_a_stop_string_waits() {
+        let mut matcher = StopMatcher::new(["STOP"]);
+        assert_eq!(matcher.push("x ST").text, "x ");
+        assert_eq!(matcher.push("ART").text, "START");
+        assert_eq!(matcher.push("STSTO").text, "ST");
+        assert_eq!(matcher.finish(), "STO");
+    }
+}

@@ -1,0 +1,9 @@
+//! The engine against a toy model whose logits hash everything it can read through the block table: one wrong block, stale
+//! slot or lost token changes what is generated. What each request should give is computed without any engine.
+
+mod conveniences;
+mod faults;
+mod hostile;
+mod schedule;
+mod text;
+mod toy;

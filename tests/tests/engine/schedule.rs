@@ -1,0 +1,281 @@
+//! Company, chunks, small pools, prefix hits, preemption and cancelling change nothing that a sequence is told; the toy
+//! checks on every step that the batch is within its limits and that no block is written that another may read.
+
+use std::collections::HashMap;
+
+use llama_core::backend::Limits;
+use llama_core::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, SequenceId};
+use llama_core::sample::Sampling;
+use proptest::prelude::*;
+
+use super::toy::{self, Expected, expected};
+
+/// One thing a user does, and after how many steps.
+#[derive(Debug, Clone)]
+struct Arrival {
+    pause: usize,
+    request: Request,
+    /// Cancel after so many further steps.
+    cancel: Option<usize>,
+}
+
+/// Greedy or not, with and without penalties, which depend on the whole history.
+fn sampling() -> impl Strategy<Value = Sampling> {
+    (prop_oneof![Just(0.0f32), Just(1.0)], any::<u64>(), any::<bool>(), prop::option::of(0usize..4)).prop_map(
+        |(temperature, seed, penalties, logprobs)| Sampling {
+            temperature,
+            seed,
+            top_k: 40,
+            repetition_penalty: if penalties { 1.5 } else { 1.0 },
+            frequency_penalty: if penalties { 0.5 } else { 0.0 },
+            logprobs,
+            ..Sampling::greedy()
+        },
+    )
+}
+
+/// Prompts are cut from a few long lists, so that prefixes coincide often and for any length.
+fn request() -> impl Strategy<Value = Request> {
+    let shape = (0u64..3, 1usize..90, 1usize..60);
+    (shape, sampling(), prop::collection::vec(0u32..97, 0..2), any::<bool>(), 0u8..6).prop_map(
+        |((list, length, max_tokens), sampling, stop_tokens, ignore_end, scoring)| Request {
+            prompt: toy::prompt(list, length),
+            max_tokens: Some(if scoring == 0 { 0 } else { max_tokens }),
+            sampling,
+            stop_tokens,
+            ignore_end,
+            prompt_logprobs: scoring < 2,
+            ..Request::default()
+        },
+    )
+}
+
+fn arrival() -> impl Strategy<Value = Arrival> {
+    (0usize..6, request(), prop::option::weighted(0.2, 0usize..30)).prop_map(|(pause, request, cancel)| Arrival {
+        pause,
+        request,
+        cancel,
+    })
+}
+
+/// From one row a step and a pool that fits one sequence to room for all.
+fn sizes() -> impl Strategy<Value = Limits> {
+    (1usize..80, 1usize..9, 1usize..12, 10usize..60)
+        .prop_map(|(tokens, sequences, outputs, blocks)| toy::limits(tokens, sequences, outputs, blocks))
+}
+
+#[derive(Default)]
+struct Watch {
+    completions: HashMap<SequenceId, Vec<Event>>,
+    cancels: Vec<(usize, SequenceId)>,
+    steps: usize,
+}
+
+impl Watch {
+    /// One step and what belongs to its moment. The number of steps is bounded: no livelock.
+    fn step(&mut self, engine: &mut Engine) {
+        for event in engine.step().unwrap() {
+            self.completions.entry(event.id).or_default().push(event);
+        }
+        self.steps += 1;
+        assert!(self.steps < 50_000, "no progress: {:?}", engine.stats());
+        let due: Vec<_> = self.cancels.extract_if(.., |(at, _)| *at <= self.steps).collect();
+        for (_, id) in due {
+            let over = self.completions.get(&id).is_some_and(|events| events.iter().any(|e| e.finish.is_some()));
+            assert_eq!(engine.cancel(id), !over);
+        }
+    }
+
+    fn completion(&mut self, id: SequenceId) -> Completion {
+        let events = self.completions.remove(&id).expect("no event at all");
+        let finishes = events.iter().filter(|event| event.finish.is_some()).count();
+        assert_eq!(finishes, 1, "sequence {id}");
+        assert!(events.last().unwrap().finish.is_some(), "an event after the last");
+        let mut completion = Completion::new(id);
+        events.into_iter().for_each(|event| completion.absorb(event));
+        completion
+    }
+}
+
+fn check(limits: Limits, prefix_cache: bool, end_tokens: Vec<u32>, arrivals: &[Arrival]) {
+    let options = EngineOptions { prefix_cache, end_tokens, ..EngineOptions::default() };
+    let mut engine = toy::engine(limits, &options);
+    let mut watch = Watch::default();
+    let mut submitted = Vec::new();
+    for arrival in arrivals {
+        for _ in 0..arrival.pause {
+            watch.step(&mut engine);
+        }
+        let id = engine.submit(arrival.request.clone()).unwrap();
+        watch.cancels.extend(arrival.cancel.map(|after| (watch.steps + after, id)));
+        submitted.push((id, arrival));
+    }
+    while !engine.is_idle() {
+        watch.step(&mut engine);
+    }
+    assert_eq!(engine.stats().blocks_used, 0, "blocks leaked");
+    for (id, arrival) in submitted {
+        let want = expected(&arrival.request, &options.end_tokens);
+        let got = watch.completion(id);
+        if matches!(got.finish, Finish::Cancelled) {
+            assert!(arrival.cancel.is_some() && want.tokens.starts_with(&got.tokens));
+            assert!(want.prompt.starts_with(&got.prompt) && want.scores.starts_with(&got.scores));
+        } else {
+            assert_eq!(Expected::from(got), want, "sequence {id}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_sequence_gets_what_it_would_get_alone(
+        limits in sizes(),
+        prefix_cache in any::<bool>(),
+        end_tokens in prop::collection::vec(0u32..97, 0..3),
+        arrivals in prop::collection::vec(arrival(), 1..24),
+    ) {
+        check(limits, prefix_cache, end_tokens, &arrivals);
+    }
+
+    #[test]
+    fn a_storm_of_cancels_gives_every_block_back(
+        limits in sizes(),
+        arrivals in prop::collection::vec((request(), 0usize..12), 1..40),
+    ) {
+        let arrivals: Vec<_> = arrivals
+            .into_iter()
+            .map(|(request, cancel)| Arrival { pause: cancel % 3, request, cancel: Some(cancel) })
+            .collect();
+        check(limits, true, vec![], &arrivals);
+    }
+}
+
+fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    Request { max_tokens: Some(max_tokens), ..Request::new(prompt) }
+}
+
+/// Submits everything at once and checks everything.
+fn crowd(engine: &mut Engine, requests: &[Request]) {
+    let ids: Vec<_> = requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
+    let mut watch = Watch::default();
+    while !engine.is_idle() {
+        watch.step(engine);
+    }
+    for (id, request) in ids.into_iter().zip(requests) {
+        assert_eq!(Expected::from(watch.completion(id)), expected(request, &[]), "sequence {id}");
+    }
+}
+
+#[test]
+fn a_quarter_of_the_blocks_needed_is_enough() {
+    let requests: Vec<_> = (0..12).map(|i| greedy(toy::prompt(100 + i, 20), 100)).collect();
+    // Each grows to 8 blocks; twelve of them want 96.
+    let mut engine = toy::engine(toy::limits(64, 12, 12, 24), &EngineOptions::default());
+    crowd(&mut engine, &requests);
+    let stats = engine.stats();
+    assert!(stats.preemptions > 0, "{stats:?}");
+    assert_eq!((stats.blocks_used, stats.running, stats.waiting), (0, 0, 0));
+}
+
+#[test]
+fn sixty_four_sequences_keep_their_canaries_to_themselves() {
+    // All share a system prompt; each then holds a token that no other has, and answers depend on it.
+    let system = toy::prompt(7, 40);
+    let requests: Vec<_> = (0..64u32)
+        .map(|canary| {
+            let mut prompt = system.clone();
+            prompt.extend([canary; 5]);
+            prompt.extend(toy::prompt(u64::from(canary), canary as usize % 20));
+            greedy(prompt, 30)
+        })
+        .collect();
+    for blocks in [16, 64, 400] {
+        let mut engine = toy::engine(toy::limits(100, 64, 64, blocks), &EngineOptions::default());
+        crowd(&mut engine, &requests);
+        let again = engine.stats().cached_tokens;
+        crowd(&mut engine, &requests);
+        assert!(engine.stats().cached_tokens > again, "the second round found nothing");
+    }
+}
+
+#[test]
+fn a_prefix_is_computed_once_and_the_last_token_always() {
+    let (model, knobs) = toy::Toy::new(toy::limits(512, 4, 4, 64));
+    let mut engine = Engine::new(model, None, &EngineOptions::default()).unwrap();
+    let request = greedy(toy::prompt(3, 64), 1);
+    crowd(&mut engine, std::slice::from_ref(&request));
+    assert_eq!(std::mem::take(&mut knobs.lock().unwrap().rows), 64);
+    // The prompt fills four blocks exactly; the last one is computed again for its logits.
+    crowd(&mut engine, std::slice::from_ref(&request));
+    assert_eq!(std::mem::take(&mut knobs.lock().unwrap().rows), 16);
+    assert_eq!(engine.stats().cached_tokens, 48);
+    // A conversation that goes on finds what was generated too.
+    let turn = engine.complete(greedy(toy::prompt(3, 64), 40)).unwrap();
+    let mut longer = request.prompt.clone();
+    longer.extend(turn.tokens);
+    longer.extend([1, 2, 3]);
+    knobs.lock().unwrap().rows = 0;
+    crowd(&mut engine, &[greedy(longer, 1)]);
+    // 103 of 107 tokens had their KV, 96 of them in full blocks.
+    assert_eq!(knobs.lock().unwrap().rows, 11);
+}
+
+#[test]
+fn scoring_a_prompt_passes_the_cache_by() {
+    let mut engine = toy::engine(toy::limits(64, 4, 4, 64), &EngineOptions::default());
+    let request = greedy(toy::prompt(5, 80), 2);
+    crowd(&mut engine, std::slice::from_ref(&request));
+    crowd(&mut engine, &[Request { prompt_logprobs: true, max_tokens: Some(0), ..request.clone() }]);
+    crowd(&mut engine, &[Request { prompt_logprobs: true, ..request }]);
+}
+
+#[test]
+fn decoding_goes_on_beside_a_long_prompt() {
+    let mut engine = toy::engine(toy::limits(16, 2, 2, 64), &EngineOptions::default());
+    let short = engine.submit(greedy(vec![1, 2], 40)).unwrap();
+    engine.step().unwrap().count();
+    let long = engine.submit(greedy(toy::prompt(1, 150), 1)).unwrap();
+    for _ in 0..9 {
+        let ids: Vec<_> = engine.step().unwrap().map(|event| event.id).collect();
+        assert_eq!(ids, [short], "the prompt takes fifteen of sixteen rows, the other sequence its one");
+    }
+    let ids: Vec<_> = engine.step().unwrap().map(|event| event.id).collect();
+    assert_eq!(ids, [short, long]);
+}
+
+#[test]
+fn first_come_first_served() {
+    let mut engine = toy::engine(toy::limits(8, 1, 1, 16), &EngineOptions::default());
+    let ids: Vec<_> = (0..5).map(|i| engine.submit(greedy(toy::prompt(i, 20), 3)).unwrap()).collect();
+    let mut ended = Vec::new();
+    engine.run(|event| ended.extend(event.finish.map(|_| event.id))).unwrap();
+    assert_eq!(ended, ids);
+}
+
+#[test]
+fn who_is_preempted_keeps_its_place() {
+    let mut engine = toy::engine(toy::limits(64, 4, 4, 10), &EngineOptions::default());
+    let ids: Vec<_> = (0..8).map(|i| engine.submit(greedy(toy::prompt(i, 20), 60)).unwrap()).collect();
+    let mut ended = Vec::new();
+    engine.run(|event| ended.extend(event.finish.map(|_| event.id))).unwrap();
+    assert!(engine.stats().preemptions > 0);
+    assert_eq!(ended, ids);
+}
+
+#[test]
+fn cancelling_in_mid_prompt_frees_blocks_at_once() {
+    let mut engine = toy::engine(toy::limits(32, 4, 4, 16), &EngineOptions::default());
+    let id = engine.submit(greedy(toy::prompt(1, 120), 4)).unwrap();
+    let queued = engine.submit(greedy(toy::prompt(2, 120), 4)).unwrap();
+    assert_eq!(engine.step().unwrap().count(), 0);
+    assert_eq!(engine.stats().blocks_used, 2);
+    assert!(engine.cancel(queued) && engine.cancel(id));
+    assert_eq!(engine.stats().blocks_used, 0);
+    assert!(!engine.cancel(id), "a second time there is nothing to cancel");
+    assert!(!engine.is_idle(), "two reports are due");
+    let ended: Vec<_> = engine.step().unwrap().map(|event| (event.id, format!("{:?}", event.finish))).collect();
+    assert_eq!(ended, [(queued, "Some(Cancelled)".into()), (id, "Some(Cancelled)".into())]);
+    assert!(engine.is_idle());
+}

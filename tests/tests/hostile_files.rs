@@ -1,0 +1,159 @@
+//! Bad model files are refused with an error that says where; good neighbours of them open.
+
+use std::path::Path;
+
+use llama_core::checkpoint::gguf::Header;
+use llama_core::checkpoint::{Checkpoint, safetensors};
+use llama_tests::hostile::gguf::{Gguf, Tensor, Value, model};
+use llama_tests::hostile::{Case, folder, folder_cases, gguf_cases, gguf_model_cases};
+
+/// What happens when `bytes` are opened as a file called `name`.
+fn open(folder: &Path, name: &str, bytes: &[u8]) -> llama_core::Result<Checkpoint> {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    Checkpoint::open(path)
+}
+
+/// Runs every case, and lists those that were not refused with the words they must be refused with.
+fn refuse_all<T>(cases: Vec<Case<T>>, at_least: usize, mut open: impl FnMut(&T) -> Option<String>) {
+    assert!(cases.len() >= at_least, "{} cases", cases.len());
+    let mut wrong = Vec::new();
+    for case in &cases {
+        match open(&case.input) {
+            None => wrong.push(format!("{}: accepted", case.name)),
+            Some(text) if case.says.iter().all(|says| text.contains(says)) => {}
+            Some(text) => wrong.push(format!("{}: {text:?} does not say {:?}", case.name, case.says)),
+        }
+    }
+    println!("{} named files refused", cases.len() - wrong.len());
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+fn refuse_gguf(cases: Vec<Case<Vec<u8>>>, at_least: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    refuse_all(cases, at_least, |bytes| open(folder.path(), "model.gguf", bytes).err().map(|e| e.to_string()));
+}
+
+#[test]
+fn gguf_containers() {
+    refuse_gguf(gguf_cases::cases(), 90);
+}
+
+#[test]
+fn gguf_models() {
+    refuse_gguf(gguf_model_cases::cases(), 60);
+}
+
+#[test]
+fn every_key_with_every_wrong_type() {
+    refuse_gguf(gguf_model_cases::wrong_types(), 120);
+}
+
+#[test]
+fn safetensors_containers() {
+    let folder = tempfile::tempdir().unwrap();
+    refuse_all(folder_cases::containers(), 35, |bytes| {
+        let path = folder.path().join("x.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        safetensors::File::open(path).err().map(|e| e.to_string())
+    });
+}
+
+#[test]
+fn folders() {
+    refuse_all(folder_cases::folders(), 35, |files| {
+        let folder = tempfile::tempdir().unwrap();
+        files.write(folder.path()).unwrap();
+        Checkpoint::open(folder.path()).err().map(|e| e.to_string())
+    });
+}
+
+#[test]
+fn every_prefix() {
+    let mut half = model();
+    half.version = 2;
+    for tensor in &mut half.tensors {
+        (tensor.kind, tensor.data) = (1, vec![0; tensor.data.len() / 2]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for bytes in [model().bytes(), half.bytes()] {
+        assert!(bytes.len() < 8192);
+        open(folder.path(), "whole.gguf", &bytes).unwrap();
+        for end in 0..bytes.len() {
+            assert!(Header::parse(Path::new("x"), &bytes[..end]).is_err(), "{end} of {} bytes", bytes.len());
+        }
+    }
+    let bytes = folder::shard(&folder::TENSORS);
+    safetensors::Header::parse(Path::new("x"), &bytes).unwrap();
+    for end in 0..bytes.len() {
+        assert!(safetensors::Header::parse(Path::new("x"), &bytes[..end]).is_err(), "{end} of {} bytes", bytes.len());
+    }
+}
+
+/// What lies right beside the bad files, and must not be refused with them.
+#[test]
+fn good_neighbours() {
+    let folder = tempfile::tempdir().unwrap();
+    let accept = |name: &str, change: &dyn Fn(&mut Gguf)| {
+        let mut file = model();
+        change(&mut file);
+        if let Err(error) = open(folder.path(), "good.gguf", &file.bytes()) {
+            panic!("{name}: {error}");
+        }
+    };
+    accept("as it is", &|_| {});
+    accept("version 2", &|f| f.version = 2);
+    for alignment in [8u32, 64, 4096, 65_536] {
+        accept("another alignment", &|f| {
+            f.alignment = alignment as usize;
+            f.set("general.alignment", Value::u32(alignment));
+        });
+    }
+    accept("integers of other widths", &|f| {
+        f.set("llama.block_count", Value::raw(10, 1u64.to_le_bytes()))
+            .set("llama.attention.head_count", Value::raw(5, 2i32.to_le_bytes()))
+            .set("llama.attention.head_count_kv", Value::i32s(&[1]))
+            .set("llama.vocab_size", Value::raw(2, 8u16.to_le_bytes()));
+    });
+    accept("floats of the other width", &|f| {
+        f.set("llama.rope.freq_base", Value::raw(12, 5e5f64.to_le_bytes()));
+    });
+    accept("a key of 65,535 bytes and a name of 64", &|f| {
+        f.pairs.push((vec![b'k'; 65_535], Value::raw(7, [1])));
+        f.tensors.push(Tensor::f32(&"n".repeat(64), &[1], 1.0));
+    });
+    accept("empty strings and arrays", &|f| {
+        f.set("x", Value::string("")).set("y", Value::strings(&[])).set("z", Value::array(12, 0, &[]));
+    });
+    accept("four dimensions", &|f| f.tensors.push(Tensor::f32("x", &[2, 2, 2, 2], 1.0)));
+    accept("an unused tensor in blocks", &|f| {
+        f.tensors.push(Tensor { kind: 2, data: vec![0; 18], ..Tensor::f32("x", &[32], 1.0) });
+    });
+    accept("padding after the last tensor", &|f| {
+        f.tensors.push(Tensor::f32("x", &[1], 1.0));
+        f.tail = vec![0; 28];
+    });
+    accept("no head", &|f| f.tensors.retain(|t| t.name != b"output.weight"));
+    accept("no tokenizer", &|f| f.pairs.retain(|(key, _)| !key.starts_with(b"tokenizer")));
+    accept("no defaults", &|f| {
+        f.unset("llama.attention.head_count_kv").unset("llama.rope.freq_base").unset("llama.rope.dimension_count");
+        f.unset("llama.vocab_size").set("llama.attention.head_count_kv", Value::u32(1));
+    });
+    accept("a window of 0, which is none", &|f| {
+        f.set("llama.attention.sliding_window", Value::u32(0));
+    });
+    accept("the largest ids", &|f| {
+        f.set("tokenizer.ggml.eos_token_id", Value::u32(7)).set("tokenizer.ggml.padding_token_id", Value::u32(0));
+    });
+}
+
+#[test]
+fn good_folders() {
+    for files in [folder::model(), folder::sharded()] {
+        let folder = tempfile::tempdir().unwrap();
+        files.write(folder.path()).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.end_tokens(), [4, 2, 3]);
+        assert_eq!(checkpoint.chat_template_source().unwrap(), "{{ messages[0].content }}");
+    }
+}
