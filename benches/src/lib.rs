@@ -1,1 +1,3 @@
-//! Placeholder root; filled in as the suites land.
+//! What the benchmarks share: the machine's ceilings.
+
+pub mod ceiling;

@@ -140,6 +140,11 @@ impl Segment {
         self.panel_bytes
     }
 
+    /// All panels.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     /// Bytes of panel `p`.
     pub fn panel(&self, p: usize) -> &[u8] {
         &self.data[p * self.panel_bytes..][..self.panel_bytes]
