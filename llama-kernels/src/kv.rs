@@ -5,7 +5,7 @@
 //! v [layers][blocks][kv_heads][BLOCK][stride]       a row is head_dim numbers, padded to whole vectors with zeros
 //! ```
 //!
-//! The element is f32 or f16 ([`KvFormat`]); which of the two is settled once per verb by [`KvCache::store`], and the
+//! The element is f32 or f16 ([`KvFormat`]); which of the two is settled once per verb by the store's variant, and the
 //! loops below are generic over [`Element`].
 
 use half::f16;

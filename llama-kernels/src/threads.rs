@@ -53,6 +53,8 @@ impl Threads {
             let worker = std::thread::Builder::new().name(format!("llama-{index}")).spawn(move || shared.serve(index));
             threads.workers.push(worker.map_err(|e| Error::parameter("threads", count, e.to_string()))?);
         }
+        // What starting a thread allocates is over before the first step.
+        threads.shared.left.wait(0, || threads.shared.started.load(SeqCst) == count - 1);
         Ok(threads)
     }
 
@@ -159,9 +161,11 @@ struct Shared {
     steps: AtomicU64,
     /// The team is being dropped.
     quit: AtomicBool,
+    /// Workers that are up.
+    started: AtomicUsize,
     /// Workers wait here for a region, a step or the end.
     work: Bell,
-    /// The caller waits here for the last worker to leave.
+    /// The caller waits here for the last worker to leave, and at first for all to be up.
     left: Bell,
     spins: u32,
 }
@@ -183,6 +187,7 @@ impl Shared {
             busy: AtomicBool::new(false),
             steps: AtomicU64::new(0),
             quit: AtomicBool::new(false),
+            started: AtomicUsize::new(0),
             work: Bell::default(),
             left: Bell::default(),
             spins,
@@ -230,6 +235,8 @@ impl Shared {
 
     /// A worker's life.
     fn serve(&self, thread: usize) {
+        self.started.fetch_add(1, SeqCst);
+        self.left.ring();
         let mut seen = 0;
         loop {
             let steps = self.steps.load(SeqCst);

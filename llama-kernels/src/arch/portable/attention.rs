@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 use llama_core::numerics::{self, LANES, PARTITION};
 
-use crate::kernels::Softmax;
+use crate::kernels::{ROWS, Softmax};
 
 /// An element of K and V as this tier reads it.
 pub trait Load: Copy {
@@ -27,16 +27,26 @@ impl Load for f16 {
     }
 }
 
+/// Sixteen elements, widened once for all rows.
+#[inline(always)]
+fn widen<E: Load>(x: &[E; LANES]) -> [f32; LANES] {
+    x.map(E::load)
+}
+
+#[inline(always)]
+fn fmadd(a: f32, b: &[f32; LANES], acc: &mut [f32; LANES]) {
+    acc.iter_mut().zip(b).for_each(|(acc, &b)| *acc = a.mul_add(b, *acc));
+}
+
 /// Scores of each query against each position of each block; see `BlockKernels::scores`.
 pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
     for (b, block) in k.iter().enumerate() {
-        for (r, q) in q.iter().enumerate() {
-            let mut acc = [0.0f32; LANES];
-            for (&q, column) in q.iter().zip(block.as_chunks::<LANES>().0) {
-                for (acc, k) in acc.iter_mut().zip(column) {
-                    *acc = q.mul_add(k.load(), *acc);
-                }
-            }
+        let mut acc = [[0.0f32; LANES]; ROWS];
+        for (d, column) in block.as_chunks::<LANES>().0.iter().enumerate() {
+            let column = widen(column);
+            acc.iter_mut().zip(q).for_each(|(acc, q)| fmadd(q[d], &column, acc));
+        }
+        for (r, acc) in acc.iter().enumerate().take(q.len()) {
             out[r * PARTITION + b * LANES..][..LANES].copy_from_slice(&acc.map(|dot| dot * scale));
         }
     }
@@ -44,13 +54,13 @@ pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
 
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
 pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
-    let stride = out.len() / p.len();
-    for (p, out) in p.iter().zip(out.chunks_exact_mut(stride)) {
-        for t in positions.clone() {
-            let row = &v[t / LANES][t % LANES * stride..][..stride];
-            for (out, v) in out.iter_mut().zip(row) {
-                *out = p[t].mul_add(v.load(), *out);
-            }
+    let out = out.as_chunks_mut::<LANES>().0;
+    let vectors = out.len() / p.len();
+    for t in positions {
+        let row = &v[t / LANES].as_chunks::<LANES>().0[t % LANES * vectors..][..vectors];
+        for (c, column) in row.iter().enumerate() {
+            let column = widen(column);
+            p.iter().enumerate().for_each(|(r, p)| fmadd(p[t], &column, &mut out[r * vectors + c]));
         }
     }
 }
