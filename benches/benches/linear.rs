@@ -117,7 +117,12 @@ fn gemv(c: &mut Criterion) {
             ours.push(time(|| case.run()));
         }
         let (raw, ours, bytes) = (best(raw), best(ours), case.bytes() as f64 * 1e-9);
-        println!("gemv/{name}: {:.1} GB/s, {:.0} % of a raw read ({:.1})", bytes / ours, 100.0 * raw / ours, bytes / raw);
+        println!(
+            "gemv/{name}: {:.1} GB/s, {:.0} % of a raw read ({:.1})",
+            bytes / ours,
+            100.0 * raw / ours,
+            bytes / raw
+        );
         group.throughput(Throughput::Bytes(case.bytes() as u64));
         group.bench_function(&name, |b| b.iter(|| case.run()));
     }
@@ -139,7 +144,12 @@ fn gemm(c: &mut Criterion) {
         }
         let (peak, ours) = (best(peak), best(ours));
         let of = if format.is_quantised() { "int8" } else { "f32" };
-        println!("gemm/{name}: {:.0} GMAC/s, {:.0} % of the {of} peak ({:.0})", 1e-9 / ours, 100.0 * peak / ours, 1e-9 / peak);
+        println!(
+            "gemm/{name}: {:.0} GMAC/s, {:.0} % of the {of} peak ({:.0})",
+            1e-9 / ours,
+            100.0 * peak / ours,
+            1e-9 / peak
+        );
         group.throughput(Throughput::Elements(case.macs()));
         group.bench_function(&name, |b| b.iter(|| case.run()));
     }
@@ -158,7 +168,10 @@ fn seconds_per_mac(tier: Tier, format: Format, threads: &Threads) -> f64 {
 }
 
 fn quick() -> Criterion {
-    Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1))
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
 }
 
 criterion_group! { name = benches; config = quick(); targets = gemv, gemm }
