@@ -90,10 +90,9 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
                             dots = _mm256_set1_epi32(zeros[g][sub][c]);
                         }
                         for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
-                            let mut pairs = products::<W, BYTES, S>(group.codes[j], quants[g][c][j]);
-                            for j in j + 1..j + W::STEP {
-                                let more = products::<W, BYTES, S>(group.codes[j], quants[g][c][j]);
-                                pairs = _mm256_add_epi16(pairs, more);
+                            let mut pairs = _mm256_setzero_si256();
+                            for (codes, quants) in group.codes[j..j + W::STEP].iter().zip(&quants[g][c][j..]) {
+                                pairs = _mm256_add_epi16(pairs, products::<W, BYTES, S>(*codes, *quants));
                             }
                             dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
                         }
