@@ -8,7 +8,7 @@ use crate::quant::QuantTile;
 use crate::weight::pack::{MAX_PANEL_ROWS, PACKS, Pack};
 
 /// Columns of the widest tile of any tier.
-pub const MAX_COLUMNS: usize = 8;
+pub const MAX_COLUMNS: usize = 12;
 
 /// A column tile of activations, `columns` tokens wide. What a form does not read is empty.
 #[derive(Debug, Clone, Copy, Default)]

@@ -60,14 +60,6 @@ fn quantise(x: &[f32], mut out: QuantTile<'_>) {
     out.fill(x);
 }
 
-/// What a group brings for each of `C` columns.
-struct Columns<'a, const S: usize, const C: usize> {
-    quants: &'a [[i32; 8]; C],
-    scales: &'a [f32; C],
-    zeros: Option<&'a [[i32; C]; S]>,
-    sums: Option<&'a [[f32; C]; S]>,
-}
-
 /// One panel of a quantised form, its first eight rows and then the others.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
@@ -89,48 +81,32 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
         for (b, raw) in blocks.iter().enumerate() {
             for i in 0..W::GROUPS {
                 let g = b * W::GROUPS + i;
-                let columns = Columns {
-                    quants: &quants[g],
-                    scales: &scales[g],
-                    zeros: if W::ZERO { Some(&zeros[g]) } else { None },
-                    sums: if W::MIN { Some(&sums[g]) } else { None },
-                };
                 // SAFETY: `unpack` needs the CPU features that this function has.
                 let group = unsafe { W::unpack(raw, i, half) };
-                add_group::<W, BYTES, S, C>(&group, &columns, &mut acc);
+                for sub in 0..S {
+                    for c in 0..C {
+                        let mut dots = _mm256_setzero_si256();
+                        if W::ZERO {
+                            dots = _mm256_set1_epi32(zeros[g][sub][c]);
+                        }
+                        for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
+                            let mut pairs = _mm256_setzero_si256();
+                            for (codes, quants) in group.codes[j..j + W::STEP].iter().zip(&quants[g][c][j..]) {
+                                pairs = _mm256_add_epi16(pairs, products::<W, BYTES, S>(*codes, *quants));
+                            }
+                            dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                        }
+                        let scale = _mm256_mul_ps(group.scale[sub], _mm256_set1_ps(scales[g][c]));
+                        acc[c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), acc[c]);
+                        if W::MIN {
+                            acc[c] = _mm256_fmadd_ps(group.min[sub], _mm256_set1_ps(sums[g][sub][c]), acc[c]);
+                        }
+                    }
+                }
             }
         }
         for (acc, column) in acc.into_iter().zip(&mut *tile) {
             store(acc, &mut column.as_chunks_mut().0[half]);
-        }
-    }
-}
-
-/// Adds one group to all columns.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn add_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
-    group: &Unpacked<S>,
-    columns: &Columns<'_, S, C>,
-    acc: &mut [__m256; C],
-) {
-    for s in 0..S {
-        let first = s * 8 / S;
-        for c in 0..C {
-            let mut dots = columns.zeros.map_or(_mm256_setzero_si256(), |zeros| _mm256_set1_epi32(zeros[s][c]));
-            for j in (first..first + 8 / S).step_by(W::STEP) {
-                let mut pairs = products::<W, BYTES, S>(group.codes[j], columns.quants[c][j]);
-                for j in j + 1..j + W::STEP {
-                    let more = products::<W, BYTES, S>(group.codes[j], columns.quants[c][j]);
-                    pairs = _mm256_add_epi16(pairs, more);
-                }
-                dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-            }
-            let scale = _mm256_mul_ps(group.scale[s], _mm256_set1_ps(columns.scales[c]));
-            acc[c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), acc[c]);
-            if let Some(sums) = columns.sums {
-                acc[c] = _mm256_fmadd_ps(group.min[s], _mm256_set1_ps(sums[s][c]), acc[c]);
-            }
         }
     }
 }

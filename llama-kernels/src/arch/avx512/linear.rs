@@ -1,7 +1,8 @@
 //! The linear's kernels on AVX-512 with VNNI: a register is sixteen rows, and VPDPBUSD adds four columns of each.
 //!
 //! Codes are used straight from their packed bytes: a group is unpacked into eight registers, which every column of the
-//! tile then multiplies with a broadcast of four of its quants. Sums stay in registers for the whole panel. The integer
+//! tile then multiplies with a broadcast of four of its quants. Twelve columns are enough to hide VPDPBUSD's latency of
+//! five cycles on two ports, and their sums and dot products still leave registers for the codes. Sums stay in registers for the whole panel. The integer
 //! sum starts at minus the zero point's share, which costs a load and no arithmetic.
 
 use std::arch::x86_64::*;
@@ -45,6 +46,10 @@ fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX
         quantised::<W, BYTES, S, 6>,
         quantised::<W, BYTES, S, 7>,
         quantised::<W, BYTES, S, 8>,
+        quantised::<W, BYTES, S, 9>,
+        quantised::<W, BYTES, S, 10>,
+        quantised::<W, BYTES, S, 11>,
+        quantised::<W, BYTES, S, 12>,
     ]
 }
 
@@ -58,6 +63,10 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
         floats::<W, BYTES, 6>,
         floats::<W, BYTES, 7>,
         floats::<W, BYTES, 8>,
+        floats::<W, BYTES, 9>,
+        floats::<W, BYTES, 10>,
+        floats::<W, BYTES, 11>,
+        floats::<W, BYTES, 12>,
     ]
 }
 
@@ -66,15 +75,11 @@ fn quantise(x: &[f32], mut out: QuantTile<'_>) {
     out.fill(x);
 }
 
-/// What a group brings for each of `C` columns.
-struct Columns<'a, const S: usize, const C: usize> {
-    quants: &'a [[i32; 8]; C],
-    scales: &'a [f32; C],
-    zeros: Option<&'a [[i32; C]; S]>,
-    sums: Option<&'a [[f32; C]; S]>,
-}
-
 /// One panel of a quantised form.
+///
+/// One function, because what a function of its own did would not always be inlined (`inline(always)` and
+/// `target_feature` exclude each other), and then sums would go through memory. Vectors that were nibbles of the same
+/// bytes follow each other: integers add in any order, and so fewer registers wait.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
     _: Pack,
@@ -94,45 +99,33 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     for (b, raw) in blocks.iter().enumerate() {
         for i in 0..W::GROUPS {
             let g = b * W::GROUPS + i;
-            let columns = Columns {
-                quants: &quants[g],
-                scales: &scales[g],
-                zeros: if W::ZERO { Some(&zeros[g]) } else { None },
-                sums: if W::MIN { Some(&sums[g]) } else { None },
-            };
             // SAFETY: `unpack` needs the CPU features that this function has.
             let group = unsafe { W::unpack(raw, i) };
-            add_group(&group, &columns, &mut acc);
+            for sub in 0..S {
+                let mut dots = [_mm512_setzero_si512(); C];
+                if W::ZERO {
+                    for (dots, zero) in dots.iter_mut().zip(zeros[g][sub]) {
+                        *dots = _mm512_set1_epi32(zero);
+                    }
+                }
+                for i in 0..8 / S {
+                    let j = if S == 1 { i / 2 + i % 2 * 4 } else { sub * 4 + i };
+                    for (dots, quants) in dots.iter_mut().zip(&quants[g]) {
+                        *dots = _mm512_dpbusd_epi32(*dots, group.codes[j], _mm512_set1_epi32(quants[j]));
+                    }
+                }
+                for c in 0..C {
+                    let scale = _mm512_mul_ps(group.scale[sub], _mm512_set1_ps(scales[g][c]));
+                    acc[c] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[c]), acc[c]);
+                    if W::MIN {
+                        acc[c] = _mm512_fmadd_ps(group.min[sub], _mm512_set1_ps(sums[g][sub][c]), acc[c]);
+                    }
+                }
+            }
         }
     }
     for (acc, column) in acc.into_iter().zip(tile) {
         store(acc, column.first_chunk_mut().expect("16 of 32"));
-    }
-}
-
-/// Adds one group to all columns.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn add_group<const S: usize, const C: usize>(group: &Unpacked<S>, columns: &Columns<'_, S, C>, acc: &mut [__m512; C]) {
-    for s in 0..S {
-        let mut dots = [_mm512_setzero_si512(); C];
-        if let Some(zeros) = columns.zeros {
-            for c in 0..C {
-                dots[c] = _mm512_set1_epi32(zeros[s][c]);
-            }
-        }
-        for j in s * 8 / S..(s + 1) * 8 / S {
-            for c in 0..C {
-                dots[c] = _mm512_dpbusd_epi32(dots[c], group.codes[j], _mm512_set1_epi32(columns.quants[c][j]));
-            }
-        }
-        for c in 0..C {
-            let scale = _mm512_mul_ps(group.scale[s], _mm512_set1_ps(columns.scales[c]));
-            acc[c] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[c]), acc[c]);
-            if let Some(sums) = columns.sums {
-                acc[c] = _mm512_fmadd_ps(group.min[s], _mm512_set1_ps(sums[s][c]), acc[c]);
-            }
-        }
     }
 }
 

@@ -43,8 +43,9 @@ fn add_group(pack: Pack, group: &Unpacked, acts: &Acts<'_>, g: usize, c: usize, 
     for s in 0..pack.subs() {
         let at = (g * pack.subs() + s) * acts.columns + c;
         let mut dots = [acts.zeros.get(at).copied().unwrap_or(0); 16];
-        for j in s * vectors..(s + 1) * vectors {
-            add_dots(&group.codes[j], quants[j], &mut dots);
+        let own = s * vectors..(s + 1) * vectors;
+        for (codes, quants) in group.codes[own.clone()].iter().zip(&quants[own]) {
+            add_dots(codes, *quants, &mut dots);
         }
         for (r, acc) in acc.iter_mut().enumerate() {
             *acc = (group.scale[s][r] * scale).mul_add(dots[r] as f32, *acc);
