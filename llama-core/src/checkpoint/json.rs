@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 
 /// Bytes of the largest JSON file that is read at all.
 const LARGEST: usize = 256 << 20;
-/// Bytes of text that pay for one value, and values that every file may have.
-const BYTES_A_VALUE: usize = 12;
+/// Bytes of text that pay for one value (a key, its value and the growth of an ordered map take about 240), and values
+/// that every file may have.
+const BYTES_A_VALUE: usize = 20;
 const FREE_VALUES: usize = 1024;
 
 /// A whole JSON file as text.
