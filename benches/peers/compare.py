@@ -180,10 +180,10 @@ def remarks(results):
         here = [r for r in results if (r["model"], r["threads"]) == (model, threads)]
         for result in here:
             if "error" in result:
-                yield f"{result['engine']}, {model}, {threads} threads: {result['error']}"
+                yield f"{result['engine']}, {model}, --threads {threads}: {result['error']}"
         following = {r["engine"]: r["next"] for r in here if "next" in r}
         if len(set(following.values())) > 1:
-            yield f"{model}, {threads} threads: the likeliest token after the prompt differs: {following}"
+            yield f"{model}, --threads {threads}: the likeliest token after the prompt differs: {following}"
     busy = sum(r["others"] > BUSY for r in results)
     if busy:
         yield f"{busy} of {len(results)} processes began while others took over {BUSY:.0%} of the machine."
