@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 
-FLAGS = "--model {model} --threads {threads} --prompt {prompt} --generate {generate} --context {context} --repeat {repeat}"
+FLAGS = " ".join(f"--{flag} {{{flag}}}" for flag in ("model", "threads", "prompt", "generate", "context", "repeat"))
 # With more of the machine than this taken by others, a figure says more about them than about the engine.
 BUSY = 0.05
 
