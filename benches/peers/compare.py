@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 
-FLAGS = "--model {model} --threads {threads} --prompt {prompt} --generate {generate} --context {context} --repeat {repeat}"
+FLAGS = " ".join(f"--{flag} {{{flag}}}" for flag in ("model", "threads", "prompt", "generate", "context", "repeat"))
 # With more of the machine than this taken by others, a figure says more about them than about the engine.
 BUSY = 0.05
 
@@ -39,7 +39,7 @@ def arguments():
     parser.add_argument("--context", type=int, default=0)
     parser.add_argument("--ours", metavar="CMD", help="our engine")
     parser.add_argument("--candle", metavar="CMD", help="candle/target/release/peer-candle, or a command that runs it")
-    parser.add_argument("--llama-cpp", metavar="CMD", help="'PYTHON llama_cpp.py', with the Python that has llama_cpp")
+    parser.add_argument("--llama-cpp", metavar="CMD", help="'PYTHON llamacpp.py', with the Python that has llama_cpp")
     parser.add_argument("--timeout", type=float, default=600, help="seconds one process may take")
     parser.add_argument("--log", type=pathlib.Path, help="append every result to this file, one JSON object a line")
     parser.add_argument("--from-log", type=pathlib.Path, help="run nothing: print the tables of this log")
@@ -180,10 +180,10 @@ def remarks(results):
         here = [r for r in results if (r["model"], r["threads"]) == (model, threads)]
         for result in here:
             if "error" in result:
-                yield f"{result['engine']}, {model}, {threads} threads: {result['error']}"
+                yield f"{result['engine']}, {model}, --threads {threads}: {result['error']}"
         following = {r["engine"]: r["next"] for r in here if "next" in r}
         if len(set(following.values())) > 1:
-            yield f"{model}, {threads} threads: the likeliest token after the prompt differs: {following}"
+            yield f"{model}, --threads {threads}: the likeliest token after the prompt differs: {following}"
     busy = sum(r["others"] > BUSY for r in results)
     if busy:
         yield f"{busy} of {len(results)} processes began while others took over {BUSY:.0%} of the machine."

@@ -1,6 +1,6 @@
 //! Times candle on one GGUF and prints one line of JSON: prompt processing and generation, in tokens per second.
 //!
-//! The measures are those of `../llama_cpp.py`, so that the three engines can stand in one table: `pp` is one forward
+//! The measures are those of `../llamacpp.py`, so that the three engines can stand in one table: `pp` is one forward
 //! of the whole prompt in an empty cache with logits of its last token, `tg` is a row of single-token forwards after
 //! `--context` tokens. Each is the median of `--repeat` runs, after a prompt and one further token that are not counted
 //! and pay for the weights candle repacks lazily. No sampling, no tokenizer.

@@ -57,7 +57,7 @@ class Peer:
         llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
 
     def feed(self, position, count):
-        """Decodes `count` tokens from `position` on. Their ids are spread over the vocabulary, alike in every engine."""
+        """Decodes `count` tokens from `position` on; the ids are spread over the vocabulary, alike in every engine."""
         end = position + count
         while position < end:
             n = min(end - position, UBATCH)
