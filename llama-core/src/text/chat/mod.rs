@@ -27,10 +27,17 @@ use super::json::Node;
 use crate::checkpoint::gguf::Metadata;
 use crate::error::{Error, Result};
 
-/// Fuel of any render. One unit pays for an instruction or 64 bytes: this much is 26 MB, or a few tens of milliseconds.
-const FUEL: u64 = 400_000;
+/// Fuel of any render. One unit pays for an instruction or 64 bytes: this much is 6 MB, or a few milliseconds.
+const FUEL: u64 = 100_000;
+/// Fuel that each message adds, for the instructions of a loop over the messages.
+const FUEL_A_MESSAGE: u64 = 256;
 /// Bytes of input that pay for one more unit of fuel: templates copy and inspect each byte of a long prompt a few times.
-const BYTES_A_FUEL: u64 = 2;
+const BYTES_A_FUEL: u64 = 4;
+/// Most fuel of a render.
+const MAX_FUEL: u64 = 1_000_000;
+/// Bytes of stack a unit of fuel. A template can nest lists as deep as its fuel lasts, and they are printed, compared and
+/// dropped by recursion, which takes up to about 500 bytes a level; a level costs more than one unit.
+const STACK_A_FUEL: u64 = 1024;
 /// Longest source of a template, in bytes. Published ones stay under 100 kB.
 const MAX_SOURCE: usize = 1 << 20;
 /// Longest string that a filter or method of ours makes, in bytes.
@@ -174,11 +181,26 @@ impl ChatTemplate {
     fn render_json(&self, messages: &Json, options: &RenderOptions) -> Result<String> {
         let tools = options.tools.clone().map_or(Json::Null, Json::Array);
         let size = json_size(messages) + json_size(&tools) + options.extra.values().map(json_size).sum::<u64>();
+        let messages_fuel = FUEL_A_MESSAGE * messages.as_array().map_or(0, Vec::len) as u64;
+        let fuel = (FUEL + messages_fuel + size / BYTES_A_FUEL).min(MAX_FUEL);
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + size / BYTES_A_FUEL));
-        let template = environment.get_template(NAME).map_err(describe)?;
-        template.render(context(messages, &tools, options)?).map_err(describe)
+        environment.set_fuel(Some(fuel));
+        on_a_deep_stack(fuel * STACK_A_FUEL, || {
+            let template = environment.get_template(NAME).map_err(describe)?;
+            template.render(context(messages, &tools, options)?).map_err(describe)
+        })
     }
+}
+
+/// Runs `render` on a thread of its own with `bytes` of stack, of which only what is used takes memory.
+fn on_a_deep_stack(bytes: u64, render: impl FnOnce() -> Result<String> + Send) -> Result<String> {
+    let failed = |what: String| Error::Template { problem: what };
+    let bytes = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(bytes);
+        let thread = thread.spawn_scoped(scope, render).map_err(|e| failed(format!("no thread to render on: {e}")))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The variables of a render.
