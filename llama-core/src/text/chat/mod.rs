@@ -12,6 +12,8 @@ mod methods;
 mod source;
 mod tojson;
 
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -222,7 +224,7 @@ fn context(messages: &Json, tools: &Json, options: &RenderOptions) -> Result<Val
         }
         variables.push((name, Value::from(Serde(value))));
     }
-    Ok(variables.into_iter().map(|(name, value)| (Value::from(name), value)).collect())
+    Ok(Value::from(variables.into_iter().collect::<BTreeMap<&str, Value>>()))
 }
 
 /// The environment of transformers.
@@ -233,9 +235,37 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.set_unknown_method_callback(methods::call);
     environment.add_filter("tojson", tojson::filter);
     environment.add_filter("trim", methods::trim);
+    environment.add_filter("string", |value: &Value| bounded_text(value).map(Value::from));
+    environment.set_formatter(|out, state, value| match value.as_object() {
+        None => minijinja::escape_formatter(out, state, value),
+        Some(_) => Ok(out.write_str(&bounded_text(value)?)?),
+    });
     environment.add_function("raise_exception", raise_exception);
     environment.remove_global("debug");
     Ok(environment)
+}
+
+/// The text of a value. A few nested lists can share so much that their text is longer than any memory, and the engine
+/// only charges for it once it exists.
+fn bounded_text(value: &Value) -> Result<String, minijinja::Error> {
+    let mut text = Bounded(String::new());
+    match write!(text, "{value}") {
+        Ok(()) => Ok(text.0),
+        Err(_) => Err(minijinja::Error::new(ErrorKind::OutOfFuel, "the text of a value is too long")),
+    }
+}
+
+/// A string that refuses to grow past [`MAX_STRING`].
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        if self.0.len() + s.len() > MAX_STRING {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(s);
+        Ok(())
+    }
 }
 
 /// What a template said with `raise_exception`.
