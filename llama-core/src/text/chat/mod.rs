@@ -12,6 +12,8 @@ mod methods;
 mod source;
 mod tojson;
 
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -27,10 +29,17 @@ use super::json::Node;
 use crate::checkpoint::gguf::Metadata;
 use crate::error::{Error, Result};
 
-/// Fuel of any render. One unit pays for an instruction or 64 bytes: this much is 26 MB, or a few tens of milliseconds.
-const FUEL: u64 = 400_000;
+/// Fuel of any render. One unit pays for an instruction or 64 bytes: this much is 6 MB, or a few milliseconds.
+const FUEL: u64 = 100_000;
+/// Fuel that each message adds, for the instructions of a loop over the messages.
+const FUEL_A_MESSAGE: u64 = 256;
 /// Bytes of input that pay for one more unit of fuel: templates copy and inspect each byte of a long prompt a few times.
-const BYTES_A_FUEL: u64 = 2;
+const BYTES_A_FUEL: u64 = 4;
+/// Most fuel of a render.
+const MAX_FUEL: u64 = 1_000_000;
+/// Bytes of stack a unit of fuel. A template can nest lists as deep as its fuel lasts, and they are printed, compared and
+/// dropped by recursion, which takes up to about 500 bytes a level; a level costs more than one unit.
+const STACK_A_FUEL: u64 = 1024;
 /// Longest source of a template, in bytes. Published ones stay under 100 kB.
 const MAX_SOURCE: usize = 1 << 20;
 /// Longest string that a filter or method of ours makes, in bytes.
@@ -174,11 +183,26 @@ impl ChatTemplate {
     fn render_json(&self, messages: &Json, options: &RenderOptions) -> Result<String> {
         let tools = options.tools.clone().map_or(Json::Null, Json::Array);
         let size = json_size(messages) + json_size(&tools) + options.extra.values().map(json_size).sum::<u64>();
+        let messages_fuel = FUEL_A_MESSAGE * messages.as_array().map_or(0, Vec::len) as u64;
+        let fuel = (FUEL + messages_fuel + size / BYTES_A_FUEL).min(MAX_FUEL);
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + size / BYTES_A_FUEL));
-        let template = environment.get_template(NAME).map_err(describe)?;
-        template.render(context(messages, &tools, options)?).map_err(describe)
+        environment.set_fuel(Some(fuel));
+        on_a_deep_stack(fuel * STACK_A_FUEL, || {
+            let template = environment.get_template(NAME).map_err(describe)?;
+            template.render(context(messages, &tools, options)?).map_err(describe)
+        })
     }
+}
+
+/// Runs `render` on a thread of its own with `bytes` of stack, of which only what is used takes memory.
+fn on_a_deep_stack(bytes: u64, render: impl FnOnce() -> Result<String> + Send) -> Result<String> {
+    let failed = |what: String| Error::Template { problem: what };
+    let bytes = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(bytes);
+        let thread = thread.spawn_scoped(scope, render).map_err(|e| failed(format!("no thread to render on: {e}")))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The variables of a render.
@@ -200,7 +224,7 @@ fn context(messages: &Json, tools: &Json, options: &RenderOptions) -> Result<Val
         }
         variables.push((name, Value::from(Serde(value))));
     }
-    Ok(variables.into_iter().map(|(name, value)| (Value::from(name), value)).collect())
+    Ok(Value::from(variables.into_iter().collect::<BTreeMap<&str, Value>>()))
 }
 
 /// The environment of transformers.
@@ -211,9 +235,37 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.set_unknown_method_callback(methods::call);
     environment.add_filter("tojson", tojson::filter);
     environment.add_filter("trim", methods::trim);
+    environment.add_filter("string", |value: &Value| bounded_text(value).map(Value::from));
+    environment.set_formatter(|out, state, value| match value.as_object() {
+        None => minijinja::escape_formatter(out, state, value),
+        Some(_) => Ok(out.write_str(&bounded_text(value)?)?),
+    });
     environment.add_function("raise_exception", raise_exception);
     environment.remove_global("debug");
     Ok(environment)
+}
+
+/// The text of a value. A few nested lists can share so much that their text is longer than any memory, and the engine
+/// only charges for it once it exists.
+fn bounded_text(value: &Value) -> Result<String, minijinja::Error> {
+    let mut text = Bounded(String::new());
+    match write!(text, "{value}") {
+        Ok(()) => Ok(text.0),
+        Err(_) => Err(minijinja::Error::new(ErrorKind::OutOfFuel, "the text of a value is too long")),
+    }
+}
+
+/// A string that refuses to grow past [`MAX_STRING`].
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        if self.0.len() + s.len() > MAX_STRING {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(s);
+        Ok(())
+    }
 }
 
 /// What a template said with `raise_exception`.
