@@ -1,4 +1,4 @@
-//! 1. Generate: open a model, continue a prompt, print text as it comes, and say how fast it was.
+//! Generate: open a model, continue a prompt, print text as it comes, and say how fast it was.
 //!
 //! ```text
 //! cargo run --release --example 01-generate

@@ -1,4 +1,4 @@
-//! 2. Chat: a conversation with any model that has a chat template. Each turn encodes the whole conversation again; the
+//! Chat: a conversation with any model that has a chat template. Each turn encodes the whole conversation again; the
 //! engine's prefix cache makes that cost the new tokens only.
 //!
 //! ```text

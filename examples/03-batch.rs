@@ -1,4 +1,4 @@
-//! 3. Batch: many prompts at once, one a line, from a file or standard input. The engine decodes them side by side and a
+//! Batch: many prompts at once, one a line, from a file or standard input. The engine decodes them side by side and a
 //! prompt's text is the same as if it had been alone.
 //!
 //! ```text

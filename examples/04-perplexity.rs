@@ -1,4 +1,4 @@
-//! 4. Perplexity: how surprised a model is by a text, in windows that do not overlap.
+//! Perplexity: how surprised a model is by a text, in windows that do not overlap.
 //!
 //! ```text
 //! cargo run --release --example 04-perplexity -- --model SmolLM2.gguf wiki.test.raw

@@ -1,4 +1,4 @@
-//! 5. Inspect: what a file says about its model, and what the model will hold in memory, without reading a weight.
+//! Inspect: what a file says about its model, and what the model will hold in memory, without reading a weight.
 //!
 //! ```text
 //! cargo run --release --example 05-inspect -- --model MODEL.gguf --tensors
@@ -11,6 +11,7 @@ use clap::Parser;
 use llama_core::Result;
 use llama_core::backend::Backend;
 use llama_core::checkpoint::Checkpoint;
+use llama_core::format::Format;
 use llama_examples::{ModelArgs, exit};
 use llama_kernels::Tier;
 
@@ -70,13 +71,14 @@ fn header(checkpoint: &Checkpoint) {
 }
 
 fn formats(checkpoint: &Checkpoint, each: bool) {
-    let mut formats: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let mut formats: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     for tensor in checkpoint.tensors() {
-        let entry = formats.entry(format!("{:?}", tensor.format)).or_default();
+        let format = tensor.format.map_or("unread", Format::name);
+        let entry = formats.entry(format).or_default();
         entry.0 += 1;
         entry.1 += tensor.bytes;
         if each {
-            println!("  {:40} {:?} [{}, {}]", tensor.name, tensor.format, tensor.rows, tensor.cols);
+            println!("  {:40} {format} [{}, {}]", tensor.name, tensor.rows, tensor.cols);
         }
     }
     for (format, (count, bytes)) in formats {

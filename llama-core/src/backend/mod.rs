@@ -4,7 +4,7 @@
 //! of f32 semantics, always contiguous: heads are a reading of the columns, and a ragged batch needs no padding. Every
 //! verb writes into tensors made once, so a step allocates nothing and its addresses are stable.
 //!
-//! [`reference`] is this contract executed as plainly as it can be said; docs/backend.md tells how to write another.
+//! [`mod@reference`] is this contract executed as plainly as it can be said; docs/backend.md tells how to write another.
 
 pub mod reference;
 mod timed;

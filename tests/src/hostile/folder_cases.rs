@@ -6,7 +6,7 @@ use super::folder::{Folder, TENSORS, model, safetensors, shard, sharded};
 /// A header of one F32 tensor of two weights.
 const GOOD: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
 
-/// Bad containers, with the eight-byte buffer of [`GOOD`].
+/// Bad containers, with the eight-byte buffer of `GOOD`.
 pub fn containers() -> Vec<Case<Vec<u8>>> {
     let mut cases = vec![
         Case::new("no byte", vec![], &["file at byte 0"]),
