@@ -159,8 +159,6 @@ fn bombs_are_refused() {
         ("ljust", "{{ 'a'.ljust(10**9) }}".into()),
         ("parentheses", deep("(", ")", 60_000)),
         ("lists", deep("[", "]", 60_000)),
-        ("not not not", format!("{{{{ {} 1 }}}}", "not ".repeat(60_000))),
-        ("minus minus", format!("{{{{ {}1 }}}}", "- ".repeat(60_000))),
         ("nested ifs", format!("{}{}", "{% if true %}".repeat(60_000), "{% endif %}".repeat(60_000))),
         ("power", "{{ 10 ** 10 ** 10 }}".into()),
         ("division by zero", "{{ 1 // 0 }}".into()),
@@ -174,11 +172,10 @@ fn bombs_are_refused() {
         ("unknown filter", "{{ 1 | nothing }}".into()),
         ("unknown function", "{{ nothing() }}".into()),
         ("open block", "{% for x in y %}".into()),
-        ("too long", "x".repeat((1 << 20) + 1)),
+        ("too long", "x".repeat((256 << 10) + 1)),
     ];
     assert!(bombs.len() >= 25);
     for (name, source) in bombs {
-        eprintln!("{name}");
         match render(&source) {
             Err(Error::Template { problem }) => assert!(!problem.is_empty(), "{name}"),
             other => panic!("{name}: {other:?}"),
@@ -201,6 +198,25 @@ fn deep_values_do_not_overflow_the_stack() {
     }
 }
 
+/// Nor does a chain of operators overflow it when it is compiled.
+#[test]
+fn long_chains_do_not_overflow_the_stack() {
+    for (before, link, after) in [
+        ("{{ ", "not ", "1 }}"),
+        ("{{ ", "-", "1 }}"),
+        ("{{ ", "1+", "1 }}"),
+        ("{{ ", "1**", "1 }}"),
+        ("{{ ", "1 if 1 else ", "1 }}"),
+        ("{{ ", "x and ", "x }}"),
+        ("{{ x", "|d", " }}"),
+        ("{{ x", ".x", " }}"),
+        ("{{ x", "()", " }}"),
+        ("{% if x %}", "{% elif x %}", "{% endif %}"),
+    ] {
+        let _ = render(&format!("{before}{}{after}", link.repeat(250_000 / link.len())));
+    }
+}
+
 /// A long conversation is not a bomb.
 #[test]
 fn long_prompts_fit_the_budget() {
@@ -212,7 +228,11 @@ fn long_prompts_fit_the_budget() {
         if !name.ends_with(".jinja") || name.starts_with("NousResearch") {
             continue;
         }
-        let options = RenderOptions::new(some_date());
+        let options = RenderOptions {
+            bos_token: Some("<s>".into()),
+            eos_token: Some("</s>".into()),
+            ..RenderOptions::new(some_date())
+        };
         let rendered = template(&name).render(&[Message::new("user", &long)], &options);
         assert!(rendered.unwrap_or_else(|e| panic!("{name}: {e}")).len() >= long.len() - 1, "{name}");
         template(&name).render(&turns, &options).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -41,7 +41,11 @@ const MAX_FUEL: u64 = 1_000_000;
 /// dropped by recursion, which takes up to about 500 bytes a level; a level costs more than one unit.
 const STACK_A_FUEL: u64 = 1024;
 /// Longest source of a template, in bytes. Published ones stay under 100 kB.
-const MAX_SOURCE: usize = 1 << 20;
+const MAX_SOURCE: usize = 256 << 10;
+/// Bytes of stack a byte of source: the compiler recurses into chains of operators without a limit of its own.
+const STACK_A_SOURCE_BYTE: u64 = 2048;
+/// Bytes of stack that any compilation may need.
+const STACK: u64 = 1 << 20;
 /// Longest string that a filter or method of ours makes, in bytes.
 const MAX_STRING: usize = 16 << 20;
 /// The only template of an environment.
@@ -130,15 +134,17 @@ impl ChatTemplate {
     /// Compiles a template.
     ///
     /// # Errors
-    /// [`Error::Template`] with the line, if `source` is not a template, or is over a mebibyte.
+    /// [`Error::Template`] with the line, if `source` is not a template, or is over 256 KiB.
     pub fn new(source: &str) -> Result<Self> {
         if source.len() > MAX_SOURCE {
             let problem = format!("the source has {} bytes; at most {MAX_SOURCE} are allowed", source.len());
             return Err(Error::Template { problem });
         }
         let mut environment = environment().map_err(describe)?;
-        environment.add_template_owned(NAME, source::prepare(source)).map_err(describe)?;
-        Ok(ChatTemplate { environment })
+        on_a_deep_stack(STACK + source.len() as u64 * STACK_A_SOURCE_BYTE, || {
+            environment.add_template_owned(NAME, source::prepare(source)).map_err(describe)?;
+            Ok(ChatTemplate { environment })
+        })
     }
 
     /// The template of a GGUF file, if it has one.
@@ -194,13 +200,13 @@ impl ChatTemplate {
     }
 }
 
-/// Runs `render` on a thread of its own with `bytes` of stack, of which only what is used takes memory.
-fn on_a_deep_stack(bytes: u64, render: impl FnOnce() -> Result<String> + Send) -> Result<String> {
+/// Runs `work` on a thread of its own with `bytes` of stack, of which only what is used takes memory.
+fn on_a_deep_stack<T: Send>(bytes: u64, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let failed = |what: String| Error::Template { problem: what };
     let bytes = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".into()).stack_size(bytes);
-        let thread = thread.spawn_scoped(scope, render).map_err(|e| failed(format!("no thread to render on: {e}")))?;
+        let thread = thread.spawn_scoped(scope, work).map_err(|e| failed(format!("no thread to run on: {e}")))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
