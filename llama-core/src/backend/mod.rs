@@ -12,8 +12,11 @@ mod timed;
 pub use reference::Reference;
 pub use timed::{Timed, VerbTime};
 
+pub use crate::config::RopeLayout;
+
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
+use crate::config::Config;
 use crate::error::Result;
 use crate::format::Format;
 
@@ -55,15 +58,6 @@ pub struct Limits {
     pub kv: KvFormat,
 }
 
-/// Which two columns of a head one rotary frequency turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeLayout {
-    /// Columns `2i` and `2i + 1`: GGUF's llama.
-    Interleaved,
-    /// Columns `i` and `i + rope_dim / 2`: Hugging Face.
-    Halves,
-}
-
 /// Everything attention needs to know about a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionShape {
@@ -88,6 +82,21 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
+    /// What attention needs of `config`, for an engine whose sequences hold at most `context` positions.
+    pub fn new(config: &Config, context: usize) -> Self {
+        AttentionShape {
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            inv_freq: config.rope.inv_freq(context),
+            rope_scale: config.rope.scale(),
+            layout: config.rope.layout,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            window: config.window,
+        }
+    }
+
     /// Columns of the fused `qkv` rows: q heads, then k heads, then v heads.
     pub fn qkv_cols(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim

@@ -6,8 +6,6 @@ mod rope;
 pub(crate) use check::Keys;
 pub(crate) use rope::yarn_scale;
 
-use crate::backend::{AttentionShape, RopeLayout};
-
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -50,6 +48,15 @@ pub struct Rope {
     pub layout: RopeLayout,
     /// How the context was stretched.
     pub scaling: RopeScaling,
+}
+
+/// Which two columns of a head one rotary frequency turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Columns `2i` and `2i + 1`: GGUF's llama.
+    Interleaved,
+    /// Columns `i` and `i + rope_dim / 2`: Hugging Face.
+    Halves,
 }
 
 /// Ways to stretch a rotary embedding past the context it was trained with.
@@ -101,21 +108,4 @@ pub enum RopeScaling {
         /// `[dims / 2]`.
         divisors: Vec<f32>,
     },
-}
-
-impl Config {
-    /// What attention needs, for an engine whose sequences hold at most `context` positions.
-    pub fn attention_shape(&self, context: usize) -> AttentionShape {
-        AttentionShape {
-            layers: self.layers,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-            inv_freq: self.rope.inv_freq(context),
-            rope_scale: self.rope.scale(),
-            layout: self.rope.layout,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
-            window: self.window,
-        }
-    }
 }

@@ -86,7 +86,7 @@ pub(crate) fn yarn_scale(stretch: f64, m: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::RopeLayout;
+    use crate::config::RopeLayout;
 
     fn rope(theta: f64, dims: usize, scaling: RopeScaling) -> Rope {
         Rope { theta, dims, layout: RopeLayout::Halves, scaling }

@@ -3,7 +3,7 @@
 //! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
 //! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
 
-use crate::backend::{Backend, Limits, Rows};
+use crate::backend::{AttentionShape, Backend, Limits, Rows};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -63,7 +63,7 @@ impl<B: Backend> Llama<B> {
             done += bytes;
             progress(Progress { done, total });
         };
-        let shape = config.attention_shape(limits.context);
+        let shape = AttentionShape::new(&config, limits.context);
         let embed = backend.weight(&parts.embed)?;
         advance(Parts::bytes_of(&parts.embed));
         let mut layers = Vec::with_capacity(config.layers);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::backend::{Backend, Limits, Part};
+use crate::backend::{AttentionShape, Backend, Limits, Part};
 use crate::checkpoint::{Checkpoint, Name, TensorView};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -107,7 +107,7 @@ impl MemoryPlan {
             backend.weight_bytes(&shapes)
         };
         let gains = (2 * config.layers + 1) * config.hidden * size_of::<f32>();
-        let shape = config.attention_shape(limits.context);
+        let shape = AttentionShape::new(config, limits.context);
         MemoryPlan {
             weights: parts.weights().map(weight).sum::<u64>() + gains as u64,
             kv_cache: backend.kv_bytes(&shape, limits),

@@ -3,7 +3,7 @@
 //! Source: transformers, src/transformers/modeling_rope_utils.py.
 
 use super::json::Object;
-use crate::backend::RopeLayout;
+use crate::config::RopeLayout;
 use crate::config::{Rope, RopeScaling, yarn_scale};
 use crate::error::{Error, Result};
 

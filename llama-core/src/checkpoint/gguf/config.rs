@@ -8,7 +8,7 @@
 use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
-use crate::backend::RopeLayout;
+use crate::config::RopeLayout;
 use crate::config::{Config, Keys, Rope, RopeScaling, yarn_scale};
 use crate::error::{Error, Result};
 
