@@ -107,20 +107,26 @@ fn messages_cannot_steer() {
         &|l| format!("<think>{l}"),
     ];
     let options = RenderOptions::new(Date::new(2024, 7, 26).unwrap());
-    let mut messages = 0;
+    let (mut messages, mut refused) = (0, 0);
     for (literal, shape) in literals.iter().flat_map(|l| shapes.iter().map(move |s| (l, s))) {
         for source in TEMPLATES {
             let template = ChatTemplate::new(source).unwrap();
             let chat = [Message::new("user", &shape(literal)), Message::new("assistant", "ok</think>fine")];
-            let ids = template
-                .encode(&tokenizer, &chat, &options, Trust::Template)
-                .unwrap_or_else(|e| panic!("{chat:?}: {e}"));
+            messages += 1;
+            let ids = match template.encode(&tokenizer, &chat, &options, Trust::Template) {
+                Ok(ids) => ids,
+                Err(Error::Template { .. }) => {
+                    refused += 1;
+                    continue;
+                }
+                Err(e) => panic!("{chat:?}: {e}"),
+            };
             assert_eq!(ids.iter().filter(|&&id| tokenizer.is_control(id)).count(), 4, "{source} {chat:?}");
             assert_eq!(tokenizer.decode_with_specials(&ids).unwrap(), template.render(&chat, &options).unwrap());
-            messages += 1;
         }
     }
     assert!(messages >= 200);
+    assert_eq!(refused, 4, "only a token that the template itself puts together from pieces is refused");
 }
 
 /// Where messages spell nothing special, the ids are those of the whole prompt.

@@ -14,9 +14,8 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
             state.consume_fuel(1 + text.len() as u64 / 64)?;
-            string_test(text, method, args)
-                .or_else(|| string_search(text, method, args).transpose())
-                .unwrap_or_else(|| string_method(text, method, args))
+            let found = string_test(text, method, args).or_else(|| string_search(text, method, args).transpose());
+            found.unwrap_or_else(|| string_method(text, method, args))
         }
         ValueKind::Map => map_method(value, method, args),
         ValueKind::Seq => seq_method(value, method, args),

@@ -40,8 +40,9 @@ const MAX_FUEL: u64 = 1_000_000;
 /// Bytes of stack a unit of fuel. A template can nest lists as deep as its fuel lasts, and they are printed, compared and
 /// dropped by recursion, which takes up to about 500 bytes a level; a level costs more than one unit.
 const STACK_A_FUEL: u64 = 1024;
-/// Longest source of a template, in bytes. Published ones stay under 100 kB.
-const MAX_SOURCE: usize = 256 << 10;
+/// Longest source of a template, in bytes. Published ones stay under 30 kB; compiling a long chain of operators
+/// is quadratic.
+const MAX_SOURCE: usize = 64 << 10;
 /// Bytes of stack a byte of source: the compiler recurses into chains of operators without a limit of its own.
 const STACK_A_SOURCE_BYTE: u64 = 2048;
 /// Bytes of stack that any compilation may need.
@@ -134,7 +135,7 @@ impl ChatTemplate {
     /// Compiles a template.
     ///
     /// # Errors
-    /// [`Error::Template`] with the line, if `source` is not a template, or is over 256 KiB.
+    /// [`Error::Template`] with the line, if `source` is not a template, or is over 64 KiB.
     pub fn new(source: &str) -> Result<Self> {
         if source.len() > MAX_SOURCE {
             let problem = format!("the source has {} bytes; at most {MAX_SOURCE} are allowed", source.len());
