@@ -2,6 +2,9 @@
 //!
 //! A register of any type is a `u64` with its value zero-extended; every function here keeps it so.
 
+use std::cmp::Ordering::{self, Equal, Greater, Less};
+
+use crate::float::Format;
 use crate::ir::Compute;
 use crate::types::Type;
 
@@ -178,22 +181,31 @@ macro_rules! comparison {
     };
 }
 
-/// `setp` over floats: as over integers, but `ne` is false on NaN, and the unordered forms exist.
+/// `setp` over floats: the ordered comparisons are false on NaN, those that end in `u` true.
 macro_rules! float_comparison {
-    ($name:expr, $get:expr) => {
+    ($name:expr, $format:expr) => {
         match $name {
-            "ne" => Some(|a, b| $get(a) < $get(b) || $get(a) > $get(b)),
-            "equ" => Some(|a, b| !($get(a) < $get(b) || $get(a) > $get(b))),
-            "neu" => Some(|a, b| $get(a) != $get(b)),
-            "ltu" => Some(|a, b| !($get(a) >= $get(b))),
-            "leu" => Some(|a, b| !($get(a) > $get(b))),
-            "gtu" => Some(|a, b| !($get(a) <= $get(b))),
-            "geu" => Some(|a, b| !($get(a) < $get(b))),
-            "num" => Some(|a, b| !$get(a).is_nan() && !$get(b).is_nan()),
-            "nan" => Some(|a, b| $get(a).is_nan() || $get(b).is_nan()),
-            ordered => comparison!(ordered, $get),
+            "eq" => Some(|a, b| matches!(order($format, a, b), Some(Equal))),
+            "ne" => Some(|a, b| matches!(order($format, a, b), Some(Less | Greater))),
+            "lt" => Some(|a, b| matches!(order($format, a, b), Some(Less))),
+            "le" => Some(|a, b| matches!(order($format, a, b), Some(Less | Equal))),
+            "gt" => Some(|a, b| matches!(order($format, a, b), Some(Greater))),
+            "ge" => Some(|a, b| matches!(order($format, a, b), Some(Greater | Equal))),
+            "equ" => Some(|a, b| matches!(order($format, a, b), None | Some(Equal))),
+            "neu" => Some(|a, b| matches!(order($format, a, b), None | Some(Less | Greater))),
+            "ltu" => Some(|a, b| matches!(order($format, a, b), None | Some(Less))),
+            "leu" => Some(|a, b| matches!(order($format, a, b), None | Some(Less | Equal))),
+            "gtu" => Some(|a, b| matches!(order($format, a, b), None | Some(Greater))),
+            "geu" => Some(|a, b| matches!(order($format, a, b), None | Some(Greater | Equal))),
+            "num" => Some(|a, b| order($format, a, b).is_some()),
+            "nan" => Some(|a, b| order($format, a, b).is_none()),
+            _ => None,
         }
     };
+}
+
+fn order(format: Format, a: u64, b: u64) -> Option<Ordering> {
+    format.widen(a).partial_cmp(&format.widen(b))
 }
 
 /// The comparison a `setp` modifier names at a type. The unordered ones (`ltu` and so on) are true on NaN.
@@ -205,10 +217,10 @@ pub(crate) fn comparison(name: &str, ty: Type) -> Option<fn(u64, u64) -> bool> {
         Type::S16 => comparison!(name, |v: u64| v as i16),
         Type::S32 => comparison!(name, |v: u64| v as i32),
         Type::S64 => comparison!(name, |v: u64| v as i64),
-        Type::F32 => float_comparison!(name, |v: u64| f32::from_bits(v as u32)),
-        Type::F64 => float_comparison!(name, f64::from_bits),
-        Type::F16 => float_comparison!(name, |v: u64| crate::float::Format::F16.widen(v)),
-        Type::Bf16 => float_comparison!(name, |v: u64| crate::float::Format::Bf16.widen(v)),
+        Type::F32 => float_comparison!(name, Format::F32),
+        Type::F64 => float_comparison!(name, Format::F64),
+        Type::F16 => float_comparison!(name, Format::F16),
+        Type::Bf16 => float_comparison!(name, Format::Bf16),
         _ => None,
     }
 }

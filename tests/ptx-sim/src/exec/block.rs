@@ -3,7 +3,7 @@
 use super::warp::{Group, Lanes, Next, Warp, lanes};
 use super::{Machine, WARP};
 use crate::finding::{Fault, Finding, Place};
-use crate::ir::{Address, Operand, Register, Special};
+use crate::ir::{Address, Op, Operand, Register, Special};
 use crate::memory::Region;
 use crate::race::Stamp;
 
@@ -49,6 +49,9 @@ impl<'b, 'm> Block<'b, 'm> {
             let (site, instruction) = (Site { warp: w, pc: group.pc }, &kernel.code[group.pc]);
             let active = group.mask & self.guard(site, group.mask, instruction.guard)?;
             self.spend_step(site, group)?;
+            // A branch not taken was executed all the same; another instruction whose guard is false was not.
+            let ran = if matches!(instruction.op, Op::Branch { .. }) { group.mask } else { active };
+            self.machine.executed[group.pc] += u64::from(ran.count_ones());
             self.warps[w].settle(group.pc, group.mask & !active, Next::Advance);
             if active == 0 {
                 continue;
@@ -57,7 +60,6 @@ impl<'b, 'm> Block<'b, 'm> {
                 continue;
             };
             self.machine.counters.issue(instruction.class, active.count_ones());
-            self.machine.executed[group.pc] += u64::from(active.count_ones());
             let next = self.execute(site, &instruction.op, active)?;
             self.warps[w].settle(group.pc, active, next);
         }

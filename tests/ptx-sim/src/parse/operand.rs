@@ -184,13 +184,8 @@ fn vector(cursor: &mut Cursor<'_>, names: &Names<'_>) -> Result<Argument, ParseE
 fn address(cursor: &mut Cursor<'_>, names: &Names<'_>) -> Result<Argument, ParseError> {
     let space = names.variable(cursor.peek().text).map(|variable| variable.space);
     let base = value(cursor, names)?;
-    let offset = if cursor.accept("+") {
-        cursor.signed_number()? as i64
-    } else if cursor.peek().text == "-" {
-        cursor.signed_number()? as i64
-    } else {
-        0
-    };
+    let has_offset = cursor.accept("+") || cursor.peek().text == "-";
+    let offset = if has_offset { cursor.signed_number()? as i64 } else { 0 };
     cursor.expect("]")?;
     Ok(Argument::Address(Address { base, offset }, space))
 }
