@@ -203,6 +203,19 @@ impl Memory {
         self.push(Region::from_bytes(bytes))
     }
 
+    /// The same, where `None` stands for bytes that must be written before they are read.
+    pub fn upload_partly<T: Scalar>(&mut self, values: &[Option<T>]) -> Buffer {
+        let mut region = Region::new(values.len() * T::BYTES);
+        for (i, value) in values.iter().enumerate() {
+            if let Some(value) = value {
+                let mut bytes = Vec::with_capacity(T::BYTES);
+                value.append(&mut bytes);
+                region.put(i * T::BYTES, &bytes);
+            }
+        }
+        self.push(region)
+    }
+
     /// What a buffer holds; the fault names the first byte never written.
     pub fn read<T: Scalar>(&self, buffer: Buffer) -> Result<Vec<T>, Fault> {
         let region = &self.regions[buffer.0];

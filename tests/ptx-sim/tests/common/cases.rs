@@ -5,7 +5,7 @@
 
 use ptx_sim::{Arg, Coverage, Launch, Memory, Module, launch};
 
-use super::{Rng, all_bf16, all_f32, bf16, from_bf16, gemv, judge, to_bf16};
+use super::{Rng, all_bf16, all_f32, attention, bf16, from_bf16, gemv, judge, to_bf16};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -14,7 +14,8 @@ pub type Covered = Vec<(&'static str, Coverage)>;
 pub type Case = fn(&Module) -> Result<Covered, String>;
 
 /// The shipped files and their cases.
-pub const CASES: [(&str, Case); 7] = [
+pub const CASES: [(&str, Case); 8] = [
+    ("attention_decode", attention::decode_case),
     ("norm", norm),
     ("swiglu", swiglu),
     ("embed", embed),
