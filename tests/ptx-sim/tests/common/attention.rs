@@ -26,7 +26,7 @@ pub fn decode_case(module: &Module) -> Result<Covered, String> {
     let shapes = [
         Shape { head_dim: 64, heads: 6, kv_heads: 2, block_len: 16, contexts: vec![1, 37, 1290] },
         Shape { head_dim: 128, heads: 8, kv_heads: 1, block_len: 16, contexts: vec![257, 100] },
-        Shape { head_dim: 64, heads: 2, kv_heads: 2, block_len: 5, contexts: vec![64, 17] },
+        Shape { head_dim: 64, heads: 2, kv_heads: 2, block_len: 5, contexts: vec![256, 300] },
     ];
     for shape in &shapes {
         run(&mut covered, module, shape)?;
