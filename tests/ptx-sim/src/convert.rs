@@ -27,6 +27,7 @@ impl Conversion {
     pub fn apply(self, bits: u64) -> u64 {
         match (self.from.float(), self.to.float()) {
             (None, None) => self.integer(i128::from(self.from.extend(bits) as i64)),
+            (None, Some((Format::F64, _))) => integer_to_f64(self.from, bits).to_bits(),
             (None, Some((format, _))) => self.to_float(format, integer_to_odd(self.from, bits)),
             (Some((format, _)), None) => self.to_integer(self.source(format, bits)),
             (Some((from, _)), Some((to, _))) => self.to_float(to, self.source(from, bits)),
@@ -42,8 +43,8 @@ impl Conversion {
     fn to_float(self, format: Format, x: f64) -> u64 {
         let x = match x {
             _ if !self.sat => x,
-            _ if x.is_nan() => 0.0,
-            _ => x.clamp(0.0, 1.0),
+            _ if x.is_nan() || x <= 0.0 => 0.0,
+            _ => x.min(1.0),
         };
         let bits = format.narrow(x, self.round);
         if self.ftz && format == Format::F32 { format.flush(bits) } else { bits }
@@ -66,6 +67,12 @@ impl Conversion {
             false => value.clamp(0, (1 << bits) - 1),
         }
     }
+}
+
+/// An integer as the nearest `f64`.
+fn integer_to_f64(from: Type, bits: u64) -> f64 {
+    let bits = from.extend(bits);
+    if from.is_signed() { bits as i64 as f64 } else { bits as f64 }
 }
 
 /// An integer as `f64`, rounded to odd where 53 bits are not enough.

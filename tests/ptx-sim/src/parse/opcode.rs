@@ -166,6 +166,9 @@ fn convert(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let round = integral.or(float).unwrap_or(Round::Nearest);
     let integral = integral.is_some();
     let mut how = Conversion { to, from, round, integral, ftz: opcode.take("ftz"), sat: opcode.take("sat") };
+    if to == Type::F64 && !integral && round != Round::Nearest {
+        return Err(Problem::Opcode);
+    }
     let d = a.register(0)?;
     if !matches!(to, Type::F16x2 | Type::Bf16x2) {
         let [s] = a.sources(1, 1)?;
