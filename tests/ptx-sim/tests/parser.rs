@@ -26,7 +26,7 @@ fn errors_name_the_place() {
     assert_eq!(problem(".reg .b32 %r<2>;\nmov.u32 %r1, 0xgg;"), at(7, "0xgg", Problem::BadNumber));
     assert_eq!(problem("bar.sync 1;"), at(6, "bar.sync", Problem::Operands));
     assert_eq!(problem(".weird;"), at(6, ".weird", Problem::Directive));
-    assert_eq!(problem("ret"), at(7, "}", Problem::Expected(";")));
+    assert_eq!(problem("ret"), at(7, "}", Problem::Expected("an operand")));
     let text = ".version 7.0\n.func f() {}";
     assert_eq!(
         Module::parse(text).expect_err("no functions").to_string(),

@@ -3,7 +3,7 @@
 //!
 //! Outputs are allocated exactly and start out unwritten: a byte too few or too many is a finding.
 
-use ptx_sim::{Arg, Coverage, Launch, Memory, Module, launch};
+use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::{Rng, all_bf16, all_f32, attention, bf16, from_bf16, gemv, judge, to_bf16};
 
@@ -25,7 +25,7 @@ pub const CASES: [(&str, Case); 8] = [
     ("gemv_q4_0", gemv::q4_0_case),
 ];
 
-/// Launches and collects coverage; findings become text.
+/// Launches, collects coverage and returns the counters; findings become text.
 pub fn go(
     covered: &mut Covered,
     module: &Module,
@@ -33,13 +33,13 @@ pub fn go(
     memory: &mut Memory,
     shape: Launch,
     args: &[Arg],
-) -> Result<(), String> {
+) -> Result<Counters, String> {
     let report = launch(module, kernel, memory, shape, args).map_err(|finding| finding.to_string())?;
     match covered.iter_mut().find(|(name, _)| *name == kernel) {
         Some((_, coverage)) => coverage.merge(&report.coverage),
         None => covered.push((kernel, report.coverage)),
     }
-    Ok(())
+    Ok(report.counters)
 }
 
 fn fault(error: ptx_sim::Fault) -> String {

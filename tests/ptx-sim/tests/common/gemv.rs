@@ -1,6 +1,6 @@
 //! The gemv kernels: repacking as their headers describe it, and the cases.
 
-use ptx_sim::{Arg, Launch, Memory, Module};
+use ptx_sim::{Arg, Counters, Launch, Memory, Module};
 
 use super::cases::{Covered, go};
 use super::{Rng, all_bf16, all_f32, bf16, from_bf16, from_f16, judge, to_f16};
@@ -14,7 +14,7 @@ struct Matrix {
 }
 
 /// rows, inputs, columns.
-type Shape = (usize, usize, usize);
+pub type Shape = (usize, usize, usize);
 
 pub fn bf16_case(module: &Module) -> Result<Covered, String> {
     run(module, &[(40, 616, 1), (16, 32, 8), (17, 2080, 3)], bf16_matrix)
@@ -34,16 +34,29 @@ fn run(module: &Module, shapes: &[Shape], make: fn(&mut Rng, usize, usize) -> Ma
         let mut rng = Rng(10 + i as u64);
         let matrix = make(&mut rng, rows, inputs);
         let x = rng.bf16s(columns * inputs);
-        let logits = multiply(&mut covered, module, &matrix, &x, (rows, inputs, columns), true)?;
-        let out = multiply(&mut covered, module, &matrix, &x, (rows, inputs, columns), false)?;
+        let (_, logits) = multiply(&mut covered, module, &matrix, &x, (rows, inputs, columns), true)?;
+        let (_, out) = multiply(&mut covered, module, &matrix, &x, (rows, inputs, columns), false)?;
         judge_product(&matrix, &x, (rows, inputs, columns), &logits, &out)?;
         // A column's bits do not depend on its company.
-        let alone = multiply(&mut covered, module, &matrix, &x[..inputs], (rows, inputs, 1), true)?;
+        let (_, alone) = multiply(&mut covered, module, &matrix, &x[..inputs], (rows, inputs, 1), true)?;
         if alone[..] != logits[..rows] {
             return Err(format!("{}: a column changes with its neighbours", matrix.kernel));
         }
     }
     Ok(covered)
+}
+
+/// The counters of one product in a format, and the bytes of its weights.
+pub fn measure(module: &Module, format: &str, shape: Shape) -> Result<(Counters, u64), String> {
+    let (mut rng, (rows, inputs, columns)) = (Rng(30), shape);
+    let matrix = match format {
+        "q8_0" => q8_0_matrix(&mut rng, rows, inputs),
+        "q4_0" => q4_0_matrix(&mut rng, rows, inputs),
+        _ => bf16_matrix(&mut rng, rows, inputs),
+    };
+    let x = rng.bf16s(columns * inputs);
+    let (counters, _) = multiply(&mut Vec::new(), module, &matrix, &x, shape, false)?;
+    Ok((counters, matrix.packed.iter().map(|bytes| bytes.len() as u64).sum()))
 }
 
 fn multiply(
@@ -53,7 +66,7 @@ fn multiply(
     x: &[u16],
     (rows, inputs, columns): Shape,
     f32_out: bool,
-) -> Result<Vec<f64>, String> {
+) -> Result<(Counters, Vec<f64>), String> {
     let mut memory = Memory::new();
     let out = memory.alloc(rows * columns * if f32_out { 4 } else { 2 });
     let mut args = vec![Arg::Buffer(out)];
@@ -61,12 +74,13 @@ fn multiply(
     args.push(Arg::Buffer(memory.upload(x)));
     args.extend([rows, inputs, columns, usize::from(f32_out)].map(|n| Arg::U32(n as u32)));
     let shape = Launch::new((rows as u32).div_ceil(16), 256);
-    go(covered, module, matrix.kernel, &mut memory, shape, &args)?;
+    let counters = go(covered, module, matrix.kernel, &mut memory, shape, &args)?;
     let fault = |fault: ptx_sim::Fault| fault.to_string();
-    Ok(match f32_out {
+    let values = match f32_out {
         true => all_f32(&memory.read(out).map_err(fault)?),
         false => all_bf16(&memory.read(out).map_err(fault)?),
-    })
+    };
+    Ok((counters, values))
 }
 
 fn judge_product(matrix: &Matrix, x: &[u16], shape: Shape, logits: &[f64], out: &[f64]) -> Result<(), String> {
