@@ -66,14 +66,13 @@ impl Cell {
         racing
     }
 
-    /// Two reads are kept, of different warps if possible: then any later unordered write is unordered with one of them.
+    /// Two unordered reads are kept, of different warps if there were any: then a later write that some forgotten read is
+    /// unordered with is unordered with one of them.
     fn remember_read(&mut self, now: Stamp) {
-        let slot = if self.reads[0].precedes(now) || self.reads[0].same_warp(now) && !self.reads[1].same_warp(now) {
-            usize::from(!self.reads[0].precedes(now))
-        } else {
-            1
-        };
-        self.reads[slot] = now;
+        let [first, second] = self.reads;
+        let in_place_of_first =
+            first.precedes(now) || (!second.precedes(now) && first.same_warp(now) && !second.same_warp(now));
+        self.reads[usize::from(!in_place_of_first)] = now;
     }
 }
 

@@ -82,6 +82,10 @@ fn races() {
     assert!(matches!(fault("st.global.u32 [%rd1], %r0;"), Fault::Race { thread: 0, .. }));
     // Read, then written by another thread.
     assert!(matches!(fault("ld.global.u32 %r1, [%rd1]; st.global.u32 [%rd4], %r0;"), Fault::Race { .. }));
+    // Two warps read; the one that then writes has synchronised only with itself.
+    let read_by_all = "ld.global.u32 %r1, [%rd1]; bar.warp.sync -1; setp.eq.u32 %p2, %r0, 40;";
+    let finding = run(&format!("{read_by_all} @%p2 st.global.u32 [%rd1], %r0;"), Launch::new(1, 64));
+    assert!(matches!(finding.expect_err("a race").fault, Fault::Race { thread: 0..32, .. }));
     // Between blocks no barrier helps.
     let finding = run("bar.sync 0; st.global.u32 [%rd4], %r0;", Launch::new(2, 32)).expect_err("a race");
     assert!(matches!(finding.fault, Fault::Race { block: 0, .. }));

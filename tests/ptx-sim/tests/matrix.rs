@@ -50,8 +50,8 @@ fn multiply(k: usize, ty: &str, a: &[u16], b: &[u16], b_transposed: bool) -> Vec
 fn fragments_meet_their_partners() {
     let mut rng = Rng(1);
     for (k, ty, b_transposed) in [(8, "bf16", false), (16, "bf16", false), (16, "f16", true), (8, "f16", true)] {
-        let (narrow, wide): (fn(f64) -> u16, fn(u16) -> f64) =
-            if ty == "bf16" { (to_bf16, from_bf16) } else { (to_f16, from_f16) };
+        let narrow = if ty == "bf16" { to_bf16 } else { to_f16 };
+        let wide = if ty == "bf16" { from_bf16 } else { from_f16 };
         let mut random = |n: usize| (0..n).map(|_| narrow(f64::from(rng.unit()))).collect::<Vec<u16>>();
         let (a, b) = (random(16 * k), random(8 * k));
         let at = |i: usize, column: usize| if b_transposed { b[i * 8 + column] } else { b[column * k + i] };

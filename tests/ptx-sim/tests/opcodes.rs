@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::cmp::Ordering;
+
 use common::Rng;
 use half::{bf16, f16};
 use ptx_sim::{Arg, Format, Launch, Memory, Module, Round, launch};
 
 /// Runs `instruction d, a, b, c` once a thread and returns what it wrote. Types name the registers: `f32`, `b16`, ...
+/// A text with registers of its own (`%d`, `%s0` and so on, predicate `%p`) runs as it is.
 fn execute(instruction: &str, d: &str, sources: &[&str], operands: &[[u64; 3]]) -> Vec<u64> {
     let mut body = format!(".reg .{d} %d; ");
     let mut list = "%d".to_owned();
@@ -14,13 +17,18 @@ fn execute(instruction: &str, d: &str, sources: &[&str], operands: &[[u64; 3]]) 
         body += &format!(".reg .{ty} %s{i}; ld.global.{ty} %s{i}, [%rd1+{}];\n", 8 * i);
         list += &format!(", %s{i}");
     }
+    let whole = match instruction.contains('%') {
+        true if instruction.ends_with('}') => instruction.to_owned(),
+        true => format!("{instruction};"),
+        false => format!("{instruction} {list};"),
+    };
     let ptx = format!(
         ".version 7.0\n.target sm_80\n.address_size 64\n.entry k(.param .u64 in, .param .u64 out) {{
-        .reg .b32 %r<3>; .reg .b64 %rd<5>;
+        .reg .pred %p; .reg .b32 %r<3>; .reg .b64 %rd<5>;
         ld.param.u64 %rd1, [in]; ld.param.u64 %rd2, [out];
         mov.u32 %r0, %tid.x; mov.u32 %r1, %ctaid.x; mad.lo.s32 %r0, %r1, 256, %r0;
         mad.wide.u32 %rd1, %r0, 24, %rd1; mad.wide.u32 %rd2, %r0, 8, %rd2;
-        {body} {instruction} {list};
+        {body} {whole}
         st.global.{d} [%rd2], %d; ret; }}"
     );
     let module = Module::parse(&ptx).unwrap_or_else(|error| panic!("{instruction}: {error}"));
@@ -350,4 +358,33 @@ fn approximate_functions_are_within_an_ulp() {
             assert!(error <= want.abs() * f64::from(f32::EPSILON), "{name} {}: {} not {want}", f(s[0]), f(got));
         }
     }
+}
+
+#[test]
+fn comparisons_and_selections() {
+    let compare = |comparison: &str| format!("setp.{comparison} %p, %s0, %s1; selp.u32 %d, 1, 0, %p");
+    let floats = ["f32", "f32"];
+    check(&compare("lt.f32"), "b32", &floats, |s| u64::from(f(s[0]) < f(s[1])));
+    check(&compare("ne.f32"), "b32", &floats, |s| u64::from(f(s[0]) < f(s[1]) || f(s[0]) > f(s[1])));
+    check(&compare("neu.f32"), "b32", &floats, |s| u64::from(f(s[0]) != f(s[1])));
+    check(&compare("geu.f32"), "b32", &floats, |s| u64::from(f(s[0]).partial_cmp(&f(s[1])) != Some(Ordering::Less)));
+    check(&compare("nan.f32"), "b32", &floats, |s| u64::from(f(s[0]).is_nan() || f(s[1]).is_nan()));
+    check(&compare("gt.s32"), "b32", &["b32"; 2], |s| u64::from(s[0] as i32 > s[1] as i32));
+    check(&compare("gt.u32"), "b32", &["b32"; 2], |s| u64::from(s[0] as u32 > s[1] as u32));
+    check(&compare("le.s64"), "b32", &["b64"; 2], |s| u64::from(s[0] as i64 <= s[1] as i64));
+    let both = "setp.lt.u32 %p, %s0, %s1; setp.ne.and.u32 %p, %s2, 0, !%p; selp.u32 %d, 1, 0, %p";
+    check(both, "b32", &["b32"; 3], |s| u64::from(s[2] as u32 != 0 && s[0] as u32 >= s[1] as u32));
+}
+
+#[test]
+fn operations_with_a_constant_operand() {
+    check("lop3.b32 %d, %s0, %s1, %s2, 0xEA", "b32", &["b32"; 3], |s| s[0] & s[1] | s[2]);
+    check("lop3.b32 %d, %s0, %s1, %s2, 0x96", "b32", &["b32"; 3], |s| s[0] ^ s[1] ^ s[2]);
+    check("bfi.b32 %d, %s0, %s1, 4, 28", "b32", &["b32"; 2], |s| s[0] << 4 | s[1] & 15);
+    check("bfi.b32 %d, %s0, %s1, 24, 16", "b32", &["b32"; 2], |s| s[0] << 24 | s[1] & 0xff_ffff);
+    check("{ .reg .b16 %l; .reg .b16 %h; mov.b32 {%l, %h}, %s0; mov.b32 %d, {%h, %l}; }", "b32", &["b32"], |s| {
+        u64::from((s[0] as u32).rotate_left(16))
+    });
+    check("mov.u32 %d, -7", "b32", &[], |_| -7i64 as u64);
+    check("mov.f32 %d, 0f40490FDB", "f32", &[], |_| b(std::f32::consts::PI));
 }
