@@ -14,7 +14,7 @@ pub type Covered = Vec<(&'static str, Coverage)>;
 pub type Case = fn(&Module) -> Result<Covered, String>;
 
 /// The shipped files and their cases.
-pub const CASES: [(&str, Case); 8] = [
+pub const CASES: [(&str, Case); 10] = [
     ("attention_decode", attention::decode_case),
     ("norm", norm),
     ("swiglu", swiglu),
@@ -22,7 +22,9 @@ pub const CASES: [(&str, Case); 8] = [
     ("rope_kv", rope_kv),
     ("gemv_bf16", gemv::bf16_case),
     ("gemv_q8_0", gemv::q8_0_case),
+    ("gemv_f16", gemv::f16_case),
     ("gemv_q4_0", gemv::q4_0_case),
+    ("gemv_q4_1", gemv::q4_1_case),
 ];
 
 /// Launches, collects coverage and returns the counters; findings become text.

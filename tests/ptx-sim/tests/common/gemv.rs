@@ -28,6 +28,14 @@ pub fn q4_0_case(module: &Module) -> Result<Covered, String> {
     run(module, &[(40, 608, 1), (16, 64, 8), (17, 4192, 3)], q4_0_matrix)
 }
 
+pub fn q4_1_case(module: &Module) -> Result<Covered, String> {
+    run(module, &[(40, 608, 1), (16, 64, 8), (17, 4192, 3)], q4_1_matrix)
+}
+
+pub fn f16_case(module: &Module) -> Result<Covered, String> {
+    run(module, &[(40, 616, 1), (16, 32, 8), (17, 2080, 3)], f16_matrix)
+}
+
 fn run(module: &Module, shapes: &[Shape], make: fn(&mut Rng, usize, usize) -> Matrix) -> Result<Covered, String> {
     let mut covered = Vec::new();
     for (i, &(rows, inputs, columns)) in shapes.iter().enumerate() {
@@ -52,6 +60,8 @@ pub fn measure(module: &Module, format: &str, shape: Shape) -> Result<(Counters,
     let matrix = match format {
         "q8_0" => q8_0_matrix(&mut rng, rows, inputs),
         "q4_0" => q4_0_matrix(&mut rng, rows, inputs),
+        "q4_1" => q4_1_matrix(&mut rng, rows, inputs),
+        "f16" => f16_matrix(&mut rng, rows, inputs),
         _ => bf16_matrix(&mut rng, rows, inputs),
     };
     let x = rng.bf16s(columns * inputs);
@@ -112,6 +122,17 @@ fn row_of(g: usize, pair: usize) -> usize {
 
 fn bf16_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
     let bits = rng.bf16s(rows * inputs);
+    let values = bits.iter().map(|&b| from_bf16(b)).collect();
+    Matrix { kernel: "gemv_bf16_bf16", values, packed: vec![pack_16_bits(&bits, rows, inputs)] }
+}
+
+fn f16_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
+    let bits: Vec<u16> = (0..rows * inputs).map(|_| to_f16(f64::from(rng.unit()))).collect();
+    let values = bits.iter().map(|&b| from_f16(b)).collect();
+    Matrix { kernel: "gemv_f16_bf16", values, packed: vec![pack_16_bits(&bits, rows, inputs)] }
+}
+
+fn pack_16_bits(bits: &[u16], rows: usize, inputs: usize) -> Vec<u8> {
     let at = |row: usize, input: usize| if row < rows && input < inputs { bits[row * inputs + input] } else { 0 };
     let mut packed = Vec::new();
     for (tile_row, tile) in tiles(rows, inputs, 32) {
@@ -125,8 +146,7 @@ fn bf16_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
             }
         }
     }
-    let values = bits.iter().map(|&b| from_bf16(b)).collect();
-    Matrix { kernel: "gemv_bf16_bf16", values, packed: vec![packed] }
+    packed
 }
 
 /// First row and first input of every tile of 16 x `width`.
@@ -135,6 +155,7 @@ fn tiles(rows: usize, inputs: usize, width: usize) -> impl Iterator<Item = (usiz
 }
 
 /// Random quants and one f16 scale per 32 inputs.
+#[derive(Clone)]
 struct Quantised {
     rows: usize,
     inputs: usize,
@@ -183,27 +204,44 @@ fn q8_0_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
     Matrix { kernel: "gemv_q8_0_bf16", values: matrix.values(), packed: vec![quants, scales] }
 }
 
-fn q4_0_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
-    let matrix = Quantised::random(rng, rows, inputs, -8, 16);
-    let (mut quants, mut scales) = (Vec::new(), Vec::new());
-    for (tile_row, tile) in tiles(rows, inputs, 64) {
+/// Four-bit quants, stored `bias` higher than their value; nothing where the matrix ends.
+fn pack_nibbles(matrix: &Quantised, bias: i32) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for (tile_row, tile) in tiles(matrix.rows, matrix.inputs, 64) {
         for lane in 0..32 {
             for (block, step) in (0..4).map(|i| (i / 2, i % 2)) {
                 let mut word = 0u32;
                 for pair in 0..4 {
                     let row = tile_row + row_of(lane / 4, pair);
                     let input = tile + 32 * block + inputs_of(lane % 4, step, pair);
-                    let nibble = |input| (matrix.quant(row, input) + 8) as u32;
+                    let nibble = |input| (matrix.quant(row, input) + bias) as u32;
                     word |= nibble(input) << (4 * pair) | nibble(input + 1) << (4 * pair + 16);
                 }
-                quants.extend(word.to_le_bytes());
-            }
-        }
-        for g in 0..8 {
-            for (block, row) in (0..4).map(|i| (i / 2, g + i % 2 * 8)) {
-                scales.extend(matrix.scale(tile_row + row, tile + 32 * block).to_le_bytes());
+                packed.extend(word.to_le_bytes());
             }
         }
     }
-    Matrix { kernel: "gemv_q4_0_bf16", values: matrix.values(), packed: vec![quants, scales] }
+    packed
+}
+
+/// Row and first input of every scale of a matrix of four-bit quants, in the order the kernels read them.
+fn nibble_scales(matrix: &Quantised) -> impl Iterator<Item = (usize, usize)> {
+    tiles(matrix.rows, matrix.inputs, 64)
+        .flat_map(|(tile_row, tile)| (0..32).map(move |i| (tile_row + i / 4 + i % 2 * 8, tile + 32 * (i / 2 % 2))))
+}
+
+fn q4_0_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
+    let matrix = Quantised::random(rng, rows, inputs, -8, 16);
+    let scales = nibble_scales(&matrix).flat_map(|(row, input)| matrix.scale(row, input).to_le_bytes()).collect();
+    Matrix { kernel: "gemv_q4_0_bf16", values: matrix.values(), packed: vec![pack_nibbles(&matrix, 8), scales] }
+}
+
+fn q4_1_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
+    let matrix = Quantised::random(rng, rows, inputs, 0, 16);
+    let minima = Quantised { scales: Quantised::random(rng, rows, inputs, 0, 1).scales, ..matrix.clone() };
+    let pair = |(row, input)| [matrix.scale(row, input), minima.scale(row, input)];
+    let scales = nibble_scales(&matrix).flat_map(pair).flat_map(u16::to_le_bytes).collect();
+    let scaled = matrix.values().into_iter().enumerate();
+    let values = scaled.map(|(i, value)| value + from_f16(minima.scales[i / 32])).collect();
+    Matrix { kernel: "gemv_q4_1_bf16", values, packed: vec![pack_nibbles(&matrix, 0), scales] }
 }
