@@ -3,19 +3,19 @@
 //
 // attention_decode_bf16_{64,128} (by head_dim)
 //   thread  lane 4 g + q: head g of the group; of the scores positions 2q, 2q+1, 2q+8, 2q+9 of its warp's 16
-//   warp    16 positions of every tile of 64, on its own: scores by mma from k in registers, softmax, p v by mma from v in
-//           shared memory (two stages of cp.async: the next tile's v is under way while this one is used)
+//   warp    16 positions of every tile of 64, on its own: scores by mma from k in registers, softmax, p v by mma from v
+//           in shared memory (two stages of cp.async: the next tile's v is under way while this one is used)
 //   block   one partition of 256 positions of one kv head of one sequence; its 4 warps merge at the end
 //   grid    (partitions of the longest context, kv_heads, sequences)
 // attention_combine_bf16
 //   thread  one feature of one head; block = one head of one sequence; grid = (heads, sequences), blockDim.x = head_dim
 //
-// bytes   k and v once: 4 * head_dim a position and kv head; floor = that / memory bandwidth. The partials are 1/64 of it
-//         at 256 positions and a group of 4.
+// bytes   k and v once: 4 * head_dim a position and kv head; floor = that / memory bandwidth. The partials are 1/64 of
+//         it at 256 positions and a group of 4.
 // order   partitions lie at absolute positions and are merged in order, so neither batch nor grid changes a bit.
 //
-// The cache is [blocks, kv_heads, block_len, head_dim] (rope_kv.cu). A group has at most 8 heads. m, l and the scores are
-// in base 2: scale = log2(e) / sqrt(head_dim).
+// The cache is [blocks, kv_heads, block_len, head_dim] (rope_kv.cu). A group has at most 8 heads. m, l and the scores
+// are in base 2: scale = log2(e) / sqrt(head_dim).
 #include "common.cuh"
 
 constexpr u32 PARTITION = 256, TILE = 64, WARP_TILE = 16, WARPS = 4, GROUP = 8;
@@ -32,7 +32,10 @@ __device__ __forceinline__ void copy_16_bytes(void* shared, const void* global, 
                  : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_all_copies_but_the_last() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_all_but_the_last_group() {
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 __device__ __forceinline__ void load_transposed(u32 (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -78,8 +81,8 @@ __device__ __forceinline__ void load_values(Stage<D>& stage, const bf16* v, cons
 
 // scores[j] = q . k for positions first + 8 j + (0..7), in base 2; -inf past the end.
 template <u32 D>
-__device__ __forceinline__ void score(float (&scores)[2][4], const uint4 (&q)[D / 32], const bf16* k, const Cache& cache,
-                                      u32 first, u32 end, float scale) {
+__device__ __forceinline__ void score(float (&scores)[2][2], const uint4 (&q)[D / 32], const bf16* k,
+                                      const Cache& cache, u32 first, u32 end, float scale) {
     const u32 lane = threadIdx.x % WARP;
 #pragma unroll
     for (u32 j = 0; j < 2; j++) {
@@ -145,7 +148,7 @@ __device__ __forceinline__ void attention_decode(float* partials, float2* stats,
     load_values(shared.v[warp][0], v, cache, first, end);
     for (u32 stage = 0; first < end; stage ^= 1, first += TILE) {
         load_values(shared.v[warp][stage ^ 1], v, cache, first + TILE, end);
-        float scores[2][4];
+        float scores[2][2];
         score<D>(scores, q, k, cache, first, end, scale);
         const float highest = quad_max(fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1])));
         const float next = fmaxf(m, highest), fade = exp2f(m - next);
@@ -163,12 +166,12 @@ __device__ __forceinline__ void attention_decode(float* partials, float2* stats,
             acc[j][0] *= fade;
             acc[j][1] *= fade;
         }
-        wait_for_all_copies_but_the_last();
+        wait_for_all_but_the_last_group();
         __syncwarp();
         add_values<D>(acc, shared.v[warp][stage], p[0], p[1]);
         __syncwarp();
     }
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    wait_for_all_copies();
 
     // Merge the warps: a warp without positions has m = -inf and l = 0, and so no weight.
     l = quad_sum(l);
@@ -201,13 +204,13 @@ __device__ __forceinline__ void attention_decode(float* partials, float2* stats,
     }
 }
 
-#define DECODE(D)                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(128) attention_decode_bf16_##D(                                         \
-        float* __restrict__ partials, float2* __restrict__ stats, const bf16* __restrict__ qkv,                          \
-        const bf16* __restrict__ k, const bf16* __restrict__ v, const u32* __restrict__ contexts,                        \
-        const u32* __restrict__ tables, u32 max_blocks, u32 block_len, u32 heads, u32 q_stride, float scale) {           \
-        attention_decode<D>(partials, stats, qkv, k, v, contexts, tables, max_blocks, block_len, heads, q_stride,        \
-                            scale);                                                                                      \
+// One entry point a head_dim.
+#define DECODE(D) \
+    extern "C" __global__ void __launch_bounds__(128) attention_decode_bf16_##D( \
+        float* __restrict__ partials, float2* __restrict__ stats, const bf16* __restrict__ qkv, \
+        const bf16* __restrict__ k, const bf16* __restrict__ v, const u32* __restrict__ contexts, \
+        const u32* __restrict__ tables, u32 max_blocks, u32 block_len, u32 heads, u32 q_stride, float scale) { \
+        attention_decode<D>(partials, stats, qkv, k, v, contexts, tables, max_blocks, block_len, heads, q_stride, scale); \
     }
 DECODE(64)
 DECODE(128)

@@ -1,6 +1,6 @@
 // RMSNorm, alone and with the residual addition before it: out = residual / sqrt(mean(residual^2) + eps) * gain.
 //
-// thread  owns every 1024th group of 4 consecutive features of one row
+// thread  every 256th group of 4 consecutive features of one row
 // warp    folds its 32 partial sums of squares in a butterfly
 // block   one row (token): 256 threads; the row stays in registers only as sums and is read again from L1 to be scaled
 // bytes   a feature: residual 4 read + 4 written, x 2 read, gain 4 read (shared by all rows), out 2 written

@@ -1,7 +1,7 @@
 // RoPE in two kernels: the angles once a step, then per layer the rotation of q in place and the paged write of k and v.
 //
 // rope_angles
-//   thread  one (token, frequency): cos and sin of position * inv_freq, as the CPU computes them
+//   thread  one (token, frequency): cos and sin of position * inv_freq
 //   block   the frequencies of one token; gridDim.x = tokens, blockDim.x = head_dim / 2
 // rope_kv_bf16
 //   thread  one pair of features of one head of one token: 4 bytes, rotated; on a kv head also 4 bytes of v copied
@@ -13,7 +13,8 @@
 // slots[token] = block * block_len + offset within the block.
 #include "common.cuh"
 
-// Reduction by pi/2 in two steps (Cody and Waite), then Taylor on [-pi/4, pi/4], all in f64: one definition with the CPU.
+// Reduction by pi/2 in two steps (Cody and Waite), then Taylor on [-pi/4, pi/4], all in f64: the CPU's method, but for a
+// product in place of each division by a constant, so the two differ at most in f64's last bits.
 __device__ __forceinline__ float2 cos_sin(float angle) {
     const double n = rint((double)angle * 0.6366197723675814);
     const double r = fma(-n, 6.077100506506192e-11, fma(-n, 1.5707963267341256, (double)angle));

@@ -50,6 +50,15 @@ fn bounds_and_alignment() {
 }
 
 #[test]
+fn generic_addresses_reach_every_space() {
+    let same = "setp.ne.u32 %p3, %r1, %r0; @%p3 trap;";
+    fine(&format!("mov.u64 %rd8, l; cvta.local.u64 %rd9, %rd8; st.u32 [%rd9+4], %r0; ld.local.u32 %r1, [l+4]; {same}"));
+    fine(&format!("cvta.shared.u64 %rd9, %rd7; st.u32 [%rd9], %r0; ld.shared.u32 %r1, [%rd7]; {same}"));
+    fine(&format!("cvta.to.global.u64 %rd9, %rd4; ld.u32 %r1, [%rd9]; {same}"));
+    fine("cvta.shared.u64 %rd9, %rd7; cvta.to.shared.u64 %rd9, %rd9; st.shared.u32 [%rd9], %r0;");
+}
+
+#[test]
 fn constants_are_read_only() {
     fine("ld.const.u32 %r1, [table];");
     assert!(matches!(fault("mov.u64 %rd8, table; st.global.u32 [%rd8], %r0;"), Fault::ReadOnly { .. }));
