@@ -1,0 +1,114 @@
+//! What a launch did: deterministic figures to hold a kernel's performance to, and the lines it executed.
+
+use std::collections::BTreeMap;
+
+use crate::ir::Class;
+
+/// Bytes of the unit in which global memory is fetched.
+const SECTOR: u64 = 32;
+/// Banks of shared memory, each four bytes wide.
+const BANKS: u64 = 32;
+
+/// Sums over a launch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions issued, once a warp (or part of one, where it diverged).
+    pub warp_instructions: u64,
+    /// Instructions executed, once a thread.
+    pub thread_instructions: u64,
+    /// Warp instructions by kind.
+    pub classes: BTreeMap<Class, u64>,
+    /// Bytes that threads asked for from global memory.
+    pub global_bytes_read: u64,
+    /// Sectors of 32 bytes that were touched for it, counted once an instruction.
+    pub global_sectors_read: u64,
+    /// Bytes that threads wrote to global memory.
+    pub global_bytes_written: u64,
+    /// Sectors touched for it.
+    pub global_sectors_written: u64,
+    /// Accesses to shared memory, in the passes that a device without bank conflicts would need.
+    pub shared_passes: u64,
+    /// Passes more than that.
+    pub shared_conflicts: u64,
+    /// Block-wide barriers.
+    pub barriers: u64,
+    /// `mma` instructions.
+    pub mma: u64,
+}
+
+impl Counters {
+    /// Counts an instruction executed by some threads of a warp.
+    pub(crate) fn issue(&mut self, class: Class, threads: u32) {
+        self.warp_instructions += 1;
+        self.thread_instructions += u64::from(threads);
+        *self.classes.entry(class).or_default() += 1;
+    }
+
+    /// Counts a warp's access to global memory: the addresses, each of `bytes` bytes.
+    pub(crate) fn global(&mut self, addresses: &[u64], bytes: usize, write: bool) {
+        let mut sectors: Vec<u64> = addresses.iter().map(|address| address / SECTOR).collect();
+        sectors.sort_unstable();
+        sectors.dedup();
+        let (sectors, bytes) = (sectors.len() as u64, (addresses.len() * bytes) as u64);
+        if write {
+            self.global_sectors_written += sectors;
+            self.global_bytes_written += bytes;
+        } else {
+            self.global_sectors_read += sectors;
+            self.global_bytes_read += bytes;
+        }
+    }
+
+    /// Counts a warp's access to shared memory. Wide accesses go in phases of 128 bytes: 16 lanes of 8, 8 lanes of 16.
+    pub(crate) fn shared(&mut self, addresses: &[u64], bytes: usize) {
+        for phase in addresses.chunks((128 / bytes.max(4)).max(1)) {
+            let passes = bank_passes(phase, bytes as u64);
+            self.shared_passes += 1;
+            self.shared_conflicts += passes - 1;
+        }
+    }
+}
+
+/// The most distinct words that one bank has to deliver.
+fn bank_passes(addresses: &[u64], bytes: u64) -> u64 {
+    let mut words: Vec<u64> = addresses.iter().flat_map(|at| at / 4..at.saturating_add(bytes).div_ceil(4)).collect();
+    words.sort_unstable();
+    words.dedup();
+    let mut load = [0u64; BANKS as usize];
+    words.iter().for_each(|word| load[(word % BANKS) as usize] += 1);
+    load.into_iter().max().unwrap_or(1).max(1)
+}
+
+/// How often each instruction of a kernel was executed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Line in the PTX text, the line, threads that executed it; in the order of the text.
+    pub lines: Vec<(usize, Box<str>, u64)>,
+}
+
+impl Coverage {
+    /// Lines no thread executed.
+    pub fn missed(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.lines.iter().filter(|(_, _, threads)| *threads == 0).map(|(line, text, _)| (*line, text.as_ref()))
+    }
+
+    /// Adds the counts of another launch of the same kernel.
+    pub fn merge(&mut self, other: &Coverage) {
+        if self.lines.is_empty() {
+            self.lines.clone_from(&other.lines);
+            return;
+        }
+        for (own, more) in self.lines.iter_mut().zip(&other.lines) {
+            own.2 += more.2;
+        }
+    }
+}
+
+/// The outcome of a launch without findings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Sums over the launch.
+    pub counters: Counters,
+    /// Which lines ran.
+    pub coverage: Coverage,
+}

@@ -1,0 +1,165 @@
+//! Launching a kernel: arguments to parameters, then block after block.
+
+mod access;
+mod block;
+mod collective;
+mod copy;
+mod matrix;
+mod step;
+mod warp;
+
+use crate::counters::{Counters, Coverage, Report};
+use crate::finding::{Fault, Finding, LaunchProblem};
+use crate::ir::{Kernel, Module};
+use crate::memory::{Buffer, Memory};
+
+/// Threads of a warp.
+pub(crate) const WARP: usize = 32;
+/// The most shared memory a block can have (compute capability 9.0: 227 KiB).
+const MOST_SHARED: usize = 227 * 1024;
+
+/// The shape of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+    /// Warp instructions after which the launch is given up.
+    pub steps: u64,
+}
+
+impl Launch {
+    /// One-dimensional, without dynamic shared memory, with a generous number of steps.
+    pub fn new(blocks: u32, threads: u32) -> Self {
+        Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0, steps: 1 << 26 }
+    }
+
+    /// The same with a grid of two dimensions.
+    pub fn grid(self, x: u32, y: u32) -> Self {
+        Launch { grid: [x, y, 1], ..self }
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn shared(self, bytes: usize) -> Self {
+        Launch { shared: bytes, ..self }
+    }
+
+    fn threads(&self) -> u64 {
+        self.block.iter().map(|&n| u64::from(n)).product()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.grid.iter().fold(1u64, |product, &n| product.saturating_mul(u64::from(n)))
+    }
+}
+
+/// A kernel argument.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arg {
+    /// The address of an allocation.
+    Buffer(Buffer),
+    /// Any address.
+    Address(u64),
+    /// 32 bits.
+    U32(u32),
+    /// 64 bits.
+    U64(u64),
+    /// A float.
+    F32(f32),
+}
+
+impl Arg {
+    fn bytes(self) -> ([u8; 8], usize) {
+        let (bits, size) = match self {
+            Arg::Buffer(buffer) => (buffer.address(), 8),
+            Arg::Address(bits) | Arg::U64(bits) => (bits, 8),
+            Arg::U32(bits) => (u64::from(bits), 4),
+            Arg::F32(value) => (u64::from(value.to_bits()), 4),
+        };
+        (bits.to_le_bytes(), size)
+    }
+}
+
+/// What all blocks of a launch share.
+pub(crate) struct Machine<'m> {
+    pub kernel: &'m Kernel,
+    pub launch: Launch,
+    pub memory: &'m mut Memory,
+    pub params: Vec<u8>,
+    /// Addresses of the module's variables.
+    pub globals: Vec<u64>,
+    pub counters: Counters,
+    /// Threads that executed each instruction.
+    pub executed: Vec<u64>,
+    pub steps: u64,
+}
+
+/// Runs a kernel to its end or to the first finding.
+pub fn launch(
+    module: &Module,
+    kernel: &str,
+    memory: &mut Memory,
+    launch: Launch,
+    args: &[Arg],
+) -> Result<Report, Finding> {
+    let refuse = |problem| Finding { kernel: kernel.to_owned(), place: None, fault: Fault::Launch(problem) };
+    let code = module.kernels.get(kernel).ok_or_else(|| refuse(LaunchProblem::NoSuchKernel))?;
+    check_extent(code, &launch).map_err(refuse)?;
+    let params = parameters(code, args).map_err(refuse)?;
+    let allocations = memory.len();
+    let variables = module.globals.iter().map(|g| memory.add_variable(g.data.clone(), g.constant).address());
+    let globals = variables.collect();
+    memory.forget_accesses();
+    let executed = vec![0; code.code.len()];
+    let counters = Counters::default();
+    let mut machine =
+        Machine { kernel: code, launch, memory, params, globals, counters, executed, steps: launch.steps };
+    let outcome = machine.run();
+    let report = outcome.map(|()| machine.report());
+    memory.truncate(allocations);
+    report
+}
+
+fn check_extent(kernel: &Kernel, launch: &Launch) -> Result<(), LaunchProblem> {
+    let (threads, blocks, most) = (launch.threads(), launch.blocks(), kernel.max_threads);
+    if threads == 0 || threads > u64::from(most.min(1024)) || blocks == 0 || blocks > u64::from(u32::MAX) {
+        return Err(LaunchProblem::Extent { threads, blocks, most });
+    }
+    let bytes = kernel.shared.saturating_add(launch.shared);
+    if bytes > MOST_SHARED { Err(LaunchProblem::Shared { bytes }) } else { Ok(()) }
+}
+
+fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u8>, LaunchProblem> {
+    let mut params = vec![0; kernel.param_bytes];
+    if args.len() != kernel.params.len() {
+        return Err(LaunchProblem::Argument { index: args.len().min(kernel.params.len()) });
+    }
+    for (index, (arg, param)) in args.iter().zip(&kernel.params).enumerate() {
+        let (bytes, size) = arg.bytes();
+        if size != param.bytes {
+            return Err(LaunchProblem::Argument { index });
+        }
+        params[param.offset..param.offset + size].copy_from_slice(&bytes[..size]);
+    }
+    Ok(params)
+}
+
+impl Machine<'_> {
+    fn run(&mut self) -> Result<(), Finding> {
+        let [x, y, z] = self.launch.grid;
+        for linear in 0..x * y * z {
+            let index = [linear % x, linear / x % y, linear / x / y];
+            block::Block::new(self, index, linear).run()?;
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        let code = self.kernel.code.iter().zip(&self.executed);
+        let lines = code.map(|(instruction, &threads)| (instruction.line, instruction.text.clone(), threads)).collect();
+        Report { counters: self.counters.clone(), coverage: Coverage { lines } }
+    }
+}

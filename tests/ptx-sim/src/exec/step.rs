@@ -1,0 +1,141 @@
+//! Executing one instruction in the active lanes of a warp: dispatch and everything that stays within a thread.
+
+use super::block::{Block, Site};
+use super::warp::{Lanes, Next, lanes};
+use crate::convert::Conversion;
+use crate::finding::{Fault, Finding};
+use crate::ir::{Bool, Flag, Op, Operand, Register};
+
+impl Block<'_, '_> {
+    pub(super) fn execute(&mut self, site: Site, op: &Op, mask: u32) -> Result<Next, Finding> {
+        match op {
+            Op::Branch { target } => return Ok(Next::Jump(*target)),
+            Op::Barrier => return Ok(Next::Barrier),
+            Op::Exit => return self.exit(site, mask),
+            Op::Trap => return Err(self.finding(site, mask.trailing_zeros() as usize, Fault::Trap)),
+            Op::Nothing => {}
+            Op::Compute { f, d, s } => self.map(site, mask, *d, *s, *f)?,
+            Op::Arith { op, format, packed, mode, d, s } => {
+                self.map(site, mask, *d, *s, |s| op.apply(*format, *packed, *mode, s))?;
+            }
+            Op::Convert { how, d, s } => self.map(site, mask, *d, [*s], |[s]| how.apply(s))?,
+            Op::ConvertPair { how, d, high, low } => self.convert_pair(site, mask, how, *d, [*high, *low])?,
+            Op::Compare { f, d, inverse, s, with } => {
+                self.compare(site, mask, *f, [Some(*d), *inverse], *s, *with)?;
+            }
+            Op::Pack { d, s, bits } => self.pack(site, mask, *d, s, *bits)?,
+            Op::Unpack { d, s, bits } => self.unpack(site, mask, d, *s, *bits)?,
+            Op::Load { space, ty, d, at } => self.load(site, mask, *space, *ty, d, *at)?,
+            Op::Store { space, ty, s, at } => self.store(site, mask, *space, *ty, s, *at)?,
+            Op::Atomic { f, space, ty, d, at, s } => self.atomic(site, mask, *f, (*space, *ty), *d, *at, *s)?,
+            Op::WarpBarrier { .. } => self.warp_barrier(site, mask),
+            Op::Shuffle { mode, d, valid, s, members } => {
+                self.shuffle(site, mask, *mode, (*d, *valid), *s, *members)?;
+            }
+            Op::Vote { mode, d, s, .. } => self.vote(site, mask, *mode, *d, *s)?,
+            Op::Reduce { f, d, s, .. } => self.reduce(site, mask, *f, *d, *s)?,
+            Op::ActiveMask { d } => self.assign(site, *d, mask, &[u64::from(mask); super::WARP]),
+            Op::LoadMatrix { transposed, d, at } => self.load_matrix(site, *transposed, d, *at)?,
+            Op::Mma { format, k, d, a, b, c } => self.mma(site, *format, *k, d, [a, b, c])?,
+            Op::CopyAsync { bytes, to, from, valid } => self.copy(site, mask, *bytes, [*to, *from], *valid)?,
+            Op::CopyCommit => self.commit_copies(site, mask),
+            Op::CopyWait { pending } => self.wait_copies(site, mask, *pending),
+        }
+        Ok(Next::Advance)
+    }
+
+    fn exit(&mut self, site: Site, mask: u32) -> Result<Next, Finding> {
+        match lanes(mask).find(|&lane| !self.warps[site.warp].copies[lane].is_empty()) {
+            Some(lane) => Err(self.finding(site, lane, Fault::NeverWaited)),
+            None => Ok(Next::Exit),
+        }
+    }
+
+    fn map<const N: usize>(
+        &mut self,
+        site: Site,
+        mask: u32,
+        d: Register,
+        sources: [Operand; N],
+        f: impl Fn([u64; N]) -> u64,
+    ) -> Result<(), Finding> {
+        let mut values = [[0; super::WARP]; N];
+        for (value, source) in values.iter_mut().zip(sources) {
+            *value = self.fetch(site, source, mask)?;
+        }
+        let mut result = [0; super::WARP];
+        for lane in lanes(mask) {
+            result[lane] = f(std::array::from_fn(|i| values[i][lane]));
+        }
+        self.assign(site, d, mask, &result);
+        Ok(())
+    }
+
+    fn convert_pair(
+        &mut self,
+        site: Site,
+        mask: u32,
+        how: &Conversion,
+        d: Register,
+        pair: [Operand; 2],
+    ) -> Result<(), Finding> {
+        self.map(site, mask, d, pair, |[high, low]| how.apply(high) << 16 | how.apply(low))
+    }
+
+    /// The value of a predicate operand in every lane.
+    pub(super) fn flags(&self, site: Site, flag: Flag, mask: u32) -> Result<Lanes, Finding> {
+        Ok(self.fetch(site, flag.operand, mask)?.map(|v| v & 1 ^ u64::from(flag.negated)))
+    }
+
+    fn compare(
+        &mut self,
+        site: Site,
+        mask: u32,
+        f: fn(u64, u64) -> bool,
+        d: [Option<Register>; 2],
+        s: [Operand; 2],
+        with: Option<(Bool, Flag)>,
+    ) -> Result<(), Finding> {
+        let (a, b) = (self.fetch(site, s[0], mask)?, self.fetch(site, s[1], mask)?);
+        let second = with.map(|(_, flag)| self.flags(site, flag, mask)).transpose()?;
+        for (register, inverted) in d.into_iter().zip([false, true]) {
+            let Some(register) = register else { continue };
+            let mut result = [0; super::WARP];
+            for lane in lanes(mask) {
+                let value = u64::from(f(a[lane], b[lane]) != inverted);
+                result[lane] = match (with, &second) {
+                    (Some((Bool::And, _)), Some(c)) => value & c[lane],
+                    (Some((Bool::Or, _)), Some(c)) => value | c[lane],
+                    (Some((Bool::Xor, _)), Some(c)) => value ^ c[lane],
+                    _ => value,
+                };
+            }
+            self.assign(site, register, mask, &result);
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, site: Site, mask: u32, d: Register, s: &[Operand], bits: u32) -> Result<(), Finding> {
+        let part = u64::MAX >> (64 - bits);
+        let mut result = [0; super::WARP];
+        for (i, source) in s.iter().enumerate() {
+            let values = self.fetch(site, *source, mask)?;
+            for lane in lanes(mask) {
+                result[lane] |= (values[lane] & part) << (bits * i as u32);
+            }
+        }
+        self.assign(site, d, mask, &result);
+        Ok(())
+    }
+
+    fn unpack(&mut self, site: Site, mask: u32, d: &[Option<Register>], s: Operand, bits: u32) -> Result<(), Finding> {
+        let values = self.fetch(site, s, mask)?;
+        let part = u64::MAX >> (64 - bits);
+        for (i, register) in d.iter().enumerate() {
+            if let Some(register) = register {
+                self.assign(site, *register, mask, &values.map(|v| v >> (bits * i as u32) & part));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! Opcodes that involve other threads or the asynchronous copy unit: barriers, shuffles, votes, `ldmatrix`, `mma`,
+//! `cp.async` (PTX ISA 9.7.9, 9.7.13 and 9.7.14), and control flow.
+
+use super::Problem;
+use super::opcode::{Decoded, Opcode};
+use super::operand::Arguments;
+use crate::alu;
+use crate::float::Format;
+use crate::ir::{Class, Op, Operand, Shuffle, Vote};
+use crate::types::Type;
+
+/// Every lane of a warp, for the instructions that have no membership operand.
+const ALL: Operand = Operand::Immediate(0xffff_ffff);
+
+pub(super) fn decode(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    match opcode.name {
+        "ret" | "exit" => plain(opcode, a, &["uni"], Op::Exit, Class::Control),
+        "trap" => plain(opcode, a, &[], Op::Trap, Class::Control),
+        // Memory is sequentially consistent here: the checks need no help from fences.
+        "membar" | "fence" => {
+            plain(opcode, a, &["cta", "gl", "gpu", "sys", "sc", "acq_rel"], Op::Nothing, Class::Barrier)
+        }
+        "nanosleep" | "prefetch" | "prefetchu" => Err(Problem::Opcode),
+        "bar" | "barrier" => barrier(opcode, a),
+        "shfl" => shuffle(opcode, a),
+        "vote" => vote(opcode, a),
+        "redux" => reduce(opcode, a),
+        "activemask" => active_mask(opcode, a),
+        "ldmatrix" => load_matrix(opcode, a),
+        "mma" => mma(opcode, a),
+        "cp" => copy(opcode, a),
+        _ => Err(Problem::Opcode),
+    }
+}
+
+fn plain(opcode: &mut Opcode<'_>, a: &Arguments, harmless: &[&str], op: Op, class: Class) -> Decoded {
+    opcode.ignore(harmless);
+    a.exactly(0)?;
+    Ok((op, class))
+}
+
+/// Takes modifiers that must all be there.
+fn require(opcode: &mut Opcode<'_>, modifiers: &[&str]) -> Result<(), Problem> {
+    if modifiers.iter().all(|m| opcode.take(m)) { Ok(()) } else { Err(Problem::Opcode) }
+}
+
+/// `bar.sync 0` over the whole block, `bar.warp.sync mask`. Barriers over part of a block are not modelled.
+fn barrier(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["sync"])?;
+    a.exactly(1)?;
+    if opcode.take("warp") {
+        return Ok((Op::WarpBarrier { members: a.source(0)? }, Class::Barrier));
+    }
+    opcode.ignore(&["cta", "aligned"]);
+    if a.source(0)? != Operand::Immediate(0) {
+        return Err(Problem::Operands);
+    }
+    Ok((Op::Barrier, Class::Barrier))
+}
+
+fn shuffle(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["sync", "b32"])?;
+    let mode = opcode.take_as(|m| match m {
+        "up" => Some(Shuffle::Up),
+        "down" => Some(Shuffle::Down),
+        "bfly" => Some(Shuffle::Butterfly),
+        "idx" => Some(Shuffle::Index),
+        _ => None,
+    });
+    let mode = mode.ok_or(Problem::Opcode)?;
+    let [value, lane, clamp, members] = a.sources(1, 4)?;
+    let (d, valid) = a.pair(0)?;
+    Ok((Op::Shuffle { mode, d, valid, s: [value, lane, clamp], members }, Class::Warp))
+}
+
+fn vote(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["sync"])?;
+    let mode = opcode.take_as(|m| match m {
+        "all" => Some(Vote::All),
+        "any" => Some(Vote::Any),
+        "uni" => Some(Vote::Uniform),
+        "ballot" => Some(Vote::Ballot),
+        _ => None,
+    });
+    let mode = mode.ok_or(Problem::Opcode)?;
+    require(opcode, &[if mode == Vote::Ballot { "b32" } else { "pred" }])?;
+    a.exactly(3)?;
+    Ok((Op::Vote { mode, d: a.register(0)?, s: a.flag(1)?, members: a.source(2)? }, Class::Warp))
+}
+
+fn reduce(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    let ty = opcode.ty()?;
+    require(opcode, &["sync"])?;
+    let name =
+        opcode.take_where(|m| matches!(m, "add" | "min" | "max" | "and" | "or" | "xor")).ok_or(Problem::Opcode)?;
+    if !matches!(ty, Type::U32 | Type::S32 | Type::B32) {
+        return Err(Problem::Opcode);
+    }
+    let f = alu::integer(name, ty).ok_or(Problem::Opcode)?;
+    let [s, members] = a.sources(1, 2)?;
+    Ok((Op::Reduce { f, d: a.register(0)?, s, members }, Class::Warp))
+}
+
+fn active_mask(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["b32"])?;
+    a.exactly(1)?;
+    Ok((Op::ActiveMask { d: a.register(0)? }, Class::Warp))
+}
+
+fn load_matrix(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["sync", "aligned", "m8n8", "b16"])?;
+    if !opcode.take("shared") {
+        require(opcode, &["shared::cta"])?;
+    }
+    let count = opcode.take_as(|m| m.strip_prefix('x').and_then(|n| n.parse::<usize>().ok())).unwrap_or(0);
+    a.exactly(2)?;
+    let d = a.registers(0)?;
+    if d.len() != count || !matches!(count, 1 | 2 | 4) {
+        return Err(Problem::Operands);
+    }
+    Ok((Op::LoadMatrix { transposed: opcode.take("trans"), d, at: a.address(1)? }, Class::Matrix))
+}
+
+/// m16n8k8 and m16n8k16 with bf16 or f16 operands and f32 accumulators.
+fn mma(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["sync", "aligned", "row", "col"])?;
+    let k = opcode.take_as(|m| match m {
+        "m16n8k8" => Some(8),
+        "m16n8k16" => Some(16),
+        _ => None,
+    });
+    let k = k.ok_or(Problem::Opcode)?;
+    let format = match opcode.modifiers.as_slice() {
+        ["f32", "bf16", "bf16", "f32"] => Format::Bf16,
+        ["f32", "f16", "f16", "f32"] => Format::F16,
+        _ => return Err(Problem::Opcode),
+    };
+    opcode.modifiers.clear();
+    a.exactly(4)?;
+    let (d, [x, y, c]) = (a.registers(0)?, [a.source_list(1)?, a.source_list(2)?, a.source_list(3)?]);
+    if [d.len(), x.len(), y.len(), c.len()] != [4, k / 4, k / 8, 4] {
+        return Err(Problem::Operands);
+    }
+    Ok((Op::Mma { format, k, d, a: x, b: y, c }, Class::Matrix))
+}
+
+fn copy(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["async"])?;
+    let op = if opcode.take("commit_group") {
+        a.exactly(0)?;
+        Op::CopyCommit
+    } else if opcode.take("wait_all") {
+        a.exactly(0)?;
+        Op::CopyWait { pending: None }
+    } else if opcode.take("wait_group") {
+        a.exactly(1)?;
+        Op::CopyWait { pending: Some(count(a.source(0)?)? as usize) }
+    } else {
+        return copy_bytes(opcode, a);
+    };
+    Ok((op, Class::Copy))
+}
+
+/// `cp.async.cg` copies 16 bytes, `.ca` also 4 and 8; an optional last operand says how many of them are read, the rest
+/// being zero.
+fn copy_bytes(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    let cached = opcode.take("ca");
+    if !cached {
+        require(opcode, &["cg"])?;
+    }
+    opcode.ignore(&["shared::cta", "L2::128B", "L2::256B", "L2::64B"]);
+    opcode.ignore(&["shared"]);
+    require(opcode, &["global"])?;
+    let bytes = count(a.source(2)?)? as usize;
+    if bytes != 16 && !(cached && matches!(bytes, 4 | 8)) {
+        return Err(Problem::Operands);
+    }
+    let valid = if a.len() == 4 { a.source(3)? } else { ALL };
+    a.exactly(a.len().clamp(3, 4))?;
+    Ok((Op::CopyAsync { bytes, to: a.address(0)?, from: a.address(1)?, valid }, Class::Copy))
+}
+
+fn count(operand: Operand) -> Result<u64, Problem> {
+    match operand {
+        Operand::Immediate(value) => Ok(value),
+        _ => Err(Problem::Operands),
+    }
+}

@@ -1,0 +1,30 @@
+//! Every shipped kernel against f64, in the PTX that ships.
+
+mod common;
+
+use common::cases::CASES;
+use common::{parse, ptx, ptx_folder};
+
+#[test]
+fn every_kernel_computes_what_it_should() {
+    for (file, case) in CASES {
+        let module = parse(&ptx(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let covered = case(&module).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let ran: Vec<&str> = covered.iter().map(|(kernel, _)| *kernel).collect();
+        let left_out: Vec<&str> = module.kernels().filter(|kernel| !ran.contains(kernel)).collect();
+        assert!(left_out.is_empty(), "{file}: no case runs {left_out:?}");
+        for (kernel, coverage) in &covered {
+            let missed: Vec<_> = coverage.missed().filter(|(_, text)| *text != "}").collect();
+            assert!(missed.is_empty(), "{kernel}: lines no thread executed: {missed:#?}");
+        }
+    }
+}
+
+#[test]
+fn every_shipped_file_has_a_case() {
+    for entry in std::fs::read_dir(ptx_folder()).expect("the PTX is part of the repository") {
+        let path = entry.expect("readable").path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("plain names");
+        assert!(CASES.iter().any(|(file, _)| *file == stem), "{stem}.ptx has no case");
+    }
+}

@@ -1,0 +1,111 @@
+//! Does the suite notice a broken kernel? Each entry breaks one line of the shipped PTX the way a programmer might; the
+//! kernel's own case must then fail, by a finding of the simulator or by the numbers.
+
+mod common;
+
+use common::cases::CASES;
+use common::{parse, ptx};
+
+/// One bug: in `file`, on the `nth` line that contains `line`, `from` becomes `to` (the whole line goes if `from` is empty).
+struct Bug {
+    what: &'static str,
+    file: &'static str,
+    line: &'static str,
+    nth: usize,
+    from: &'static str,
+    to: &'static str,
+}
+
+const fn bug(
+    what: &'static str,
+    file: &'static str,
+    (line, nth): (&'static str, usize),
+    from: &'static str,
+    to: &'static str,
+) -> Bug {
+    Bug { what, file, line, nth, from, to }
+}
+
+#[rustfmt::skip]
+const BUGS: [Bug; 42] = [
+    // Synchronisation.
+    bug("barrier dropped before the sum over warps", "norm", ("bar.sync", 0), "", ""),
+    bug("barrier dropped before the sum over warps, fused", "norm", ("bar.sync", 1), "", ""),
+    bug("barrier dropped before the sum over warps", "gemv_bf16", ("bar.sync", 0), "", ""),
+    bug("barrier dropped before the sum over warps", "gemv_q4_0", ("bar.sync", 0), "", ""),
+    bug("barrier dropped between statistics and merge", "attention_decode", ("bar.sync", 0), "", ""),
+    bug("barrier dropped before the merged sum", "attention_decode", ("bar.sync", 1), "", ""),
+    bug("warp barrier dropped between copy and use", "attention_decode", ("bar.warp.sync", 0), "", ""),
+    bug("warp barrier dropped between use and next copy", "attention_decode", ("bar.warp.sync", 1), "", ""),
+    bug("wait for copies dropped", "attention_decode", ("cp.async.wait_group", 0), "", ""),
+    bug("wait for one group too few", "attention_decode", ("cp.async.wait_group", 0), "1;", "2;"),
+    bug("last copies never waited for", "attention_decode", ("cp.async.wait_all", 0), "", ""),
+    bug("commit forgotten", "attention_decode", ("cp.async.commit_group", 1), "", ""),
+    bug("barrier only some threads reach", "norm", ("bar.sync", 0), "bar.sync", "@%p8 bar.sync"),
+    bug("shuffle over half of the warp", "norm", ("mov.u32 \t%r24, -1", 0), "-1", "65535"),
+    // Bounds.
+    bug("row one group too long", "norm", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
+    bug("loop one round too long", "norm", ("setp.lt.u32", 0), "setp.lt", "setp.le"),
+    bug("row one group too long", "swiglu", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
+    bug("row one group too long", "embed", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
+    bug("one column too many", "gemv_q8_0", ("setp.ge.u32 \t%p21", 0), "setp.ge", "setp.gt"),
+    bug("one row too many", "gemv_q8_0", ("setp.ge.u32 \t%p22", 0), "setp.ge", "setp.gt"),
+    bug("inputs checked only where columns fail", "gemv_q4_0", ("or.pred", 8), "or.pred", "and.pred"),
+    bug("second half of a row on top of the first", "embed", ("[%rd17+16]", 0), "+16", ""),
+    bug("second half of a row misaligned", "embed", ("[%rd17+16]", 0), "+16", "+8"),
+    bug("second mma from the wrong tile", "gemv_bf16", (", 512;", 0), "512", "256"),
+    bug("last partition left out", "attention_decode", ("add.s32 \t%r17, %r16, 255", 0), "255", "0"),
+    bug("one partition too many", "attention_decode", ("add.s32 \t%r17, %r16, 255", 0), "255", "256"),
+    // Arithmetic.
+    bug("butterfly adds a lane twice", "norm", ("mov.u32 \t%r36, 1", 0), "1;", "2;"),
+    bug("eps forgotten", "norm", ("add.rn.f32 \t%f50, %f49, %f13", 0), "%f13", "0f00000000"),
+    bug("accumulator not cleared", "norm", ("mov.f32 \t%f77, 0f00000000", 0), "0f00000000", "0f3F800000"),
+    bug("gate used as up", "swiglu", ("add.s32 \t%r20, %r2, %r1", 0), "%r2, %r1", "0, %r1"),
+    bug("sign of the sigmoid's exponent", "swiglu", ("0fBFB8AA3B", 3), "0fBFB8AA3B", "0f3FB8AA3B"),
+    bug("halves of a pair swapped", "swiglu", ("shl.b32 \t%r29", 0), "shl.b32 \t%r29, %r12, 16", "and.b32 %r29, %r12, -65536"),
+    bug("row of the token's index, not its id", "embed", ("mul.wide.u32 \t%rd7", 0), "%r8", "%r7"),
+    bug("rotated the wrong way", "rope_kv", ("neg.f32", 0), "neg.f32", "mov.f32"),
+    bug("sine and cosine swapped", "rope_kv", ("st.global.v2.f32", 0), "%f5, %f4", "%f4, %f5"),
+    bug("second half of v not copied", "rope_kv", ("st.global.u16", 5), "", ""),
+    bug("v written to k's place", "rope_kv", ("add.s64 \t%rd52", 0), "%rd27", "%rd28"),
+    bug("slot used as block", "rope_kv", ("mul.wide.u32 \t%rd33, %r19", 0), "%r19", "%r18"),
+    bug("rows of a fragment swapped", "gemv_q8_0", ("mma.sync", 0), "{%r113,%r114,", "{%r114,%r113,"),
+    bug("sign bit of four quants not flipped", "gemv_q8_0", ("-2139062144", 2), "-2139062144", "0"),
+    bug("v not transposed", "attention_decode", ("ldmatrix", 0), ".trans", ""),
+    bug("maximum's scale not applied", "attention_decode", ("ex2.approx", 0), "ex2.approx.f32", "mov.f32"),
+];
+
+fn plant(bug: &Bug, text: &str) -> String {
+    let mut seen = 0;
+    let mut planted = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let here = line.contains(bug.line) && seen == bug.nth;
+        seen += usize::from(line.contains(bug.line));
+        planted |= here;
+        match here {
+            true if bug.from.is_empty() => {}
+            true => lines.push(line.replace(bug.from, bug.to)),
+            false => lines.push(line.to_owned()),
+        }
+    }
+    assert!(planted, "{}, {}: no such line", bug.file, bug.what);
+    let changed = lines.join("\n") + "\n";
+    assert_ne!(changed, text, "{}, {}: nothing to change on that line", bug.file, bug.what);
+    changed
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let mut missed = Vec::new();
+    for bug in &BUGS {
+        let (_, case) = CASES.iter().find(|(file, _)| *file == bug.file).expect("a case for each file");
+        let module = parse(&plant(bug, &ptx(bug.file))).unwrap_or_else(|error| panic!("{}: {error}", bug.what));
+        match case(&module) {
+            Ok(_) => missed.push((bug.file, bug.what)),
+            Err(caught) => println!("{}, {}: {caught}", bug.file, bug.what),
+        }
+    }
+    println!("caught {} of {}", BUGS.len() - missed.len(), BUGS.len());
+    assert!(missed.is_empty(), "not caught: {missed:#?}");
+}
