@@ -1,3 +1,4 @@
-//! What the benchmarks share: the machine's ceilings.
+//! What the benchmarks share: the machine's ceilings, and a model under measurement.
 
 pub mod ceiling;
+pub mod subject;
