@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::f16;
 use llama_core::numerics::{LANES, PARTITION};
 
-use super::vector::{Quad, exp, fold, load, store, widen};
+use super::vector::{Quad, exp, fold, load, store, store_quarter, widen};
 use crate::arch::portable;
 use crate::kernels::Softmax;
 
@@ -35,8 +35,10 @@ impl Load for f16 {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn load(x: &[f16; LANES]) -> Quad {
+        let x = x.as_ptr().cast();
         // SAFETY: four unaligned loads of exactly the array's bytes.
-        [0, 4, 8, 12].map(|at| widen(unsafe { vld1_u16(x.as_ptr().add(at).cast()) }))
+        let bits = unsafe { [vld1_u16(x), vld1_u16(x.add(4)), vld1_u16(x.add(8)), vld1_u16(x.add(12))] };
+        [widen(bits[0]), widen(bits[1]), widen(bits[2]), widen(bits[3])]
     }
 }
 
@@ -88,9 +90,8 @@ fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
         }
     }
     for (r, acc) in acc.iter().enumerate() {
-        let (out, _) = out[r * PARTITION..][..B * LANES].as_chunks_mut::<LANES>();
-        for (out, acc) in out.iter_mut().zip(acc) {
-            store(out, acc.map(|dots| vmulq_n_f32(dots, scale)));
+        for (out, acc) in out[r * PARTITION..].as_chunks_mut().0.iter_mut().zip(acc.as_flattened()) {
+            store_quarter(out, vmulq_n_f32(*acc, scale));
         }
     }
 }
@@ -164,14 +165,16 @@ fn value_tile<E: Load, const R: usize, const C: usize>(
 #[inline]
 #[target_feature(enable = "neon")]
 fn masks(i: usize, visible: &Range<usize>) -> [uint32x4_t; 4] {
-    const LANE: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
     let relative = |t: usize| t.saturating_sub(i * LANES).min(LANES) as u32;
     let (start, end) = (vdupq_n_u32(relative(visible.start)), vdupq_n_u32(relative(visible.end)));
-    [0, 4, 8, 12].map(|at| {
-        // SAFETY: four of the sixteen.
-        let lane = unsafe { vld1q_u32(LANE.as_ptr().add(at)) };
-        vandq_u32(vcgeq_u32(lane, start), vcltq_u32(lane, end))
-    })
+    // SAFETY: four lanes from four numbers.
+    let mut lane = unsafe { vld1q_u32([0, 1, 2, 3].as_ptr()) };
+    let mut masks = [lane; 4];
+    for mask in &mut masks {
+        *mask = vandq_u32(vcgeq_u32(lane, start), vcltq_u32(lane, end));
+        lane = vaddq_u32(lane, vdupq_n_u32(4));
+    }
+    masks
 }
 
 /// Exponentials of the visible scores below their maximum, and their sum.

@@ -274,30 +274,44 @@ fn halves(raw: &[u8], at: usize) -> float32x4_t {
 #[target_feature(enable = "neon")]
 #[inline]
 fn bytes(raw: &[u8], at: usize, q: usize) -> [uint8x16_t; 8] {
-    [0, 1, 2, 3, 4, 5, 6, 7].map(|j| load(raw, at + 64 * j + 16 * q))
+    let mut codes = [vdupq_n_u8(0); 8];
+    for (j, code) in codes.iter_mut().enumerate() {
+        *code = load(raw, at + 64 * j + 16 * q);
+    }
+    codes
 }
 
 #[target_feature(enable = "neon")]
 #[inline]
 fn nibbles(raw: &[u8], at: usize, q: usize) -> [uint8x16_t; 8] {
-    let both = [0, 1, 2, 3].map(|j| load(raw, at + 64 * j + 16 * q));
-    let low = both.map(|both| vandq_u8(both, vdupq_n_u8(15)));
-    let high = both.map(|both| vshrq_n_u8::<4>(both));
-    [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
+    let mut codes = [vdupq_n_u8(0); 8];
+    for j in 0..4 {
+        let both = load(raw, at + 64 * j + 16 * q);
+        codes[j] = vandq_u8(both, vdupq_n_u8(15));
+        codes[j + 4] = vshrq_n_u8::<4>(both);
+    }
+    codes
 }
 
 /// Codes of less than eight bits, as they are.
 #[target_feature(enable = "neon")]
 #[inline]
 fn signed(codes: [uint8x16_t; 8]) -> [int8x16_t; 8] {
-    codes.map(|code| vreinterpretq_s8_u8(code))
+    let mut signed = [vdupq_n_s8(0); 8];
+    for (signed, code) in signed.iter_mut().zip(codes) {
+        *signed = vreinterpretq_s8_u8(code);
+    }
+    signed
 }
 
 /// Takes off a zero point of 128.
 #[target_feature(enable = "neon")]
 #[inline]
-fn without_128(codes: [uint8x16_t; 8]) -> [int8x16_t; 8] {
-    codes.map(|code| vreinterpretq_s8_u8(veorq_u8(code, vdupq_n_u8(128))))
+fn without_128(mut codes: [uint8x16_t; 8]) -> [int8x16_t; 8] {
+    for code in &mut codes {
+        *code = veorq_u8(*code, vdupq_n_u8(128));
+    }
+    signed(codes)
 }
 
 /// `code | (bits shifted left & mask)`, where a negative shift is one to the right.
@@ -330,9 +344,12 @@ fn with_pairs(mut codes: [uint8x16_t; 8], pairs: [uint8x16_t; 2]) -> [int8x16_t;
 /// The values of IQ4's table, signed.
 #[target_feature(enable = "neon")]
 #[inline]
-fn look_up(codes: [uint8x16_t; 8]) -> [int8x16_t; 8] {
+fn look_up(mut codes: [uint8x16_t; 8]) -> [int8x16_t; 8] {
     let table = load(&IQ4, 0);
-    without_128(codes.map(|code| vqtbl1q_u8(table, code)))
+    for code in &mut codes {
+        *code = vqtbl1q_u8(table, *code);
+    }
+    without_128(codes)
 }
 
 /// `d * scale` and `-(dmin * min)` of group `i` of Q4_K and Q5_K.

@@ -17,8 +17,9 @@ pub type Quad = [float32x4_t; 4];
 #[inline]
 #[target_feature(enable = "neon")]
 pub fn load(x: &[f32; LANES]) -> Quad {
+    let x = x.as_ptr();
     // SAFETY: four unaligned loads of exactly the array's bytes.
-    [0, 4, 8, 12].map(|at| unsafe { vld1q_f32(x.as_ptr().add(at)) })
+    unsafe { [vld1q_f32(x), vld1q_f32(x.add(4)), vld1q_f32(x.add(8)), vld1q_f32(x.add(12))] }
 }
 
 /// Stores sixteen numbers.
