@@ -1,6 +1,8 @@
 //! Instruction-set tiers: which there are, and which this CPU has. Asked once, at the door; after that the tier is an
 //! argument, so that a test can walk all of them in one process.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::fmt;
 
 /// A set of inner loops. Ordered: a later tier is faster. All of them give the same bits.
@@ -13,11 +15,15 @@ pub enum Tier {
     Avx2,
     /// AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
+    /// NEON: any aarch64.
+    Neon,
+    /// NEON with the dot products of ARMv8.2.
+    NeonDotprod,
 }
 
 impl Tier {
-    /// Every tier, slowest first.
-    pub const ALL: [Tier; 3] = [Tier::Portable, Tier::Avx2, Tier::Avx512];
+    /// Every tier of every architecture, each architecture's slowest first.
+    pub const ALL: [Tier; 5] = [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Neon, Tier::NeonDotprod];
 
     /// Whether this CPU can run it.
     pub fn is_available(self) -> bool {
@@ -27,7 +33,10 @@ impl Tier {
             Tier::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => has_avx2() && has_avx512(),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => has_neon(),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonDotprod => has_neon() && is_aarch64_feature_detected!("dotprod"),
             _ => false,
         }
     }
@@ -48,6 +57,8 @@ impl Tier {
             Tier::Portable => "portable",
             Tier::Avx2 => "avx2",
             Tier::Avx512 => "avx512-vnni",
+            Tier::Neon => "neon",
+            Tier::NeonDotprod => "neon-dotprod",
         }
     }
 }
@@ -70,4 +81,32 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vnni")
+}
+
+/// The kernels load packed bytes as vectors of wider lanes, which means something else on a big-endian CPU.
+#[cfg(target_arch = "aarch64")]
+fn has_neon() -> bool {
+    cfg!(target_endian = "little") && is_aarch64_feature_detected!("neon")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_are_ordered_and_told_apart_by_name() {
+        assert!(Tier::ALL.is_sorted());
+        for tier in Tier::ALL {
+            assert_eq!(Tier::ALL.into_iter().find(|other| other.name() == tier.name()), Some(tier));
+        }
+    }
+
+    #[test]
+    fn tiers_of_other_architectures_are_not_available() {
+        let x86 = [Tier::Avx2, Tier::Avx512].iter().any(|tier| tier.is_available());
+        let aarch64 = [Tier::Neon, Tier::NeonDotprod].iter().any(|tier| tier.is_available());
+        assert!(!x86 || cfg!(target_arch = "x86_64"));
+        assert_eq!(aarch64, cfg!(all(target_arch = "aarch64", target_endian = "little")));
+        assert!(Tier::Portable.is_available() && Tier::best().is_available());
+    }
 }

@@ -46,6 +46,8 @@ impl VectorKernels {
             Tier::Avx512 => table!(avx512),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => table!(avx2),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon | Tier::NeonDotprod => table!(aarch64),
             _ => table!(portable),
         })
     }
@@ -152,6 +154,8 @@ impl AttentionKernels {
             Tier::Avx512 => table!(avx512),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => table!(avx2),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon | Tier::NeonDotprod => table!(aarch64),
             _ => table!(portable),
         })
     }

@@ -51,6 +51,10 @@ impl LinearKernels {
             Tier::Avx512 => super::avx512::linear::kernels(),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => super::avx2::linear::kernels(),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => super::aarch64::linear::neon(),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonDotprod => super::aarch64::linear::dotprod(),
             _ => super::portable::linear::kernels(),
         })
     }

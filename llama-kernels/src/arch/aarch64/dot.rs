@@ -1,0 +1,86 @@
+//! Four int8 products a row, added: the one thing in which the tiers of aarch64 differ.
+//!
+//! A register of codes is four rows by four columns, row by row, and the quants of those columns are one i32.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+/// A way of multiplying codes with quants.
+pub(super) trait Dot {
+    /// Adds to `dots`, one lane a row, the products of as many registers of codes as there are `quants`, four or eight.
+    ///
+    /// Codes are so small that `step` of their products with quants, which are at least -127, fit into 16 bits.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn add(dots: int32x4_t, codes: &[int8x16_t], quants: &[i32], step: usize) -> int32x4_t;
+}
+
+/// SMLAL into 16 bits, SADALP into 32: any aarch64.
+pub(super) struct Widening;
+
+/// SDOT: the dotprod extension.
+pub(super) struct Dotprod;
+
+impl Dot for Widening {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(dots: int32x4_t, codes: &[int8x16_t], quants: &[i32], step: usize) -> int32x4_t {
+        // Two rows each, two sums a row.
+        let (mut low, mut high) = (vdupq_n_s32(0), vdupq_n_s32(0));
+        for (codes, quants) in codes.chunks(step).zip(quants.chunks(step)) {
+            let (mut low16, mut high16) = (vdupq_n_s16(0), vdupq_n_s16(0));
+            for (&codes, &quants) in codes.iter().zip(quants) {
+                let quants = vreinterpretq_s8_s32(vdupq_n_s32(quants));
+                low16 = vmlal_s8(low16, vget_low_s8(codes), vget_low_s8(quants));
+                high16 = vmlal_high_s8(high16, codes, quants);
+            }
+            low = vpadalq_s16(low, low16);
+            high = vpadalq_s16(high, high16);
+        }
+        vaddq_s32(dots, vpaddq_s32(low, high))
+    }
+}
+
+impl Dot for Dotprod {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(mut dots: int32x4_t, codes: &[int8x16_t], quants: &[i32], _: usize) -> int32x4_t {
+        for (codes, quants) in codes.as_chunks::<4>().0.iter().zip(quants.as_chunks::<4>().0) {
+            // SAFETY: the load is of exactly the array's bytes; the caller promises the instruction.
+            unsafe {
+                let quants = vreinterpretq_s8_s32(vld1q_s32(quants.as_ptr()));
+                dots = sdot::<0>(dots, codes[0], quants);
+                dots = sdot::<1>(dots, codes[1], quants);
+                dots = sdot::<2>(dots, codes[2], quants);
+                dots = sdot::<3>(dots, codes[3], quants);
+            }
+        }
+        dots
+    }
+}
+
+/// SDOT with the `I`th four quants, which no stable intrinsic gives.
+///
+/// The extension is switched on for the assembler alone: a function with the feature would not be inlined into kernels
+/// that are written once for all tiers.
+///
+/// # Safety
+/// The CPU has dotprod.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn sdot<const I: usize>(mut dots: int32x4_t, codes: int8x16_t, quants: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller promises the instruction, which touches nothing but these registers.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {dots:v}.4s, {codes:v}.16b, {quants:v}.4b[{i}]",
+            dots = inout(vreg) dots,
+            codes = in(vreg) codes,
+            quants = in(vreg) quants,
+            i = const I,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    dots
+}
