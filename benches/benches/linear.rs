@@ -55,7 +55,7 @@ impl Case {
         let threads = Threads::new(threads).expect("threads");
         Case {
             kernels: LinearKernels::new(tier).expect("available"),
-            scratch: LinearScratch::new(tokens, cols),
+            scratch: LinearScratch::new(tokens, cols).expect("memory"),
             w: Weight::new(&[Part { weight: view, bias: None }], Numerics::Default, &threads).expect("finite"),
             threads,
             x: (0..tokens * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect(),

@@ -1,15 +1,20 @@
 //! Zeroed memory that starts on a cache line and whose absence is an error.
 //!
-//! Large buffers come from the system's zero pages: what is never touched costs nothing, and a KV cache fills its
-//! memory as sequences grow.
+//! A [`Buffer`] is for everything that lives as long as a model. Large ones come from the system's zero pages: what is
+//! never touched costs nothing, and a KV cache fills its memory as sequences grow. [`Pages`] are for weights, which are
+//! written once in full and then streamed: they ask for huge pages, with which a stream crosses a five-hundredth of the
+//! page borders (each stops the hardware's prefetcher) and loading takes as few page faults.
 
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::Zeroable;
 use llama_core::{Error, Result};
+use memmap2::MmapMut;
 
 /// Bytes of a cache line, and of the widest vector.
 const LINE: usize = 64;
+/// Bytes of a huge page of x86-64, and of aarch64 with small pages of 4 KiB.
+const HUGE: usize = 2 << 20;
 
 /// A fixed slice of zeros at the start, aligned to a cache line.
 pub struct Buffer<T> {
@@ -49,9 +54,57 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
+/// Whole pages of zeros, huge ones where the system has them.
+pub struct Pages {
+    map: MmapMut,
+    start: usize,
+    len: usize,
+}
+
+impl Pages {
+    /// `len` zero bytes for `what`; if they cannot be had, the error advises to lower `advice`.
+    pub fn zeroed(len: usize, what: &'static str, advice: &'static str) -> Result<Self> {
+        let refused = |_| Error::Memory { what, needed: len as u64, limit: isize::MAX as u64, advice };
+        // Addresses without memory until they are written: they let a huge page begin with the first byte.
+        let slack = if len < HUGE { 1 } else { HUGE };
+        let map = MmapMut::map_anon(len.saturating_add(slack)).map_err(refused)?;
+        // Small pages hold the same bytes, so it is no error if a system knows no others.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = if len < HUGE { 0 } else { map.as_ptr().align_offset(HUGE).min(slack) };
+        Ok(Pages { map, start, len })
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map[self.start..self.start + self.len]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_aligned_zeros_or_an_error() {
+        for len in [0, 1, 5 << 20] {
+            let pages = Pages::zeroed(len, "a test", "the length").expect("memory");
+            assert!(pages.len() == len && pages.iter().all(|&byte| byte == 0));
+            assert!(pages.as_ptr().addr().is_multiple_of(LINE));
+        }
+        for len in [usize::MAX, isize::MAX as usize, 1 << 62] {
+            assert!(matches!(Pages::zeroed(len, "a test", "the length"), Err(Error::Memory { .. })), "{len}");
+        }
+    }
 
     #[test]
     fn buffers_are_aligned_zeros() {

@@ -52,11 +52,12 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn grow(&mut self, tokens: usize, widest: usize) {
+    fn grow(&mut self, tokens: usize, widest: usize) -> Result<()> {
         let (tokens, widest) = (self.tokens.max(tokens), self.widest.max(widest));
         if (tokens, widest) != (self.tokens, self.widest) {
-            *self = Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest) };
+            *self = Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest)? };
         }
+        Ok(())
     }
 }
 
@@ -76,7 +77,7 @@ impl Cpu {
             linear: LinearKernels::new(tier).ok_or_else(missing)?,
             vector: VectorKernels::new(tier).ok_or_else(missing)?,
             attention: AttentionKernels::new(tier).ok_or_else(missing)?,
-            scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0) }),
+            scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0)? }),
         })
     }
 
@@ -130,7 +131,7 @@ impl Backend for Cpu {
 
     fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
         let weight = Weight::new(parts, self.numerics, &self.threads)?;
-        self.scratch.borrow_mut().grow(0, weight.cols());
+        self.scratch.borrow_mut().grow(0, weight.cols())?;
         Ok(weight)
     }
 
@@ -139,7 +140,7 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
-        self.scratch.borrow_mut().grow(limits.tokens, 0);
+        self.scratch.borrow_mut().grow(limits.tokens, 0)?;
         Plan::new(shape, limits, self.threads.count())
     }
 
@@ -168,7 +169,7 @@ impl Backend for Cpu {
     fn linear(&self, out: &mut Tensor, x: &Tensor, w: &Weight) -> Result<()> {
         assert_eq!((out.shape(), x.cols()), ((x.rows(), w.rows()), w.cols()), "linear of {:?}", x.shape());
         let mut scratch = self.scratch.borrow_mut();
-        scratch.grow(x.rows(), w.cols());
+        scratch.grow(x.rows(), w.cols())?;
         ops::linear::linear(&self.linear, &self.threads, &mut scratch.linear, out.data_mut(), x.data(), x.rows(), w);
         Ok(())
     }

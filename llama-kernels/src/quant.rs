@@ -5,18 +5,24 @@
 //! as few tiles as the tier allows, of equal width within one, and everything a microkernel reads lies in the order it
 //! reads it: `[group][column]`. Which tile a token is in changes nothing in its arithmetic.
 //!
-//! Next to the quants lie what a group's zero point and minimum will be multiplied by, for every kind of format, so that
-//! the inner loop need not: `-zero_point * sum(quants)`, an exact integer which starts the dot product, and
+//! Next to the quants lie what a group's zero point and minimum will be multiplied by, for each kind of format that the
+//! weight has, so that the inner loop need not: `-zero_point * sum(quants)`, an exact integer which starts the dot product, and
 //! `scale * sum(quants)`, for groups of 32 and for their halves.
 
 use std::ops::Range;
 
+use bytemuck::Zeroable;
+use llama_core::Result;
 use llama_core::numerics::{GROUP, quantize_group};
 
 use crate::arch::linear::{Acts, LinearKernels};
+use crate::buffer::Buffer;
 use crate::threads::{Disjoint, Threads};
 use crate::weight::Weight;
 use crate::weight::pack::{Pack, ZEROS};
+
+/// Columns of activations that are interleaved at a time.
+const NEAR: usize = 64;
 
 /// Activations of up to so many tokens of up to so many columns. Allocated once.
 pub struct LinearScratch {
@@ -25,15 +31,15 @@ pub struct LinearScratch {
     tiles: Tiles,
     cols: usize,
     /// `[tile][k][column]`.
-    floats: Vec<f32>,
+    floats: Buffer<f32>,
     /// `[tile][group][column]`, four quants in each i32.
-    quants: Vec<[i32; 8]>,
+    quants: Buffer<[i32; 8]>,
     /// `[tile][group][column]`.
-    scales: Vec<f32>,
+    scales: Buffer<f32>,
     /// For each of [`ZEROS`]: `[tile][group][sub-block][column]`.
-    zeros: [Vec<i32>; ZEROS.len()],
+    zeros: [Buffer<i32>; ZEROS.len()],
     /// For one and for two sub-blocks: `[tile][group][sub-block][column]`.
-    sums: [Vec<f32>; 2],
+    sums: [Buffer<f32>; 2],
 }
 
 /// How tokens are split into column tiles.
@@ -62,24 +68,39 @@ impl Tiles {
 
 impl LinearScratch {
     /// Room for `tokens` rows of `widest` columns.
-    pub fn new(tokens: usize, widest: usize) -> LinearScratch {
-        let groups = tokens * widest.div_ceil(GROUP);
-        LinearScratch {
-            capacity: tokens * widest,
+    pub fn new(tokens: usize, widest: usize) -> Result<LinearScratch> {
+        let capacity = tokens.saturating_mul(widest);
+        let groups = tokens.saturating_mul(widest.div_ceil(GROUP));
+        Ok(LinearScratch {
+            capacity,
             tiles: Tiles::new(0, 1),
             cols: 0,
-            floats: vec![0.0; tokens * widest],
-            quants: vec![[0; 8]; groups],
-            scales: vec![0.0; groups],
-            zeros: ZEROS.map(|(_, subs)| vec![0; subs * groups]),
-            sums: [vec![0.0; groups], vec![0.0; 2 * groups]],
-        }
+            floats: buffer(capacity)?,
+            quants: buffer(groups)?,
+            scales: buffer(groups)?,
+            zeros: [
+                buffer(groups * ZEROS[0].1)?,
+                buffer(groups * ZEROS[1].1)?,
+                buffer(groups * ZEROS[2].1)?,
+                buffer(groups * ZEROS[3].1)?,
+                buffer(groups * ZEROS[4].1)?,
+            ],
+            sums: [buffer(groups)?, buffer(2 * groups)?],
+        })
     }
 
     /// Bytes of [`LinearScratch::new`].
     pub fn bytes(tokens: usize, widest: usize) -> u64 {
-        let group = 32 + 4 + 4 * ZEROS.iter().map(|&(_, subs)| subs as u64).sum::<u64>() + 4 * (1 + 2);
-        4 * tokens as u64 * widest as u64 + group * tokens as u64 * widest.div_ceil(GROUP) as u64
+        let groups = (tokens as u64).saturating_mul(widest.div_ceil(GROUP) as u64);
+        let zeros = ZEROS.iter().map(|&(_, subs)| Buffer::<i32>::bytes(groups.saturating_mul(subs as u64)));
+        let rest = [
+            Buffer::<f32>::bytes((tokens as u64).saturating_mul(widest as u64)),
+            Buffer::<[i32; 8]>::bytes(groups),
+            Buffer::<f32>::bytes(groups),
+            Buffer::<f32>::bytes(groups),
+            Buffer::<f32>::bytes(groups.saturating_mul(2)),
+        ];
+        zeros.chain(rest).fold(0, u64::saturating_add)
     }
 
     /// Takes over `x [tokens, w.cols()]` in the forms that `w` needs.
@@ -94,7 +115,7 @@ impl LinearScratch {
             self.interleave(threads, x);
         }
         if w.segments().iter().any(|segment| !segment.pack().is_float()) {
-            self.quantise(kernels, threads, x);
+            self.quantise(kernels, threads, x, w);
         }
     }
 
@@ -140,7 +161,10 @@ impl LinearScratch {
         });
     }
 
-    fn quantise(&mut self, kernels: &LinearKernels, threads: &Threads, x: &[f32]) {
+    fn quantise(&mut self, kernels: &LinearKernels, threads: &Threads, x: &[f32], w: &Weight) {
+        let is_read = |reads: &dyn Fn(Pack) -> bool| w.segments().iter().any(|segment| reads(segment.pack()));
+        let zeros_read: [bool; ZEROS.len()] = std::array::from_fn(|z| is_read(&|pack| pack.zero() == Some(z)));
+        let sums_read = [1, 2].map(|subs| is_read(&|pack| pack.has_min() && pack.subs() == subs));
         let (tiles, cols, row) = (self.tiles, self.cols, self.cols / GROUP);
         let (quants, scales) = (Disjoint::new(&mut self.quants), Disjoint::new(&mut self.scales));
         let zeros = self.zeros.each_mut().map(|zeros| Disjoint::new(zeros));
@@ -148,14 +172,15 @@ impl LinearScratch {
         threads.for_each(tiles.count(), &|i| {
             let tokens = tiles.tokens(i);
             let part = |subs: usize| subs * tokens.start * row..subs * tokens.end * row;
+            let part_if = |read: bool, subs: usize| if read { part(subs) } else { 0..0 };
             // SAFETY: the tokens of two tiles do not overlap, and no task runs twice.
             let out = unsafe {
                 QuantTile {
                     columns: tokens.len(),
                     quants: quants.part(part(1)),
                     scales: scales.part(part(1)),
-                    zeros: std::array::from_fn(|z| zeros[z].part(part(ZEROS[z].1))),
-                    sums: std::array::from_fn(|s| sums[s].part(part(s + 1))),
+                    zeros: std::array::from_fn(|z| zeros[z].part(part_if(zeros_read[z], ZEROS[z].1))),
+                    sums: std::array::from_fn(|s| sums[s].part(part_if(sums_read[s], s + 1))),
                 }
             };
             kernels.quantise(&x[tokens.start * cols..tokens.end * cols], out);
@@ -163,15 +188,22 @@ impl LinearScratch {
     }
 }
 
-/// `[column][k]` to `[k][column]`.
+/// `[column][k]` to `[k][column]`, so few `k` at a time that what is written stays in the first-level cache.
 fn interleave(x: &[f32], columns: usize, out: &mut [f32]) {
     let cols = x.len() / columns;
-    for (c, row) in x.chunks_exact(cols).enumerate() {
-        out.iter_mut().skip(c).step_by(columns).zip(row).for_each(|(out, x)| *out = *x);
+    for (i, out) in out.chunks_mut(NEAR * columns).enumerate() {
+        for c in 0..columns {
+            let row = &x[c * cols + i * NEAR..][..out.len() / columns];
+            out.iter_mut().skip(c).step_by(columns).zip(row).for_each(|(out, x)| *out = *x);
+        }
     }
 }
 
-/// One column tile of [`LinearScratch`], to be written.
+fn buffer<T: Zeroable>(len: usize) -> Result<Buffer<T>> {
+    Buffer::zeroed(len, "activations of a linear", "the tokens of a step")
+}
+
+/// One column tile of [`LinearScratch`], to be written. What no panel will read is empty.
 pub struct QuantTile<'a> {
     columns: usize,
     quants: &'a mut [[i32; 8]],
@@ -181,41 +213,69 @@ pub struct QuantTile<'a> {
 }
 
 impl QuantTile<'_> {
-    /// Quantises `x [columns, k]`. Plain code of one definition: each tier compiles it with its own instructions.
-    #[inline(always)]
+    /// Quantises `x [columns, k]` in plain code.
     pub(crate) fn fill(&mut self, x: &[f32]) {
+        self.fill_with(x, QuantGroup::of);
+    }
+
+    /// Quantises `x [columns, k]`, each group by `quantise`. Inlined, so that a tier's function is inlined into it.
+    #[inline(always)]
+    pub(crate) fn fill_with(&mut self, x: &[f32], quantise: impl Fn(&[f32; GROUP]) -> QuantGroup) {
         let columns = self.columns;
         for (c, row) in x.chunks_exact(x.len() / columns).enumerate() {
             for (g, group) in row.as_chunks::<GROUP>().0.iter().enumerate() {
-                let (scale, quants) = quantize_group(group);
+                let group = quantise(group);
                 let at = g * columns + c;
-                self.scales[at] = scale;
-                self.quants[at] = pack_quants(&quants);
-                let halves = half_sums(&quants);
-                self.put_sums(g, c, scale, halves);
+                self.scales[at] = group.scale;
+                self.quants[at] = group.quants;
+                self.put_sums(g, c, &group);
             }
         }
     }
 
     #[inline(always)]
-    fn put_sums(&mut self, g: usize, c: usize, scale: f32, halves: [i32; 2]) {
+    fn put_sums(&mut self, g: usize, c: usize, group: &QuantGroup) {
         let columns = self.columns;
-        let whole = halves[0] + halves[1];
-        for (zeros, (point, subs)) in self.zeros.iter_mut().zip(ZEROS) {
+        let whole = group.sums[0] + group.sums[1];
+        for (zeros, (point, subs)) in self.zeros.iter_mut().zip(ZEROS).filter(|(zeros, _)| !zeros.is_empty()) {
             if subs == 1 {
                 zeros[g * columns + c] = -point * whole;
             } else {
-                zeros[2 * g * columns + c] = -point * halves[0];
-                zeros[(2 * g + 1) * columns + c] = -point * halves[1];
+                zeros[2 * g * columns + c] = -point * group.sums[0];
+                zeros[(2 * g + 1) * columns + c] = -point * group.sums[1];
             }
         }
-        self.sums[0][g * columns + c] = scale * whole as f32;
-        self.sums[1][2 * g * columns + c] = scale * halves[0] as f32;
-        self.sums[1][(2 * g + 1) * columns + c] = scale * halves[1] as f32;
+        let [one, two] = &mut self.sums;
+        if !one.is_empty() {
+            one[g * columns + c] = group.scale * whole as f32;
+        }
+        if !two.is_empty() {
+            two[2 * g * columns + c] = group.scale * group.sums[0] as f32;
+            two[(2 * g + 1) * columns + c] = group.scale * group.sums[1] as f32;
+        }
     }
 }
 
-#[inline(always)]
+/// A quantised group.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct QuantGroup {
+    pub scale: f32,
+    /// Four quants in each, lowest byte first.
+    pub quants: [i32; 8],
+    /// Sums of the first and of the last sixteen quants.
+    pub sums: [i32; 2],
+}
+
+impl QuantGroup {
+    /// By the definition.
+    fn of(x: &[f32; GROUP]) -> QuantGroup {
+        let (scale, quants) = quantize_group(x);
+        let (low, high) = quants.split_at(GROUP / 2);
+        let sum = |half: &[i8]| half.iter().map(|&q| i32::from(q)).sum();
+        QuantGroup { scale, quants: pack_quants(&quants), sums: [sum(low), sum(high)] }
+    }
+}
+
 fn pack_quants(quants: &[i8; GROUP]) -> [i32; 8] {
     let mut out = [0; 8];
     for (out, q) in out.iter_mut().zip(quants.as_chunks::<4>().0) {
@@ -224,8 +284,59 @@ fn pack_quants(quants: &[i8; GROUP]) -> [i32; 8] {
     out
 }
 
-#[inline(always)]
-fn half_sums(quants: &[i8; GROUP]) -> [i32; 2] {
-    let (low, high) = quants.split_at(GROUP / 2);
-    [low.iter().map(|&q| i32::from(q)).sum(), high.iter().map(|&q| i32::from(q)).sum()]
+#[cfg(test)]
+mod tests {
+    use llama_core::backend::{Numerics, Part};
+    use llama_core::checkpoint::TensorView;
+    use llama_core::format::Format;
+
+    use super::*;
+    use crate::isa::Tier;
+
+    /// 3 x 256 activations: ordinary ones, ties, and in later groups what is not a number or nearly nothing.
+    fn activations() -> Vec<f32> {
+        let mut x: Vec<f32> = (0..3 * 256).map(|i| (i * 37 % 255) as f32 / 2.0 - 63.5).collect();
+        x[40] = f32::NAN;
+        x[80] = -f32::NAN;
+        x[100] = f32::INFINITY;
+        x[130] = f32::NEG_INFINITY;
+        x[160..192].fill(-0.0);
+        x[192..224].fill(1e-38);
+        x[224..256].fill(1e-30);
+        x[300] = f32::MAX;
+        x[330] = 1e9;
+        x
+    }
+
+    /// Everything that [`LinearScratch::prepare`] wrote, in bits.
+    fn prepared(tier: Tier, w: &Weight) -> Vec<u32> {
+        let threads = Threads::new(1).unwrap();
+        let mut scratch = LinearScratch::new(3, 256).unwrap();
+        scratch.prepare(&LinearKernels::new(tier).unwrap(), &threads, &activations(), 3, w);
+        let quants = scratch.quants.iter().flatten().map(|q| *q as u32);
+        let floats = scratch.scales.iter().chain(scratch.sums.iter().flat_map(|sums| sums.iter()));
+        let zeros = scratch.zeros.iter().flat_map(|zeros| zeros.iter()).map(|zero| *zero as u32);
+        // Which NaN it is depends on the order of a product's operands, which a compiler may choose.
+        let bits = floats.map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() });
+        quants.chain(zeros).chain(bits).collect()
+    }
+
+    #[test]
+    fn every_tier_quantises_to_the_same_bits() {
+        let threads = Threads::new(1).unwrap();
+        for format in Format::ALL.into_iter().filter(|format| format.is_quantised()) {
+            let data = vec![1; format.row_bytes(256).unwrap()];
+            let weight = TensorView::new("w", format, 1, 256, &data).unwrap();
+            let w = Weight::new(&[Part { weight, bias: None }], Numerics::Default, &threads).unwrap();
+            // Three tokens are one tile on every tier.
+            for tier in Tier::available() {
+                assert_eq!(prepared(tier, &w), prepared(Tier::Portable, &w), "{tier}, {}", format.name());
+            }
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        assert!(matches!(LinearScratch::new(usize::MAX / 64, 4096), Err(llama_core::Error::Memory { .. })));
+    }
 }

@@ -81,15 +81,23 @@ impl Job<'_> {
     /// One panel for one column tile.
     fn panel(&self, i: usize, segment: &Segment, p: usize, acts: Acts<'_>, tile: &mut Tile) {
         self.kernels.run(segment.pack(), segment.panel(p), acts, tile);
-        let rows = segment.panel_rows(p);
+        let (rows, bias) = (segment.panel_rows(p), segment.panel_bias(p));
         for (token, column) in self.scratch.tiles().tokens(i).zip(tile) {
             let start = token * self.w.rows();
             // SAFETY: tasks have disjoint panels, panels have disjoint rows, and this part ends with this iteration.
             let out = unsafe { self.out.part(start + rows.start..start + rows.end) };
-            out.copy_from_slice(&column[..rows.len()]);
-            out.iter_mut().zip(segment.panel_bias(p)).for_each(|(out, bias)| *out += bias);
+            put(column, bias, out);
         }
     }
+}
+
+/// The first rows of a column, as many as `out` has. Sixteen, as most panels have, are copied without a call.
+fn put(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
+    match (<&mut [f32; 16]>::try_from(&mut *out), column.first_chunk()) {
+        (Ok(out), Some(column)) => *out = *column,
+        _ => out.copy_from_slice(&column[..out.len()]),
+    }
+    out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
 }
 
 #[cfg(test)]
@@ -116,7 +124,7 @@ mod tests {
                 let kernels = LinearKernels::new(tier).unwrap();
                 let outputs = [&native, &wide].map(|w| {
                     let mut out = vec![0.0; 11 * 20];
-                    linear(&kernels, &threads, &mut LinearScratch::new(11, 512), &mut out, &x, 11, w);
+                    linear(&kernels, &threads, &mut LinearScratch::new(11, 512).unwrap(), &mut out, &x, 11, w);
                     out
                 });
                 assert_eq!(outputs[0], outputs[1], "{tier}, {}", format.name());

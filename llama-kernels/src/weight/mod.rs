@@ -15,6 +15,7 @@ use llama_core::format::Format;
 use llama_core::numerics::GROUP;
 use llama_core::{Error, Result};
 
+use crate::buffer::Pages;
 use crate::threads::{Disjoint, Threads};
 use pack::Pack;
 
@@ -31,7 +32,7 @@ pub struct Segment {
     /// Of the weight, which are rows `0 ..` of the part.
     rows: Range<usize>,
     panel_bytes: usize,
-    data: Vec<u8>,
+    data: Pages,
     /// `[rows]`, or nothing.
     bias: Vec<f32>,
 }
@@ -108,7 +109,7 @@ impl Segment {
         let view = &part.weight;
         let panel_bytes = pack.panel_bytes(view.cols());
         let panels = view.rows().div_ceil(pack.rows());
-        let mut data = zeros(panels * panel_bytes)?;
+        let mut data = Pages::zeroed(panels * panel_bytes, "weights", "the size of the model")?;
         let broken = Mutex::new(None);
         let out = Disjoint::new(&mut data);
         threads.for_each(panels, &|p| {
@@ -222,16 +223,4 @@ fn bias(part: &Part<'_>) -> Result<Vec<f32>> {
         Some(i) => Err(Error::tensor(view.name(), format!("bias {i} is not finite"))),
         None => Ok(bias),
     }
-}
-
-fn zeros(bytes: usize) -> Result<Vec<u8>> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| Error::Memory {
-        what: "weights",
-        needed: bytes as u64,
-        limit: isize::MAX as u64,
-        advice: "the size of the model",
-    })?;
-    data.resize(bytes, 0);
-    Ok(data)
 }

@@ -1,97 +1,137 @@
 //! Encoded rows into panels: a permutation of bits for native forms, a widening for the others.
+//!
+//! A row's share of a group is the same 32-bit word of each of the group's 64-byte vectors. So a group of a row is made
+//! as a few words, by the shifts and masks that lead from ggml's order of bits to ours, and each word has one place:
+//! nothing is decoded, and a model loads about as fast as its bytes can be moved. The offsets within encoded blocks are
+//! those of ggml-common.h, `block_*`.
 
 use std::ops::Range;
 
 use llama_core::checkpoint::TensorView;
-use llama_core::numerics::GROUP;
 
 use super::pack::Pack;
-use super::unpack::Codes;
 
 /// Packs rows `first ..` of `view` (as many as a panel has, or as are left) into `out`, which holds zeros.
 /// The error names a row whose weights are not finite.
 pub fn panel(pack: Pack, view: &TensorView<'_>, first: usize, out: &mut [u8]) -> Result<(), usize> {
     let rows = first..view.rows().min(first + pack.rows());
-    if pack.is_float() {
-        let mut weights = vec![0.0; view.cols()];
-        for row in rows {
-            view.decode_row(row, &mut weights);
-            check(row, &weights)?;
-            put_floats(pack, row - first, view.row(row), &weights, out);
-        }
-        return Ok(());
-    }
-    for (b, out) in out.chunks_exact_mut(pack.block_bytes()).enumerate() {
-        block(pack, view, rows.clone(), b, out)?;
-    }
-    Ok(())
-}
-
-fn check(row: usize, values: &[f32]) -> Result<(), usize> {
-    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(row) }
-}
-
-/// Row `lane` of a float panel: `[k][32]`. F16 and BF16 keep their encoded bytes; all else is decoded.
-fn put_floats(pack: Pack, lane: usize, encoded: &[u8], weights: &[f32], out: &mut [u8]) {
-    if pack == Pack::F32 {
-        let places = out.as_chunks_mut::<4>().0.iter_mut().skip(lane).step_by(32);
-        places.zip(weights).for_each(|(place, w)| *place = w.to_le_bytes());
-    } else {
-        let places = out.as_chunks_mut::<2>().0.iter_mut().skip(lane).step_by(32);
-        places.zip(encoded.as_chunks().0).for_each(|(place, w)| *place = *w);
-    }
-}
-
-/// Block `b` of a quantised form.
-fn block(pack: Pack, view: &TensorView<'_>, rows: Range<usize>, b: usize, out: &mut [u8]) -> Result<(), usize> {
-    let mut codes = [[[0u8; 64]; 8]; 8];
-    for (r, row) in rows.enumerate() {
-        if !pack.is_wide() {
-            let bytes = view.format().block_bytes();
-            put_scales(pack, &view.row(row)[b * bytes..][..bytes], r, out);
-        }
-        for (i, codes) in codes.iter_mut().enumerate().take(pack.groups()) {
-            let group = view.format().group(view.row(row), b * pack.groups() + i);
-            check(row, &group.scale)?;
-            check(row, &group.min)?;
-            for (k, code) in group.codes.into_iter().enumerate() {
-                codes[k / 4][4 * r + k % 4] = (code as u8).wrapping_add(pack.zero_point());
-            }
-            if pack.is_wide() {
-                put_wide_scales(pack, group.scale, group.min, r, out);
-            }
-        }
-    }
-    for (i, codes) in codes.iter().enumerate().take(pack.groups()) {
-        put_codes(pack, codes, i, out);
-    }
-    Ok(())
-}
-
-/// The scales of row `r` of a native form, from the encoded block (offsets: ggml-common.h, `block_*`).
-fn put_scales(pack: Pack, raw: &[u8], r: usize, out: &mut [u8]) {
-    let mut half = |at: usize, from: usize| out[at + 2 * r..][..2].copy_from_slice(&raw[from..][..2]);
     match pack {
-        Pack::Q8_0 | Pack::Q4_0 | Pack::Q5_0 | Pack::IQ4_NL => half(0, 0),
-        Pack::Q4_1 | Pack::Q5_1 => {
-            half(0, 0);
-            half(32, 2);
+        Pack::F32 => floats(view, rows, out),
+        Pack::F16 => halves(view, rows, 0x7C00, out),
+        Pack::BF16 => halves(view, rows, 0x7F80, out),
+        Pack::Q8_0 => native(pack, view, rows, out, |raw, _| words::<8>(&raw[2..]).map(|word| word ^ 0x8080_8080)),
+        Pack::Q4_0 | Pack::IQ4_NL => native(pack, view, rows, out, |raw, _| words::<4>(&raw[2..])),
+        Pack::Q4_1 => native(pack, view, rows, out, |raw, _| words::<4>(&raw[4..])),
+        Pack::Q5_0 => native(pack, view, rows, out, |raw, _| q5(&raw[2..])),
+        Pack::Q5_1 => native(pack, view, rows, out, |raw, _| q5(&raw[4..])),
+        Pack::Q4_K => native(pack, view, rows, out, |raw, i| nibbles(&raw[16 + i / 2 * 32..], i % 2)),
+        Pack::Q5_K => native(pack, view, rows, out, q5_k),
+        Pack::Q6_K => native(pack, view, rows, out, q6_k),
+        Pack::IQ4_XS => native(pack, view, rows, out, |raw, i| words::<4>(&raw[8 + 16 * i..])),
+        Pack::Wide32 | Pack::Wide32Min | Pack::Wide16 | Pack::Wide16Min => wide(pack, view, rows, out),
+    }
+}
+
+/// A form with the format's own blocks: scales, then `W` words for each group `i` of an encoded block.
+fn native<const W: usize>(
+    pack: Pack,
+    view: &TensorView<'_>,
+    rows: Range<usize>,
+    out: &mut [u8],
+    group: impl Fn(&[u8], usize) -> [u32; W],
+) -> Result<(), usize> {
+    let codes = pack.block_bytes() - pack.groups() * W * 64;
+    for (lane, row) in rows.enumerate() {
+        let encoded = view.row(row).chunks_exact(view.format().block_bytes());
+        for (raw, out) in encoded.zip(out.chunks_exact_mut(pack.block_bytes())) {
+            if !put_scales(pack, raw, lane, out) {
+                return Err(row);
+            }
+            for (i, out) in out[codes..].chunks_exact_mut(W * 64).enumerate() {
+                put_words(group(raw, i), lane, out);
+            }
         }
+    }
+    Ok(())
+}
+
+/// Word `lane` of each vector.
+fn put_words<const W: usize>(words: [u32; W], lane: usize, out: &mut [u8]) {
+    for (vector, word) in out.as_chunks_mut::<64>().0.iter_mut().zip(words) {
+        vector[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// The first `N` words of four codes, or of four pairs of codes.
+fn words<const N: usize>(raw: &[u8]) -> [u32; N] {
+    let words = raw.as_chunks::<4>().0;
+    std::array::from_fn(|i| u32::from_le_bytes(words[i]))
+}
+
+/// 32 codes of four bits, from the low or the high nibbles of 32 bytes: the first sixteen become low nibbles.
+fn nibbles(raw: &[u8], high: usize) -> [u32; 4] {
+    let codes = words::<8>(raw).map(|word| word >> (4 * high) & 0x0F0F_0F0F);
+    std::array::from_fn(|j| codes[j] | codes[j + 4] << 4)
+}
+
+/// Q5_0 and Q5_1 from their fifth bits on: bit `4 j + t` of a number becomes bit `j` of byte `t`.
+fn q5(raw: &[u8]) -> [u32; 5] {
+    let [bits, codes @ ..] = words::<5>(raw);
+    let spread = |j: u32| {
+        let four = bits >> (4 * j) & 15;
+        (four | four << 7 | four << 14 | four << 21) & 0x0101_0101
+    };
+    let bits = (0..8).fold(0, |word, j| word | spread(j) << j);
+    [bits, codes[0], codes[1], codes[2], codes[3]]
+}
+
+/// Q5_K: the fifth bits of group `i` are bits `i` of 32 bytes.
+fn q5_k(raw: &[u8], i: usize) -> [u32; 5] {
+    let high = words::<8>(&raw[16..]);
+    let bits = (0..8).fold(0, |word, j| word | (high[j] >> i & 0x0101_0101) << j);
+    let codes = nibbles(&raw[48 + i / 2 * 32..], i % 2);
+    [bits, codes[0], codes[1], codes[2], codes[3]]
+}
+
+/// Q6_K: four groups of each half of a block share 64 bytes of low nibbles and 32 bytes of high pairs.
+fn q6_k(raw: &[u8], i: usize) -> [u32; 6] {
+    let (half, quarter) = (i / 4, i % 4);
+    let high = words::<8>(&raw[128 + 32 * half..]).map(|word| word >> (2 * quarter) & 0x0303_0303);
+    let pairs = |h: usize| (0..4).fold(0, |word, j| word | high[4 * h + j] << (2 * j));
+    let codes = nibbles(&raw[64 * half + quarter % 2 * 32..], quarter / 2);
+    [pairs(0), pairs(1), codes[0], codes[1], codes[2], codes[3]]
+}
+
+/// The scales of row `r` of a native form, from the encoded block. False if one is not finite.
+fn put_scales(pack: Pack, raw: &[u8], r: usize, out: &mut [u8]) -> bool {
+    let mut half = |at: usize, from: usize| {
+        out[at + 2 * r..][..2].copy_from_slice(&raw[from..][..2]);
+        is_finite(u16::from_le_bytes([raw[from], raw[from + 1]]), 0x7C00)
+    };
+    match pack {
+        Pack::Q4_1 | Pack::Q5_1 => half(0, 0) & half(32, 2),
         Pack::Q4_K | Pack::Q5_K => {
-            half(0, 0);
-            half(32, 2);
+            let finite = half(0, 0) & half(32, 2);
             put_k_scales(&raw[4..16], r, out);
+            finite
         }
         Pack::Q6_K => {
-            half(0, 208);
+            let finite = half(0, 208);
             (0..16).for_each(|s| out[32 + 16 * s + r] = raw[192 + s]);
+            finite
         }
         Pack::IQ4_XS => {
-            half(0, 0);
+            let finite = half(0, 0);
             put_iq4_xs_scales(&raw[2..8], r, out);
+            finite
         }
-        _ => {}
+        _ => half(0, 0),
     }
+}
+
+/// Whether the exponent of a 16-bit float is not all ones.
+fn is_finite(bits: u16, exponent: u16) -> bool {
+    bits & exponent != exponent
 }
 
 /// Eight 6-bit scales and eight 6-bit minima in twelve bytes (ggml-quants.c, `get_scale_min_k4`).
@@ -117,6 +157,23 @@ fn put_iq4_xs_scales(scales: &[u8], r: usize, out: &mut [u8]) {
     }
 }
 
+/// Any quantised format, group by group of 32 columns.
+fn wide(pack: Pack, view: &TensorView<'_>, rows: Range<usize>, out: &mut [u8]) -> Result<(), usize> {
+    for (lane, row) in rows.enumerate() {
+        for (i, out) in out.chunks_exact_mut(pack.block_bytes()).enumerate() {
+            let group = view.format().group(view.row(row), i);
+            if !group.scale.iter().chain(&group.min).all(|v| v.is_finite()) {
+                return Err(row);
+            }
+            put_wide_scales(pack, group.scale, group.min, lane, out);
+            let codes = group.codes.map(|code| (code as u8).wrapping_add(pack.zero_point()));
+            let codes_start = out.len() - 512;
+            put_words(words::<8>(&codes), lane, &mut out[codes_start..]);
+        }
+    }
+    Ok(())
+}
+
 fn put_wide_scales(pack: Pack, scale: [f32; 2], min: [f32; 2], r: usize, out: &mut [u8]) {
     let subs = pack.subs();
     for s in 0..subs {
@@ -127,63 +184,34 @@ fn put_wide_scales(pack: Pack, scale: [f32; 2], min: [f32; 2], r: usize, out: &m
     }
 }
 
-/// The codes of group `i`, which end the block or its share of it.
-fn put_codes(pack: Pack, codes: &Codes, i: usize, out: &mut [u8]) {
-    let share = group_bytes(pack);
-    let start = out.len() - share * (pack.groups() - i);
-    let out = &mut out[start..start + share];
-    match pack {
-        Pack::Q8_0 | Pack::Wide32 | Pack::Wide32Min | Pack::Wide16 | Pack::Wide16Min => {
-            out.copy_from_slice(codes.as_flattened())
+/// Any format, decoded: `[k][32]`.
+fn floats(view: &TensorView<'_>, rows: Range<usize>, out: &mut [u8]) -> Result<(), usize> {
+    let mut weights = vec![0.0f32; view.cols()];
+    for (lane, row) in rows.enumerate() {
+        view.decode_row(row, &mut weights);
+        if !weights.iter().all(|w| w.is_finite()) {
+            return Err(row);
         }
-        Pack::IQ4_NL | Pack::IQ4_XS => put_nibbles(&codes.map(|vector| vector.map(iq4_index)), out),
-        Pack::Q5_0 | Pack::Q5_1 | Pack::Q5_K => {
-            put_bits(codes, &mut out[..64]);
-            put_nibbles(codes, &mut out[64..]);
-        }
-        Pack::Q6_K => {
-            put_pairs(codes, &mut out[..128]);
-            put_nibbles(codes, &mut out[128..]);
-        }
-        _ => put_nibbles(codes, out),
+        let places = out.as_chunks_mut::<4>().0.iter_mut().skip(lane).step_by(32);
+        places.zip(&weights).for_each(|(place, w)| *place = w.to_le_bytes());
     }
+    Ok(())
 }
 
-/// Bytes of a group's codes.
-fn group_bytes(pack: Pack) -> usize {
-    match pack {
-        Pack::Q5_0 | Pack::Q5_1 | Pack::Q5_K => 64 + 256,
-        Pack::Q6_K => 128 + 256,
-        Pack::Q4_0 | Pack::Q4_1 | Pack::Q4_K | Pack::IQ4_NL | Pack::IQ4_XS => 256,
-        _ => 16 * GROUP,
-    }
-}
-
-fn put_nibbles(codes: &Codes, out: &mut [u8]) {
-    for (j, vector) in codes.iter().enumerate() {
-        for (b, code) in vector.iter().enumerate() {
-            out[64 * (j % 4) + b] |= (code & 15) << (4 * (j / 4));
+/// F16 and BF16 as they are: `[k][32]`, 32 columns of all rows at a time, which stay in the first-level cache.
+fn halves(view: &TensorView<'_>, rows: Range<usize>, exponent: u16, out: &mut [u8]) -> Result<(), usize> {
+    for (k, out) in out.chunks_mut(32 * 64).enumerate() {
+        for (lane, row) in rows.clone().enumerate() {
+            let encoded = &view.row(row).as_chunks::<2>().0[32 * k..][..out.len() / 64];
+            let mut finite = true;
+            for (column, half) in out.as_chunks_mut::<64>().0.iter_mut().zip(encoded) {
+                column[2 * lane..][..2].copy_from_slice(half);
+                finite &= is_finite(u16::from_le_bytes(*half), exponent);
+            }
+            if !finite {
+                return Err(row);
+            }
         }
     }
-}
-
-fn put_bits(codes: &Codes, out: &mut [u8]) {
-    for (j, vector) in codes.iter().enumerate() {
-        for (b, code) in vector.iter().enumerate() {
-            out[b] |= ((code >> 4) & 1) << j;
-        }
-    }
-}
-
-fn put_pairs(codes: &Codes, out: &mut [u8]) {
-    for (j, vector) in codes.iter().enumerate() {
-        for (b, code) in vector.iter().enumerate() {
-            out[64 * (j / 4) + b] |= ((code >> 4) & 3) << (2 * (j % 4));
-        }
-    }
-}
-
-/// Index of a value of the table; 0 for the zeros of rows that pad a panel.
-fn iq4_index(value: u8) -> u8 {
-    super::pack::IQ4.iter().position(|&v| v == value).unwrap_or(0) as u8
+    Ok(())
 }

@@ -8,8 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::linear_blocks::*;
+use super::linear_quantise::quantise;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
-use crate::quant::QuantTile;
 use crate::weight::pack::{PACKS, Pack};
 
 /// Columns of the widest tile: four sums and four dot products leave half of the sixteen registers for codes.
@@ -53,11 +53,6 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
     kernels[1] = floats::<W, BYTES, 4, 2>;
     kernels[2] = floats::<W, BYTES, 2, 3>;
     kernels
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantise(x: &[f32], mut out: QuantTile<'_>) {
-    out.fill(x);
 }
 
 /// One panel of a quantised form, its first eight rows and then the others.

@@ -3,4 +3,5 @@
 pub mod attention;
 pub(super) mod linear;
 mod linear_blocks;
+pub(super) mod linear_quantise;
 pub mod vector;
