@@ -68,10 +68,11 @@ impl Pages {
         // Addresses without memory until they are written: they let a huge page begin with the first byte.
         let slack = if len < HUGE { 1 } else { HUGE };
         let map = MmapMut::map_anon(len.saturating_add(slack)).map_err(refused)?;
-        // Small pages hold the same bytes, so it is no error if a system knows no others.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
         let start = if len < HUGE { 0 } else { map.as_ptr().align_offset(HUGE).min(slack) };
+        // The tail stays in small pages, so that no more memory is used than was asked for. A system without huge pages
+        // holds the same bytes in small ones, so its refusal is no error.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise_range(memmap2::Advice::HugePage, start, len / HUGE * HUGE);
         Ok(Pages { map, start, len })
     }
 }
