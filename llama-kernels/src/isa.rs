@@ -9,7 +9,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Tier {
-    /// Plain Rust and `wide`: any CPU.
+    /// Plain Rust: any CPU.
     Portable,
     /// AVX2, FMA and F16C: x86-64-v3.
     Avx2,

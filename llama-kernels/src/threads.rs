@@ -11,8 +11,9 @@
 //! reaches the caller once every worker has left, and leaves the team usable. A region inside a region runs on the
 //! thread that asked for it.
 //!
-//! Rayon's pools were measured first: a region costs 2 us there (14 us for a broadcast), and 80 regions a token at
-//! 60 tokens a second make that 1 to 7 % of the time.
+//! The workers are those of a rayon pool, which starts, names and ends them. They run one job of it, a broadcast that
+//! lasts as long as the team: regions in rayon's own terms were measured first and cost 2 us each (14 us for a
+//! broadcast, which also allocates), and 80 regions a token at 60 tokens a second make that 1 to 7 % of the time.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -21,9 +22,9 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use llama_core::{Error, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// More threads than this are refused: the number is a mistake.
 pub const MAX_THREADS: usize = 1024;
@@ -36,31 +37,29 @@ const YIELDS: u32 = 32;
 /// A fixed team of threads; the caller is one of them.
 pub struct Threads {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    /// Where the workers live; none if the caller is alone. It is kept only to be dropped.
+    pool: Option<ThreadPool>,
+    count: usize,
 }
 
 impl Threads {
     /// A team of `count` threads, which must be in `1 ..= MAX_THREADS`; fails if the system refuses to start them.
     pub fn new(count: usize) -> Result<Self> {
-        if count == 0 || count > MAX_THREADS {
-            return Err(Error::parameter("threads", count, format!("from 1 to {MAX_THREADS}")));
+        // Where a machine word is short, rayon would start fewer threads than asked for.
+        let most = MAX_THREADS.min(rayon::max_num_threads());
+        if count == 0 || count > most {
+            return Err(Error::parameter("threads", count, format!("from 1 to {most}")));
         }
         // Spinning on a processor that another member of the team needs only delays it.
         let spins = if count <= available() { SPINS } else { 0 };
-        let mut threads = Threads { shared: Arc::new(Shared::new(spins)), workers: Vec::with_capacity(count - 1) };
-        for index in 1..count {
-            let shared = Arc::clone(&threads.shared);
-            let worker = std::thread::Builder::new().name(format!("llama-{index}")).spawn(move || shared.serve(index));
-            threads.workers.push(worker.map_err(|e| Error::parameter("threads", count, e.to_string()))?);
-        }
-        // What starting a thread allocates is over before the first step.
-        threads.shared.left.wait(0, || threads.shared.started.load(SeqCst) == count - 1);
-        Ok(threads)
+        let shared = Arc::new(Shared::new(spins));
+        let pool = if count > 1 { Some(start(&shared, count - 1)?) } else { None };
+        Ok(Threads { shared, pool, count })
     }
 
     /// Threads in the team.
     pub fn count(&self) -> usize {
-        self.workers.len() + 1
+        self.count
     }
 
     /// Calls `task(i)` for every `i` in `0 .. tasks`, each once, on any thread, and returns when all are done.
@@ -71,7 +70,7 @@ impl Threads {
     /// As [`Threads::for_each`], calling `task(thread, i)`: `thread < count`, and no two calls that run at the same time
     /// get the same, so that it may index scratch memory.
     pub fn for_each_on(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        if self.workers.is_empty() || tasks <= 1 || self.shared.busy.swap(true, SeqCst) {
+        if self.pool.is_none() || tasks <= 1 || self.shared.busy.swap(true, SeqCst) {
             return (0..tasks).for_each(|i| task(0, i));
         }
         let _busy = OnDrop(|| self.shared.busy.store(false, SeqCst));
@@ -91,7 +90,7 @@ impl Threads {
 
     /// Runs one step: inside `ops` the team stays awake between calls of [`Threads::for_each`].
     pub fn step<R>(&self, ops: impl FnOnce() -> R) -> R {
-        if self.workers.is_empty() {
+        if self.pool.is_none() {
             return ops();
         }
         if self.shared.steps.fetch_update(SeqCst, SeqCst, |n| is_between_steps(n).then_some(n + 1)).is_err() {
@@ -109,11 +108,26 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.quit.store(true, SeqCst);
         self.shared.work.ring();
-        for worker in self.workers.drain(..) {
-            // A worker cannot panic: tasks are caught. If it did, there is nobody left to tell.
-            let _ = worker.join();
-        }
+        drop(self.pool.take());
+        // The pool only tells its threads to end. The team waits until they do.
+        self.shared.left.wait(0, || self.shared.up.load(SeqCst) == 0);
     }
+}
+
+/// Starts a pool of `workers` threads and returns once each is in [`Shared::serve`], so that what starting a thread
+/// allocates is over before the first step.
+fn start(shared: &Arc<Shared>, workers: usize) -> Result<ThreadPool> {
+    let leaving = Arc::clone(shared);
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .thread_name(|index| format!("llama-{}", index + 1))
+        .exit_handler(move |_| leaving.leave())
+        .build()
+        .map_err(|e| Error::parameter("threads", workers + 1, e.to_string()))?;
+    let serving = Arc::clone(shared);
+    pool.spawn_broadcast(move |worker| serving.serve(worker.index() + 1));
+    shared.left.wait(0, || shared.up.load(SeqCst) == workers);
+    Ok(pool)
 }
 
 /// Processors this process may use, as its affinity and control group allow.
@@ -161,11 +175,11 @@ struct Shared {
     steps: AtomicU64,
     /// The team is being dropped.
     quit: AtomicBool,
-    /// Workers that are up.
-    started: AtomicUsize,
+    /// Workers that serve, or did and have not ended yet.
+    up: AtomicUsize,
     /// Workers wait here for a region, a step or the end.
     work: Bell,
-    /// The caller waits here for the last worker to leave, and at first for all to be up.
+    /// The caller waits here for the last worker to leave, at first for all to be up, and in the end for none to be.
     left: Bell,
     spins: u32,
 }
@@ -187,7 +201,7 @@ impl Shared {
             busy: AtomicBool::new(false),
             steps: AtomicU64::new(0),
             quit: AtomicBool::new(false),
-            started: AtomicUsize::new(0),
+            up: AtomicUsize::new(0),
             work: Bell::default(),
             left: Bell::default(),
             spins,
@@ -235,7 +249,7 @@ impl Shared {
 
     /// A worker's life.
     fn serve(&self, thread: usize) {
-        self.started.fetch_add(1, SeqCst);
+        self.up.fetch_add(1, SeqCst);
         self.left.ring();
         let mut seen = 0;
         loop {
@@ -255,6 +269,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// A worker's last word.
+    fn leave(&self) {
+        self.up.fetch_sub(1, SeqCst);
+        self.left.ring();
     }
 
     fn has_news(&self, seen: u64) -> bool {
