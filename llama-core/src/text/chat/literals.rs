@@ -111,7 +111,7 @@ impl<'a> Pass<'a> {
         let trims = self.source[self.at..].starts_with('-');
         self.skip_past(end);
         if name == "raw" {
-            self.skip_past("endraw");
+            self.skip_raw();
         }
         let trim = if trims { "-" } else { "" };
         for parameter in parameters {
@@ -120,6 +120,18 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Goes to the tag that ends a raw block; the bare word in its text does not.
+    fn skip_raw(&mut self) {
+        loop {
+            self.skip_past("{%");
+            let tag = self.source[self.at..].trim_start_matches(['-', '+']).trim_start();
+            if tag.is_empty() || tag.strip_prefix("endraw").is_some_and(ends_tag) {
+                return self.skip_past("%}");
+            }
+        }
+    }
+
+    /// Closes what `=` has opened, if it has.
     fn end_value(&mut self, at: usize, assigned: bool) -> bool {
         if assigned {
             self.inserts.push((at, ")) ".into()));
@@ -127,6 +139,7 @@ impl<'a> Pass<'a> {
         false
     }
 
+    /// Wraps the bracket that ends before `end`, if it was a literal.
     fn close(&mut self, open: Option<Open>, end: usize) {
         if let Some(open) = open.filter(|o| o.literal && o.comma) {
             self.inserts.push((open.at, format!("{COUNTED}(")));
@@ -146,6 +159,10 @@ impl<'a> Pass<'a> {
     }
 }
 
+fn ends_tag(rest: &str) -> bool {
+    rest.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
+}
+
 /// Bytes of a string literal with its quotes.
 fn string_length(text: &str, quote: char) -> usize {
     let mut escaped = false;
@@ -158,4 +175,27 @@ fn string_length(text: &str, quote: char) -> usize {
         }
     }
     text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrap;
+
+    #[test]
+    fn wraps_containers_and_assignments() {
+        for (source, expected) in [
+            ("[1] {{ a[0] }}{{ f(a, b) }}{{ (a) }}", "[1] {{ a[0] }}{{ f(a, b) }}{{ (a) }}"),
+            ("{{ [{}] }}", "{{ counted_value([counted_value({})]) }}"),
+            ("{{ x in (1, '}}') -}}", "{{ x in counted_value((1, '}}')) -}}"),
+            ("{% set x = 1, 2 %}", "{% set x = counted_value(( 1, 2 )) %}"),
+            ("{%- set n.x=[] -%}", "{%- set n.x= counted_value_member((counted_value([]) )) -%}"),
+            ("{% with a=b,c=d %}", "{% with a= counted_value((b)) ,c= counted_value((d)) %}"),
+            ("{% for (a, b) in [c] %}", "{% for (a, b) in counted_value([c]) %}"),
+            ("{% macro f(a) -%}", "{% macro f(a) -%}{% set a = counted_value(a) -%}"),
+            ("{% raw %}endraw {{ [{% endraw %}{{ [] }}", "{% raw %}endraw {{ [{% endraw %}{{ counted_value([]) }}"),
+            ("{# {{ [] #}{{ []", "{# {{ [] #}{{ counted_value([])"),
+        ] {
+            assert_eq!(wrap(source), expected);
+        }
+    }
 }

@@ -267,6 +267,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     });
     environment.add_function("raise_exception", raise_exception);
     environment.remove_global("debug");
+    environment.remove_filter("pprint");
     Ok(environment)
 }
 
