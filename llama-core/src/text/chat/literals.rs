@@ -189,11 +189,11 @@ mod tests {
             ("{{ x in (1, '}}') -}}", "{{ x in counted_value((1, '}}')) -}}"),
             ("{% set x = 1, 2 %}", "{% set x = counted_value(( 1, 2 )) %}"),
             ("{%- set n.x=[] -%}", "{%- set n.x= counted_value_member((counted_value([]) )) -%}"),
-            ("{% with a=b,c=d %}", "{% with a= counted_value((b)) ,c= counted_value((d)) %}"),
+            ("{% with a=b,c=d %}", "{% with a= counted_value((b)) ,c= counted_value((d )) %}"),
             ("{% for (a, b) in [c] %}", "{% for (a, b) in counted_value([c]) %}"),
             ("{% macro f(a) -%}", "{% macro f(a) -%}{% set a = counted_value(a) -%}"),
             ("{% raw %}endraw {{ [{% endraw %}{{ [] }}", "{% raw %}endraw {{ [{% endraw %}{{ counted_value([]) }}"),
-            ("{# {{ [] #}{{ []", "{# {{ [] #}{{ counted_value([])"),
+            ("{# {{ [] #}{{ [] }}", "{# {{ [] #}{{ counted_value([]) }}"),
         ] {
             assert_eq!(wrap(source), expected);
         }
