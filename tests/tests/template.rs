@@ -183,6 +183,87 @@ fn bombs_are_refused() {
     }
 }
 
+/// Sixty lists that share everything: cheap to make, and without end to walk, by whatever operator or filter.
+#[test]
+fn shared_structure_is_not_walked() {
+    let builders = [
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}",
+        "{% set n = namespace(x=[], y=[]) %}{% for i in range(60) %}{% set n.x = (n.x, n.x) %}{% set n.y = (n.y, n.y) %}{% endfor %}",
+        "{% set n = namespace(x=1, y=1) %}{% for i in range(60) %}{% set n.x = {'a': n.x, 'b': n.x} %}{% set n.y = {'a': n.y, 'b': n.y} %}{% endfor %}",
+        "{% set n = namespace(x=1, y=1) %}{% for i in range(60) %}{% set n.x = dict(a=n.x, b=n.x) %}{% set n.y = dict(a=n.y, b=n.y) %}{% endfor %}",
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = n.x | zip(n.x) | list %}{% set n.y = n.y | zip(n.y) | list %}{% endfor %}",
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = n.x | batch(2, n.x) | list %}{% set n.y = n.y | batch(2, n.y) | list %}{% endfor %}",
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [u, u] | map('default', n.x) | list %}{% set n.y = [u, u] | map('default', n.y) | list %}{% endfor %}",
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = n.x, n.x %}{% set n.y = n.y, n.y %}{% endfor %}",
+    ];
+    let walks = [
+        "n.x == n.y",
+        "n.x != n.y",
+        "n.x < n.y",
+        "n.x >= n.y",
+        "n.x in [n.y]",
+        "n.x not in [n.y]",
+        "n.x ~ ''",
+        "'' ~ n.x",
+        "n.x in 'a'",
+        "[n.x] | join",
+        "[[n.x], [n.x]] | join(',')",
+        "n.x | pprint",
+        "'%s' | format(n.x)",
+        "[n.x, n.y] | unique",
+        "[n.x, n.y] | sort",
+        "[n.x, n.y] | min",
+        "[n.x, n.y] | max",
+        "{n.x: 1, n.y: 2}",
+        "{n.x: 1}[n.y]",
+        "[n.x] | select('equalto', n.y) | list",
+        "[n.x] | select('in', [n.y]) | list",
+        "[n.x] | reject('ne', n.y) | list",
+        "n.x is eq n.y",
+        "n.x is lt(n.y)",
+        "[n.x].index(n.y)",
+        "[n.x].count(n.y)",
+        "n.x | tojson",
+        "n.x | string",
+        "n.x | trim",
+        "n.x | upper",
+        "n.x | replace('a', 'b')",
+        "n.x",
+        "[n.x] | map('string') | list",
+        "{'a': n.x, 'b': n.y} | dictsort(by='value')",
+        "[{'a': n.x}, {'a': n.y}] | groupby('a')",
+        "[{'a': n.x}] | selectattr('a', 'eq', n.y) | list",
+        "'' | default(n.x ~ '')",
+        "n.x | indent",
+        "n.x | escape",
+        "n.x | title",
+    ];
+    for builder in builders {
+        for walk in walks {
+            let source = format!("{builder}{{{{ {walk} }}}}");
+            match render(&source) {
+                Err(Error::Template { problem }) => assert!(!problem.is_empty()),
+                Ok(text) => assert!(text.len() < 1000, "{source}: {}", text.len()),
+                Err(other) => panic!("{source}: {other}"),
+            }
+        }
+    }
+    let lazy =
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x ~ '' }}";
+    let macros = "{% macro f(x, y, i) %}{% if i %}{{ f([x, x], [y, y], i - 1) }}{% else %}{{ x == y }}{% endif %}{% endmacro %}{{ f(1, 1, 60) }}";
+    let adding = "{% macro f(x, i) %}{% if i %}{{ f(x + x, i - 1) }}{% else %}{{ x ~ '' }}{% endif %}{% endmacro %}{{ f([1], 60) }}";
+    let with = format!("{}{{{{ x ~ '' }}}}{}", "{% with x = x + x %}".repeat(60), "{% endwith %}".repeat(60));
+    let changed = format!("{}{{% for i in [n.x, n.y] %}}{{{{ loop.changed(i) }}}}{{% endfor %}}", builders[0]);
+    let cycle = "{% set n = namespace() %}{% set n.x = n %}{{ n }}";
+    let long_cycle = "{% set n = namespace() %}{% set n.x = [n] %}{{ n }}";
+    for source in [lazy, macros, adding, &format!("{{% set x = [1] %}}{with}"), &changed, cycle, long_cycle] {
+        match render(source) {
+            Err(Error::Template { problem }) => assert!(!problem.is_empty()),
+            other => panic!("{source}: {other:?}"),
+        }
+    }
+}
+
 /// Values nested as deep as the budget allows are neither printed nor dropped by way of the stack.
 #[test]
 fn deep_values_do_not_overflow_the_stack() {

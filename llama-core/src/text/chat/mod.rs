@@ -8,6 +8,8 @@
 
 mod date;
 mod encode;
+mod literals;
+mod meter;
 mod methods;
 mod source;
 mod tojson;
@@ -15,6 +17,7 @@ mod tojson;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -24,6 +27,7 @@ use serde_json::{Map, Value as Json};
 pub use date::Date;
 pub use encode::Trust;
 
+use self::meter::{Meter, Spent};
 use super::huggingface::{parse, read_if_there};
 use super::json::Node;
 use crate::checkpoint::gguf::Metadata;
@@ -37,9 +41,11 @@ const FUEL_A_MESSAGE: u64 = 256;
 const BYTES_A_FUEL: u64 = 4;
 /// Most fuel of a render.
 const MAX_FUEL: u64 = 1_000_000;
+/// Items of containers that may be visited for a unit of fuel.
+const ITEMS_A_FUEL: u64 = 4;
 /// Bytes of stack a unit of fuel. A template can nest lists as deep as its fuel lasts, and they are printed, compared and
 /// dropped by recursion, which takes up to about 500 bytes a level; a level costs more than one unit.
-const STACK_A_FUEL: u64 = 1024;
+const STACK_A_FUEL: u64 = 2048;
 /// Longest source of a template, in bytes. Published ones stay under 30 kB; compiling a long chain of operators
 /// is quadratic.
 const MAX_SOURCE: usize = 64 << 10;
@@ -143,7 +149,11 @@ impl ChatTemplate {
         }
         let mut environment = environment().map_err(describe)?;
         on_a_deep_stack(STACK + source.len() as u64 * STACK_A_SOURCE_BYTE, || {
-            environment.add_template_owned(NAME, source::prepare(source)).map_err(describe)?;
+            if source.contains(meter::COUNTED) {
+                return Err(Error::Template { problem: format!("{} is a reserved word", meter::COUNTED) });
+            }
+            let prepared = literals::wrap(&source::prepare(source));
+            environment.add_template_owned(NAME, prepared).map_err(describe)?;
             Ok(ChatTemplate { environment })
         })
     }
@@ -194,9 +204,11 @@ impl ChatTemplate {
         let fuel = (FUEL + messages_fuel + size / BYTES_A_FUEL).min(MAX_FUEL);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
+        let meter = Meter::new(fuel * ITEMS_A_FUEL);
+        meter.install(&mut environment);
         on_a_deep_stack(fuel * STACK_A_FUEL, || {
             let template = environment.get_template(NAME).map_err(describe)?;
-            template.render(context(messages, &tools, options)?).map_err(describe)
+            template.render(context(messages, &tools, options, &meter)?).map_err(describe)
         })
     }
 }
@@ -208,17 +220,21 @@ fn on_a_deep_stack<T: Send>(bytes: u64, work: impl FnOnce() -> Result<T> + Send)
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".into()).stack_size(bytes);
         let thread = thread.spawn_scoped(scope, work).map_err(|e| failed(format!("no thread to run on: {e}")))?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread.join().unwrap_or_else(|panic| match panic.downcast_ref::<Spent>() {
+            Some(Spent(problem)) => Err(failed((*problem).into())),
+            None => std::panic::resume_unwind(panic),
+        })
     })
 }
 
 /// The variables of a render.
-fn context(messages: &Json, tools: &Json, options: &RenderOptions) -> Result<Value> {
+fn context(messages: &Json, tools: &Json, options: &RenderOptions, meter: &Arc<Meter>) -> Result<Value> {
+    let counted = |json: &Json| meter.count(Value::from(Serde(json)));
     let date = options.date;
     let strftime = Value::from_function(move |format: &str| date.strftime(format));
     let mut variables = vec![
-        ("messages", Value::from(Serde(messages))),
-        ("tools", Value::from(Serde(tools))),
+        ("messages", counted(messages)),
+        ("tools", counted(tools)),
         ("documents", Value::from(())),
         ("add_generation_prompt", Value::from(options.add_generation_prompt)),
         ("strftime_now", strftime),
@@ -226,10 +242,12 @@ fn context(messages: &Json, tools: &Json, options: &RenderOptions) -> Result<Val
     let tokens = [("bos_token", &options.bos_token), ("eos_token", &options.eos_token)];
     variables.extend(tokens.into_iter().filter_map(|(name, token)| Some((name, Value::from(token.as_deref()?)))));
     for (name, value) in &options.extra {
-        if variables.iter().any(|(known, _)| known == name && *known != "documents") || name == "raise_exception" {
+        if variables.iter().any(|(known, _)| known == name && *known != "documents")
+            || [meter::COUNTED, "raise_exception"].contains(&name.as_str())
+        {
             return Err(Error::parameter("extra", name, "is the name of a standard variable"));
         }
-        variables.push((name, Value::from(Serde(value))));
+        variables.push((name, counted(value)));
     }
     Ok(Value::from(variables.into_iter().collect::<BTreeMap<&str, Value>>()))
 }
@@ -249,6 +267,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     });
     environment.add_function("raise_exception", raise_exception);
     environment.remove_global("debug");
+    environment.remove_filter("pprint");
     Ok(environment)
 }
 
