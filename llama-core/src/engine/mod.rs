@@ -233,7 +233,11 @@ impl Engine {
 
 /// Bytes that an engine holds for itself, beside its model and tokenizer, before anything is submitted.
 pub(crate) fn bytes(limits: &Limits, vocab: usize) -> u64 {
-    BlockPool::bytes(limits.blocks).saturating_add(logits_bytes(limits, vocab)).saturating_add(Sampler::bytes(vocab))
+    let batch = size_of::<u32>() * (2 * (limits.tokens + limits.sequences) + limits.blocks + limits.outputs);
+    let sequences = limits.sequences * size_of::<Sequence>();
+    [BlockPool::bytes(limits.blocks), logits_bytes(limits, vocab), Sampler::bytes(vocab), (batch + sequences) as u64]
+        .into_iter()
+        .fold(0, u64::saturating_add)
 }
 
 fn logits_bytes(limits: &Limits, vocab: usize) -> u64 {

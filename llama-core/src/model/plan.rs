@@ -122,7 +122,9 @@ impl MemoryPlan {
 
     /// Everything.
     pub fn total(&self) -> u64 {
-        [self.weights, self.kv_cache, self.activations, self.scratch, self.engine].into_iter().fold(0, u64::saturating_add)
+        [self.weights, self.kv_cache, self.activations, self.scratch, self.engine]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 
     /// Refuses a plan above `limit`, naming the largest number that a caller can lower.
