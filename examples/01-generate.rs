@@ -5,15 +5,14 @@
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "The Moon is" --max-tokens 100
 //! ```
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 use llama_core::Result;
-use llama_core::engine::Request;
+use llama_core::engine::{Finish, Request};
 use llama_core::text::Specials;
-use llama_examples::{ModelArgs, SamplingArgs, exit, rate, resident_bytes, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, exit, note, print, rate, resident_bytes};
 
 /// Continue a prompt.
 #[derive(Parser)]
@@ -38,32 +37,32 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut engine = arguments.model.load(1)?;
     let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
     let prompt_tokens = prompt.len();
-    print(&arguments.prompt)?;
 
     let start = Instant::now();
     let (mut first, mut tokens) = (None, 0);
     let request =
         Request { max_tokens: arguments.max_tokens, sampling: arguments.sampling.sampling(), ..Request::new(prompt) };
-    for event in engine.generate(request)? {
+    let events = engine.generate(request)?;
+    print(&arguments.prompt)?;
+    for event in events {
         let event = event?;
         first.get_or_insert_with(|| start.elapsed());
         tokens += usize::from(event.token.is_some());
         print(&event.text)?;
+        if let Some(Finish::Failed(error)) = event.finish {
+            return Err(error);
+        }
     }
-    println!();
+    print("\n")?;
 
     let first = first.unwrap_or_default();
     let decode = start.elapsed() - first;
-    eprintln!("\n{}", engine.model().backend());
-    eprintln!("prompt      {prompt_tokens:6} tokens  {:9.1} tok/s  (TTFT {first:.1?})", rate(prompt_tokens, first));
-    eprintln!("generation  {tokens:6} tokens  {:9.1} tok/s", rate(tokens.saturating_sub(1), decode));
+    note(format_args!("\n{}", engine.model().backend()));
+    let prompt_rate = rate(prompt_tokens, first);
+    note(format_args!("prompt      {prompt_tokens:6} tokens  {prompt_rate:9.1} tok/s  (TTFT {first:.1?})"));
+    note(format_args!("generation  {tokens:6} tokens  {:9.1} tok/s", rate(tokens.saturating_sub(1), decode)));
     if let Some(bytes) = resident_bytes() {
-        eprintln!("memory      {:6.0} MiB resident", bytes as f64 / f64::from(1 << 20));
+        note(format_args!("memory      {:6.0} MiB resident", bytes as f64 / f64::from(1 << 20)));
     }
     Ok(())
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdio)
 }

@@ -6,7 +6,7 @@
 //! ```
 //! `/reset` forgets the conversation; `/exit` or the end of input ends the program.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use clap::Parser;
 use llama_core::engine::{Engine, Finish, Request};
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Trust};
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, exit, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, exit, note, print, rate, stdio};
 
 /// Talk with a model.
 #[derive(Parser)]
@@ -97,14 +97,14 @@ impl Chat<'_> {
                 return Err(error);
             }
         }
-        println!("\n");
+        print("\n\n")?;
         self.messages.push(Message::new("assistant", &answer));
         let first = first.unwrap_or_default();
         let cached = self.engine.stats().cached_tokens - cached;
-        eprintln!(
+        note(format_args!(
             "[{prompt_tokens} prompt tokens, {cached} from the cache, TTFT {first:.1?}; {tokens} tokens, {:.1} tok/s]\n",
             rate(tokens.saturating_sub(1), start.elapsed() - first)
-        );
+        ));
         Ok(())
     }
 
@@ -116,9 +116,4 @@ impl Chat<'_> {
         let options = RenderOptions::for_tokenizer(Date::today(), tokenizer);
         self.template.encode(tokenizer, &self.messages, &options, Trust::Template)
     }
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdio)
 }

@@ -15,7 +15,7 @@ use clap::Parser;
 use llama_core::engine::{Event, Finish, Request};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, bar, exit, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, bar, exit, note, print, rate, stdio};
 
 /// Continue every line of a file.
 #[derive(Parser)]
@@ -69,9 +69,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     bar.finish_and_clear();
 
     for id in order {
-        println!("{}\n", texts[&id]);
+        print(format_args!("{}\n\n", texts[&id]))?;
     }
-    eprintln!("{tokens} tokens, {:.1} tok/s over all prompts", rate(tokens, start.elapsed()));
+    note(format_args!("{tokens} tokens, {:.1} tok/s over all prompts", rate(tokens, start.elapsed())));
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use clap::Parser;
 use llama_core::engine::Request;
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, bar, exit};
+use llama_examples::{ModelArgs, bar, exit, print};
 
 /// Measure the perplexity of a text file.
 #[derive(Parser)]
@@ -42,7 +42,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let windows: Vec<&[u32]> =
         ids.chunks(arguments.window).filter(|w| w.len() > 1).take(arguments.windows.unwrap_or(usize::MAX)).collect();
     if windows.is_empty() {
-        return Err(Error::parameter("text", ids.len(), "tokens: at least 2 are needed"));
+        let (text, tokens) = (arguments.text.display(), ids.len());
+        let problem = format!("no window of 2 tokens or more in the {tokens} tokens of {text}");
+        return Err(Error::parameter("windows", arguments.windows.map_or("all".into(), |n| n.to_string()), problem));
     }
 
     let bar = bar(windows.len() as u64, "{bar:40} {pos}/{len} windows, {elapsed}, perplexity {msg}");
@@ -56,6 +58,5 @@ fn run(arguments: &Arguments) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    println!("perplexity {:.4} over {count} tokens", (-sum / count as f64).exp());
-    Ok(())
+    print(format_args!("perplexity {:.4} over {count} tokens\n", (-sum / count as f64).exp()))
 }

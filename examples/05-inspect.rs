@@ -12,7 +12,7 @@ use llama_core::Result;
 use llama_core::backend::Backend;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::format::Format;
-use llama_examples::{ModelArgs, exit};
+use llama_examples::{ModelArgs, exit, print};
 use llama_kernels::Tier;
 
 /// Look at a model without loading it.
@@ -38,39 +38,43 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let loader = arguments.model.open()?.options(arguments.model.engine_options(arguments.sequences));
     let backend = arguments.model.backend()?;
-    header(loader.checkpoint());
-    formats(loader.checkpoint(), arguments.tensors);
+    header(loader.checkpoint())?;
+    formats(loader.checkpoint(), arguments.tensors)?;
     if let (true, Some(metadata)) = (arguments.metadata, loader.checkpoint().metadata()) {
         for (key, value) in metadata.iter() {
-            println!("  {key} = {}", shortened(&format!("{value:?}")));
+            print(format_args!("  {key} = {}\n", shortened(&format!("{value:?}"))))?;
         }
     }
     let limits = loader.limits(&backend)?;
     let tiers = Tier::available().map(Tier::name).collect::<Vec<_>>().join(", ");
-    println!("backend    {} (this CPU has {tiers})", backend.name());
-    println!(
-        "limits     {} sequences of {} tokens, {} tokens a step, {} KV blocks",
+    print(format_args!("backend    {} (this CPU has {tiers})\n", backend.name()))?;
+    print(format_args!(
+        "limits     {} sequences of {} tokens, {} tokens a step, {} KV blocks\n",
         limits.sequences, limits.context, limits.tokens, limits.blocks
-    );
-    println!("memory     {}", loader.memory_plan(&backend)?);
-    Ok(())
+    ))?;
+    print(format_args!("memory     {}\n", loader.memory_plan(&backend)?))
 }
 
-fn header(checkpoint: &Checkpoint) {
+fn header(checkpoint: &Checkpoint) -> Result<()> {
     let config = checkpoint.config();
-    println!("model      {}, {} layers", config.architecture, config.layers);
-    println!("hidden     {}, ffn {}, vocab {}", config.hidden, config.ffn, config.vocab);
-    println!("heads      {} of {}, {} for keys and values", config.heads, config.head_dim, config.kv_heads);
-    println!("context    {} tokens, rope {:?}", config.context, config.rope.scaling);
-    println!("head       {}", if config.tied { "tied to the embedding" } else { "its own" });
+    print(format_args!("model      {}, {} layers\n", config.architecture, config.layers))?;
+    print(format_args!("hidden     {}, ffn {}, vocab {}\n", config.hidden, config.ffn, config.vocab))?;
+    print(format_args!(
+        "heads      {} of {}, {} for keys and values\n",
+        config.heads, config.head_dim, config.kv_heads
+    ))?;
+    print(format_args!("context    {} tokens, rope {:?}\n", config.context, config.rope.scaling))?;
+    print(format_args!("head       {}\n", if config.tied { "tied to the embedding" } else { "its own" }))?;
     match checkpoint.tokenizer() {
-        Ok(tokenizer) => println!("tokenizer  {} tokens, ends {:?}", tokenizer.vocab(), tokenizer.end_tokens()),
-        Err(error) => println!("tokenizer  {error}"),
+        Ok(tokenizer) => {
+            print(format_args!("tokenizer  {} tokens, ends {:?}\n", tokenizer.vocab(), tokenizer.end_tokens()))?
+        }
+        Err(error) => print(format_args!("tokenizer  {error}\n"))?,
     }
-    println!("template   {}", if checkpoint.chat_template_source().is_some() { "chat" } else { "none" });
+    print(format_args!("template   {}\n", if checkpoint.chat_template_source().is_some() { "chat" } else { "none" }))
 }
 
-fn formats(checkpoint: &Checkpoint, each: bool) {
+fn formats(checkpoint: &Checkpoint, each: bool) -> Result<()> {
     let mut formats: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     for tensor in checkpoint.tensors() {
         let format = tensor.format.map_or("unread", Format::name);
@@ -78,12 +82,13 @@ fn formats(checkpoint: &Checkpoint, each: bool) {
         entry.0 += 1;
         entry.1 += tensor.bytes;
         if each {
-            println!("  {:40} {format} [{}, {}]", tensor.name, tensor.rows, tensor.cols);
+            print(format_args!("  {:40} {format} [{}, {}]\n", tensor.name, tensor.rows, tensor.cols))?;
         }
     }
     for (format, (count, bytes)) in formats {
-        println!("weights    {format}: {count} tensors, {:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        print(format_args!("weights    {format}: {count} tensors, {:.1} MiB\n", bytes as f64 / f64::from(1 << 20)))?;
     }
+    Ok(())
 }
 
 fn shortened(text: &str) -> String {

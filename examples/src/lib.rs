@@ -1,6 +1,9 @@
 //! What the examples share: arguments every program takes, loading with a progress bar, numbers for people.
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -168,15 +171,28 @@ pub fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Runs `program`; an error becomes one line and exit status 1.
-pub fn exit(program: impl FnOnce() -> Result<()>) -> std::process::ExitCode {
+/// Runs `program`; an error becomes one line and exit status 1. A reader of our output that has seen enough (`| head`)
+/// is no error.
+pub fn exit(program: impl FnOnce() -> Result<()>) -> ExitCode {
     match program() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            std::process::ExitCode::FAILURE
+            note(format_args!("error: {error}"));
+            ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to standard output at once: `println!` would keep half a line back, and panic where nobody reads it.
+pub fn print(text: impl Display) -> Result<()> {
+    let mut out = std::io::stdout();
+    write!(out, "{text}").and_then(|()| out.flush()).map_err(stdio)
+}
+
+/// A line for people on standard error, lost where that is closed.
+pub fn note(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// An I/O error of standard input or output.

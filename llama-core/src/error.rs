@@ -88,13 +88,13 @@ pub enum Error {
         limit: usize,
     },
     /// The memory plan exceeds the cap, or memory could not be had.
-    #[error("memory for {what}: {needed} bytes are needed and the limit is {limit}; lower {advice}")]
+    #[error("memory for {what}: {needed} bytes are needed and {}; lower {advice}", allowed(*limit))]
     Memory {
         /// Which part of the plan.
         what: &'static str,
         /// Bytes needed.
         needed: u64,
-        /// Bytes allowed.
+        /// Bytes allowed; [`isize::MAX`], more than which nothing can hold, where no cap was set and the system refused.
         limit: u64,
         /// The number to change.
         advice: &'static str,
@@ -125,7 +125,16 @@ pub enum Error {
     },
 }
 
+fn allowed(limit: u64) -> String {
+    if limit >= isize::MAX as u64 { "the system refuses them".into() } else { format!("the limit is {limit}") }
+}
+
 impl Error {
+    /// An [`Error::Memory`] about `needed` bytes that the system refused.
+    pub fn refused(what: &'static str, needed: u64, advice: &'static str) -> Self {
+        Error::Memory { what, needed, limit: isize::MAX as u64, advice }
+    }
+
     /// An [`Error::Io`] about `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Error::Io { path: path.as_ref().to_owned(), source }

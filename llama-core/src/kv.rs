@@ -16,6 +16,7 @@
 use std::collections::HashMap;
 
 use crate::batch::{BLOCK, BlockId};
+use crate::error::{Error, Result};
 
 /// Stands for one exact list of tokens that fills whole blocks. Never reused within a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,20 +67,31 @@ pub struct BlockPool {
 impl BlockPool {
     /// A pool of blank blocks `0 .. blocks`.
     ///
+    /// # Errors
+    /// [`Error::Memory`] if there is none for the pool's own lists, [`BlockPool::bytes`].
+    ///
     /// # Panics
     /// If `blocks` exceeds the range of [`BlockId`].
-    pub fn new(blocks: usize) -> Self {
+    pub fn new(blocks: usize) -> Result<Self> {
         let count = BlockId::try_from(blocks).expect("block ids are 32-bit");
-        BlockPool {
-            blocks: vec![Block::default(); blocks],
-            blank: (0..count).rev().collect(),
-            // Twice the number of entries: a table at most half full never grows to shed the traces of removed keys.
-            index: HashMap::with_capacity(2 * blocks),
-            oldest: None,
-            newest: None,
-            idle: 0,
-            last_prefix: Prefix::EMPTY.0,
-        }
+        let refused = |_| Error::refused("the lists of KV blocks", Self::bytes(blocks), "context or sequences");
+        let (mut all, mut blank, mut index) = (Vec::new(), Vec::new(), HashMap::new());
+        all.try_reserve_exact(blocks).map_err(refused)?;
+        blank.try_reserve_exact(blocks).map_err(refused)?;
+        // Twice the number of entries: a table at most half full never grows to shed the traces of removed keys.
+        index.try_reserve(2 * blocks).map_err(refused)?;
+        all.resize(blocks, Block::default());
+        blank.extend((0..count).rev());
+        let last_prefix = Prefix::EMPTY.0;
+        Ok(BlockPool { blocks: all, blank, index, oldest: None, newest: None, idle: 0, last_prefix })
+    }
+
+    /// Bytes that the lists of a pool of `blocks` blocks take.
+    pub fn bytes(blocks: usize) -> u64 {
+        // The standard library's table: a power of two of buckets, at most 7/8 of them full, a byte of control for each.
+        let buckets = (2 * blocks as u64 * 8 / 7 + 1).next_power_of_two();
+        let lists = size_of::<Block>() + size_of::<BlockId>();
+        blocks as u64 * lists as u64 + buckets * (size_of::<(Key, BlockId)>() as u64 + 1)
     }
 
     /// All blocks.
@@ -372,7 +384,7 @@ mod tests {
             blocks in 1usize..9,
             actions in prop::collection::vec((any::<u8>(), 0usize..1000, 0u32..8), 1..300),
         ) {
-            let (mut pool, mut naive, mut held) = (BlockPool::new(blocks), Naive::new(blocks), Vec::new());
+            let (mut pool, mut naive, mut held) = (BlockPool::new(blocks).unwrap(), Naive::new(blocks), Vec::new());
             for action in actions {
                 act(&mut pool, &mut naive, &mut held, action);
                 naive.check(&pool);
@@ -388,7 +400,7 @@ mod tests {
 
     #[test]
     fn an_evicted_parent_makes_its_children_unreachable() {
-        let mut pool = BlockPool::new(2);
+        let mut pool = BlockPool::new(2).unwrap();
         let (parent, child) = (pool.allocate().unwrap(), pool.allocate().unwrap());
         let (_, first) = pool.publish(parent, Prefix::EMPTY, &[1; BLOCK]);
         pool.publish(child, first, &[2; BLOCK]);
@@ -403,7 +415,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "released without a reference")]
     fn a_double_release_is_caught() {
-        let mut pool = BlockPool::new(1);
+        let mut pool = BlockPool::new(1).unwrap();
         let id = pool.allocate().unwrap();
         pool.release(id);
         pool.release(id);

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Limits};
+use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{self, Engine, EngineOptions};
 use crate::error::Result;
 use crate::model::{Llama, MemoryPlan, Progress};
 
@@ -32,24 +33,38 @@ impl Loader {
         &self.checkpoint
     }
 
-    /// What one step and the KV cache will hold on `backend`: with a memory limit, as many blocks as fit beside the rest.
+    /// What one step and the KV cache will hold on `backend`. Under a memory limit the cache gets the blocks that fit
+    /// beside the rest, one whole context at least.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if that is too much, with the number to lower; otherwise as
+    /// [`EngineOptions::limits`].
     pub fn limits<B: Backend>(&self, backend: &B) -> Result<Limits> {
-        let config = self.checkpoint.config();
-        let Some(limit) = self.options.memory_limit else { return self.options.limits(config) };
-        let unlimited = EngineOptions { memory_limit: None, ..self.options.clone() };
-        let limits = unlimited.limits(config)?;
-        let plan = MemoryPlan::of(backend, &self.checkpoint, &limits)?;
-        if plan.total() <= limit {
-            return Ok(limits);
+        let most = self.options.limits(self.checkpoint.config())?;
+        let Some(limit) = self.options.memory_limit else { return Ok(most) };
+        let plan = |blocks| self.plan(backend, &Limits { blocks, ..most });
+        if plan(most.blocks)?.total() <= limit {
+            return Ok(most);
         }
-        let rest = plan.total() - plan.kv_cache;
-        MemoryPlan { kv_cache: 0, ..plan }.check(Some(limit))?;
-        EngineOptions { memory_limit: Some(limit - rest), ..self.options.clone() }.limits(config)
+        let mut fits = self.options.cache_blocks.unwrap_or(most.context.div_ceil(BLOCK));
+        plan(fits)?.check(Some(limit))?;
+        let mut exceeds = most.blocks;
+        while exceeds - fits > 1 {
+            let middle = fits.midpoint(exceeds);
+            let side = if plan(middle)?.total() <= limit { &mut fits } else { &mut exceeds };
+            *side = middle;
+        }
+        Ok(Limits { blocks: fits, ..most })
     }
 
     /// What [`Loader::load`] will hold in memory.
     pub fn memory_plan<B: Backend>(&self, backend: &B) -> Result<MemoryPlan> {
-        MemoryPlan::of(backend, &self.checkpoint, &self.limits(backend)?)
+        self.plan(backend, &self.limits(backend)?)
+    }
+
+    fn plan<B: Backend>(&self, backend: &B, limits: &Limits) -> Result<MemoryPlan> {
+        let engine = engine::bytes(limits, self.checkpoint.config().vocab);
+        Ok(MemoryPlan { engine, ..MemoryPlan::of(backend, &self.checkpoint, limits)? })
     }
 
     /// Prepares the weights on `backend`.

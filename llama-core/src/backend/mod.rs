@@ -27,7 +27,7 @@ pub enum Numerics {
     /// F32, F16 and BF16 weights are unaffected: they multiply f32 activations.
     #[default]
     Default,
-    /// f32 activations on weights decoded to f32: slower, four times the memory, no rounding of activations.
+    /// f32 activations on weights decoded to f32: slower, four (8-bit formats) to seven (4-bit) times the memory, no rounding of activations.
     Precise,
 }
 

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use crate::backend::Limits;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::kv::BlockPool;
 use crate::model::Model;
 use crate::sample::Sampler;
 use crate::text::{Specials, Tokenizer};
@@ -100,13 +101,13 @@ impl Engine {
             tokenizer,
             end_tokens,
             prefix_cache: options.prefix_cache,
-            scheduler: Scheduler::new(limits),
+            scheduler: Scheduler::new(limits)?,
             submitted: 0,
             steps: 0,
             rows: 0,
             outbox: Vec::new(),
             batch: roomy_batch(&limits),
-            logits: Vec::with_capacity(limits.outputs.saturating_mul(vocab)),
+            logits: roomy_logits(&limits, vocab)?,
             sampler: Sampler::new(vocab),
         })
     }
@@ -228,6 +229,26 @@ impl Engine {
             }
         }
     }
+}
+
+/// Bytes that an engine holds for itself, beside its model and tokenizer, before anything is submitted.
+pub(crate) fn bytes(limits: &Limits, vocab: usize) -> u64 {
+    let batch = size_of::<u32>() * (2 * (limits.tokens + limits.sequences) + limits.blocks + limits.outputs);
+    let sequences = limits.sequences * size_of::<Sequence>();
+    [BlockPool::bytes(limits.blocks), logits_bytes(limits, vocab), Sampler::bytes(vocab), (batch + sequences) as u64]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+}
+
+fn logits_bytes(limits: &Limits, vocab: usize) -> u64 {
+    (limits.outputs as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64)
+}
+
+fn roomy_logits(limits: &Limits, vocab: usize) -> Result<Vec<f32>> {
+    let mut logits = Vec::new();
+    let refused = |_| Error::refused("the engine's logits", logits_bytes(limits, vocab), "the sequences or the chunk");
+    logits.try_reserve_exact(limits.outputs.saturating_mul(vocab)).map_err(refused)?;
+    Ok(logits)
 }
 
 /// An empty batch that seldom has to grow: only sequences that share blocks can list more of them than there are.

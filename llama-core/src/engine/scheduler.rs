@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use crate::backend::Limits;
 use crate::batch::Batch;
+use crate::error::Result;
 use crate::kv::BlockPool;
 
 use super::event::SequenceId;
@@ -41,15 +42,15 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(limits: Limits) -> Self {
-        Scheduler {
-            pool: BlockPool::new(limits.blocks),
+    pub fn new(limits: Limits) -> Result<Self> {
+        Ok(Scheduler {
+            pool: BlockPool::new(limits.blocks)?,
             limits,
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.sequences),
             preemptions: 0,
             cached_tokens: 0,
-        }
+        })
     }
 
     pub fn waiting(&self) -> usize {

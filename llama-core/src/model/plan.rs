@@ -81,7 +81,8 @@ impl<'a> LayerParts<'a> {
     }
 }
 
-/// Bytes a loaded model holds.
+/// Bytes that a loaded model holds, and its engine. Not counted: the tokenizer, and the file, whose pages are the
+/// system's to drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Prepared weights and gains.
@@ -92,6 +93,8 @@ pub struct MemoryPlan {
     pub activations: u64,
     /// The backend's own: quantised activations, rotations, schedules.
     pub scratch: u64,
+    /// The engine's own: logits to sample from, lists of KV blocks. 0 where a model is planned without an engine.
+    pub engine: u64,
 }
 
 impl MemoryPlan {
@@ -113,12 +116,15 @@ impl MemoryPlan {
             kv_cache: backend.kv_bytes(&shape, limits),
             activations: workspace::bytes(config, limits),
             scratch: backend.scratch_bytes(&shape, limits, workspace::widest_input(config)),
+            engine: 0,
         }
     }
 
     /// Everything.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv_cache + self.activations + self.scratch
+        [self.weights, self.kv_cache, self.activations, self.scratch, self.engine]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 
     /// Refuses a plan above `limit`, naming the largest number that a caller can lower.
@@ -140,12 +146,13 @@ impl fmt::Display for MemoryPlan {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         write!(
             f,
-            "{:.1} MiB: weights {:.1}, KV cache {:.1}, activations {:.1}, scratch {:.1}",
+            "{:.1} MiB: weights {:.1}, KV cache {:.1}, activations {:.1}, scratch {:.1}, engine {:.1}",
             mib(self.total()),
             mib(self.weights),
             mib(self.kv_cache),
             mib(self.activations),
-            mib(self.scratch)
+            mib(self.scratch),
+            mib(self.engine)
         )
     }
 }

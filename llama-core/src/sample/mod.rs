@@ -19,7 +19,7 @@ pub use logprobs::Logprob;
 
 use crate::error::{Error, Result};
 use adjust::{Tally, adjust};
-use candidates::Candidates;
+use candidates::{Candidate, Candidates};
 
 /// Most alternatives that [`Sampling::logprobs`] can ask for.
 pub const MAX_LOGPROBS: usize = 20;
@@ -192,6 +192,12 @@ impl Sampler {
             candidates: Candidates::new(vocab),
             top: Vec::with_capacity(MAX_LOGPROBS),
         }
+    }
+
+    /// Bytes that a sampler for `vocab` tokens holds.
+    pub fn bytes(vocab: usize) -> u64 {
+        let each = size_of::<f32>() + size_of::<Tally>() + size_of::<Candidate>();
+        (vocab as u64).saturating_mul(each as u64) + (MAX_LOGPROBS * size_of::<Logprob>()) as u64
     }
 
     /// Picks the token that follows `position`. `logits` has one for each token of the vocabulary.

@@ -111,7 +111,11 @@ fn head_dim(metadata: &Metadata, hidden: usize, heads: usize) -> Result<usize> {
 /// Tokens, vocabulary size and rows of the embedding must agree, where the file has them.
 fn vocab(metadata: &Metadata, shards: &Shards) -> Result<usize> {
     let embed = Name::Embed.gguf();
-    let tensor = shards.find(&embed).ok_or_else(|| Error::tensor(&embed, "is missing"))?;
+    let missing = || match shards.iter().len() {
+        0 => Error::tensor(&embed, "is missing: this file has a vocabulary and no weights; give the model's own file"),
+        _ => Error::tensor(&embed, "is missing"),
+    };
+    let tensor = shards.find(&embed).ok_or_else(missing)?;
     let rows = shards.info(tensor).rows;
     let agree = |key: &str, count: Option<usize>| match count {
         Some(count) if count != rows => Err(Error::config(key, format!("is {count} long; {embed} has {rows} rows"))),

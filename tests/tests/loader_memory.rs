@@ -1,0 +1,108 @@
+//! The memory contract: what a plan says is what loading allocates, and a cap is kept or refused by name.
+//! Its tests take turns, because the count is of the whole process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use llama_core::engine::{Engine, EngineOptions, Request};
+use llama_core::{Error, Loader};
+use llama_kernels::{Cpu, CpuOptions};
+use llama_tests::models::stories260k;
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static TURN: Mutex<()> = Mutex::new(());
+
+// SAFETY: every call is passed on to the system's allocator unchanged; counting touches no memory of the caller's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's obligations are the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's obligations are the system allocator's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
+}
+
+fn loader(options: &EngineOptions) -> Loader {
+    Loader::open(stories260k()).unwrap().options(options.clone())
+}
+
+/// The plan's total, and what the loaded engine has on the heap beside its tokenizer.
+fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
+    let held = || HELD.load(Ordering::Relaxed) as u64;
+    let before = held();
+    let (loader, cpu) = (loader(options), cpu());
+    let planned = loader.memory_plan(&cpu).unwrap().total();
+    let without = held();
+    let tokenizer = loader.checkpoint().tokenizer().unwrap();
+    let tokenizer_bytes = held() - without;
+    drop(tokenizer);
+    let engine = loader.load(cpu).unwrap();
+    (planned, held() - before - tokenizer_bytes, engine)
+}
+
+#[test]
+fn the_plan_is_what_is_allocated() {
+    let _turn = turn();
+    for options in [
+        EngineOptions::default(),
+        EngineOptions { sequences: 1, chunk: 64, ..EngineOptions::default() },
+        EngineOptions { sequences: 40, cache_blocks: Some(3000), ..EngineOptions::default() },
+    ] {
+        let (planned, held, _engine) = planned_and_held(&options);
+        assert!(planned.abs_diff(held) * 100 <= planned, "planned {planned}, held {held}: {options:?}");
+    }
+}
+
+#[test]
+fn a_cap_shrinks_the_cache_and_is_kept() {
+    let _turn = turn();
+    let options = EngineOptions { sequences: 64, ..EngineOptions::default() };
+    let free = loader(&options).memory_plan(&cpu()).unwrap();
+    let limit = free.total() - free.kv_cache / 2;
+    let capped = EngineOptions { memory_limit: Some(limit), ..options };
+    let (planned, held, mut engine) = planned_and_held(&capped);
+    // A plan counts what grows with sizes; names, handles and the threads' own are some kilobytes more.
+    assert!(planned <= limit && held <= limit + (16 << 10), "planned {planned}, held {held}, limit {limit}");
+    assert!(limit - planned < free.kv_cache / 64, "room was left: planned {planned}, limit {limit}");
+    assert!(engine.stats().blocks < 64 * 32);
+    let story = engine.complete(Request { max_tokens: Some(5), ..Request::new([1, 403, 407, 261, 378]) }).unwrap();
+    assert_eq!(story.tokens.len(), 5);
+}
+
+#[test]
+fn a_cap_below_one_context_names_the_number_to_lower() {
+    let _turn = turn();
+    let refusal = |limit, options: EngineOptions| {
+        let options = EngineOptions { memory_limit: Some(limit), ..options };
+        match loader(&options).load(cpu()).map(|_| ()) {
+            Err(Error::Memory { needed, limit: named, advice, .. }) => {
+                assert!(needed > limit && named == limit, "{needed} {named} {limit}");
+                advice
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(refusal(1 << 19, EngineOptions { context: Some(64), ..Default::default() }).contains("model"));
+    assert!(refusal(1 << 24, EngineOptions { context: Some(1 << 30), ..Default::default() }).contains("context"));
+    assert!(refusal(1 << 24, EngineOptions { cache_blocks: Some(1 << 20), ..Default::default() }).contains("blocks"));
+    assert!(refusal(4 << 20, EngineOptions { chunk: 1 << 14, ..Default::default() }).contains("chunk"));
+}
