@@ -14,7 +14,7 @@
 //! let mut engine = Loader::open("../examples/stories260K.gguf")?.load(Reference::new(Numerics::Default))?;
 //! let prompt = engine.encode("Once upon a time", Specials::AsText)?;
 //! let story = engine.complete(Request { max_tokens: Some(5), ..Request::new(prompt) })?;
-//! assert_eq!(story.text, ", there was ");
+//! assert_eq!(story.text, ", there was a little");
 //! # Ok(())
 //! # }
 //! ```
