@@ -3,14 +3,17 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference, Timed};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::{Checkpoint, Name};
 use llama_core::format::Format;
 use llama_core::model::{Llama, MemoryPlan, Model};
+use llama_core::{Error, Result};
 use llama_kernels::threads::Threads;
 use llama_kernels::{Cpu, CpuOptions, Tier};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::MmapMut;
 
 use crate::ceiling;
 
@@ -38,8 +41,8 @@ pub struct Subject {
     /// Multiply-accumulates of the linears of one token, without the head.
     pub macs: u64,
     floats: bool,
-    /// `weight_bytes` to be read.
-    memory: Vec<u8>,
+    /// `weight_bytes` to be read, in huge pages as the weights are.
+    memory: MmapMut,
     batch: Batch,
     logits: Vec<f32>,
 }
@@ -65,7 +68,7 @@ impl Subject {
             weight_bytes,
             macs,
             floats,
-            memory: vec![1; weight_bytes as usize],
+            memory: touched(weight_bytes as usize)?,
             batch: Batch::new(),
             logits: Vec::new(),
         })
@@ -133,6 +136,15 @@ impl Subject {
         assert!(got.iter().map(|x| x.to_bits()).eq(want.iter().map(|x| x.to_bits())), "not the reference's bits");
         Ok(())
     }
+}
+
+/// Anonymous memory in huge pages where the system has them, written once so that it is there.
+fn touched(bytes: usize) -> Result<MmapMut> {
+    let mut memory = MmapMut::map_anon(bytes).map_err(|source| Error::io("anonymous memory", source))?;
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(Advice::HugePage); // refused where the system has none, and then nobody has them
+    memory.fill(1);
+    Ok(memory)
 }
 
 fn limits(shape: Shape) -> Limits {

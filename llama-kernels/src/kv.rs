@@ -143,7 +143,9 @@ impl KvCache {
 
 impl<E: Element> Store<E> {
     fn new(layout: &Layout) -> Result<Self> {
-        let zeros = |len: u64| Buffer::zeroed(usize::try_from(len).unwrap_or(usize::MAX), "the KV cache", "its blocks");
+        let zeros = |len: u64| {
+            Buffer::zeroed(usize::try_from(len).unwrap_or(usize::MAX), "the KV cache", "the context or the sequences")
+        };
         Ok(Store { k: zeros(Self::lens(layout)[0])?, v: zeros(Self::lens(layout)[1])? })
     }
 

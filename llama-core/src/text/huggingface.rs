@@ -28,7 +28,13 @@ impl Tokenizer {
     /// [`Error::Io`] if `tokenizer.json` cannot be read, otherwise as [`Tokenizer::from_json`].
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let path = folder.as_ref().join("tokenizer.json");
-        let tokenizer = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let tokenizer = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let problem = format!("{} is not there; put the model's own beside its weights", path.display());
+                return Err(Error::tokenizer("tokenizer.json", problem));
+            }
+            read => read.map_err(|e| Error::io(&path, e))?,
+        };
         let config = read_if_there(&folder.as_ref().join("tokenizer_config.json"))?;
         Tokenizer::from_json(&tokenizer, config.as_deref())
     }
