@@ -45,18 +45,19 @@ fn loader(options: &EngineOptions) -> Loader {
     Loader::open(stories260k()).unwrap().options(options.clone())
 }
 
-/// The plan's total, and what the loaded engine has on the heap beside its tokenizer.
+/// The plan's total, and what the loaded engine holds beside its tokenizer: what it has on the heap, and its weights,
+/// which lie in pages mapped for them (that `Weight::bytes` is their size to the byte is a test of llama-kernels).
 fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
     let held = || HELD.load(Ordering::Relaxed) as u64;
     let before = held();
     let (loader, cpu) = (loader(options), cpu());
-    let planned = loader.memory_plan(&cpu).unwrap().total();
+    let plan = loader.memory_plan(&cpu).unwrap();
     let without = held();
     let tokenizer = loader.checkpoint().tokenizer().unwrap();
     let tokenizer_bytes = held() - without;
     drop(tokenizer);
     let engine = loader.load(cpu).unwrap();
-    (planned, held() - before - tokenizer_bytes, engine)
+    (plan.total(), held() - before - tokenizer_bytes + plan.weights, engine)
 }
 
 #[test]
