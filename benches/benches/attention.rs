@@ -3,9 +3,11 @@
 //! fused multiply-adds per second. Every case is checked against the reference backend, bit for bit, before it is timed.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use llama_benches::ceiling;
 use llama_core::backend::reference::Matrix;
 use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Reference, RopeLayout};
 use llama_core::batch::{BLOCK, Batch};
+use llama_kernels::threads::Threads;
 use llama_kernels::{Cpu, CpuOptions, Tensor, Tier};
 
 /// Name, query heads, KV heads, columns of a head.
@@ -108,6 +110,8 @@ fn attention(c: &mut Criterion) {
                 let Ok(cpu) = Cpu::new(options) else { continue };
                 let mut case = Case::new(cpu, &shape, (cached, new), fill_tensor);
                 assert!(case.result() == want, "{model} {step} on {} differs from the reference", case.backend.name());
+                let team = Threads::new(threads).expect("threads");
+                println!("ceiling: {:.1} GMAC/s", 1e-9 * ceiling::macs_per_second(&team, tier, true, 2_000_000));
                 let id = BenchmarkId::new(format!("{model}/{step}"), format!("{tier}-{threads}"));
                 group.bench_function(id, |b| b.iter(|| case.attend()));
             }

@@ -5,14 +5,15 @@
 //!
 //! Ceiling and kernel alternate in one run, because a shared machine changes its mind within seconds, and the ratio of
 //! their best times is printed before Criterion's own figures. `cargo bench -p llama-benches --bench linear`; arguments after
-//! `--` filter by name, as in `gemm/avx512-vnni/Q4_0`.
+//! `--` filter by name, as in `gemm/avx512-vnni/Q4_0`. Every case is checked against the reference backend, bit for bit,
+//! before it is timed.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llama_benches::ceiling;
-use llama_core::backend::{Numerics, Part};
+use llama_core::backend::{Backend, Numerics, Part, Reference};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_kernels::LinearKernels;
@@ -21,19 +22,6 @@ use llama_kernels::ops::linear::linear;
 use llama_kernels::quant::LinearScratch;
 use llama_kernels::threads::Threads;
 use llama_kernels::weight::Weight;
-
-const FORMATS: [Format; 10] = [
-    Format::Q4_0,
-    Format::Q8_0,
-    Format::Q4_1,
-    Format::Q4_K,
-    Format::Q6_K,
-    Format::Q5_K,
-    Format::IQ4_XS,
-    Format::Q3_K,
-    Format::BF16,
-    Format::F32,
-];
 
 /// Everything one linear needs.
 struct Case {
@@ -53,7 +41,7 @@ impl Case {
         let data: Vec<u8> = (0..bytes).map(|i| (i * 29 % 60 + 1) as u8).collect();
         let view = TensorView::new("w", format, rows, cols, &data).expect("fits");
         let threads = Threads::new(threads).expect("threads");
-        Case {
+        let mut case = Case {
             kernels: LinearKernels::new(tier).expect("available"),
             scratch: LinearScratch::new(tokens, cols).expect("memory"),
             w: Weight::new(&[Part { weight: view, bias: None }], Numerics::Default, &threads).expect("finite"),
@@ -61,6 +49,24 @@ impl Case {
             x: (0..tokens * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect(),
             out: vec![0.0; tokens * rows],
             tokens,
+        };
+        case.check(view);
+        case
+    }
+
+    /// That the first rows have the bits of the reference backend: a wrong result is not worth timing.
+    fn check(&mut self, view: TensorView<'_>) {
+        let (reference, rows) = (Reference::default(), view.rows().min(64));
+        let first = Part { weight: view.slice_rows(0..rows), bias: None };
+        let w = reference.weight(&[first]).expect("finite");
+        let mut x = reference.tensor(self.tokens, view.cols()).expect("memory");
+        let mut want = reference.tensor(self.tokens, rows).expect("memory");
+        self.x.chunks_exact(view.cols()).enumerate().for_each(|(t, row)| x.row_mut(t).copy_from_slice(row));
+        reference.linear(&mut want, &x, &w).expect("a linear");
+        self.run();
+        for (t, got) in self.out.chunks_exact(view.rows()).enumerate() {
+            let same = got.iter().zip(want.row(t)).all(|(got, want)| got.to_bits() == want.to_bits());
+            assert!(same, "{} differs from the reference", view.format().name());
         }
     }
 
@@ -90,15 +96,17 @@ fn best(times: Vec<f64>) -> f64 {
 
 fn cases() -> impl Iterator<Item = (Tier, usize, Format)> {
     let threads = [1, std::thread::available_parallelism().map_or(1, usize::from)];
-    Tier::available().rev().filter(|&tier| tier != Tier::Portable).flat_map(move |tier| {
-        FORMATS.into_iter().flat_map(move |format| threads.map(|threads| (tier, threads, format)))
+    Tier::available().rev().flat_map(move |tier| {
+        Format::ALL.into_iter().flat_map(move |format| threads.map(|threads| (tier, threads, format)))
     })
 }
 
-/// Whether Criterion's name filter, if any, lets `name` through: cases are expensive to make.
+/// Whether Criterion's name filter, if any, lets `name` through: cases are expensive to make. The portable tier, which takes
+/// minutes a case and has no ceiling, is run when a filter names it.
 fn wanted(name: &str) -> bool {
     let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    let slow = name.contains(Tier::Portable.name());
+    (filters.is_empty() && !slow) || filters.iter().any(|filter| name.contains(filter.as_str()))
 }
 
 /// About 100 MB of weights.
@@ -139,7 +147,7 @@ fn gemm(c: &mut Criterion) {
         let mut case = Case::new(tier, threads, format, 4096, 2048, 512);
         let (mut peak, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..9 {
-            peak.push(seconds_per_mac(tier, format, &case.threads));
+            peak.push(1.0 / ceiling::macs_per_second(&case.threads, tier, !format.is_quantised(), 2_000_000));
             ours.push(time(|| case.run()) / case.macs() as f64);
         }
         let (peak, ours) = (best(peak), best(ours));
@@ -153,18 +161,6 @@ fn gemm(c: &mut Criterion) {
         group.throughput(Throughput::Elements(case.macs()));
         group.bench_function(&name, |b| b.iter(|| case.run()));
     }
-}
-
-fn seconds_per_mac(tier: Tier, format: Format, threads: &Threads) -> f64 {
-    const ROUNDS: u64 = 2_000_000;
-    let peak = if format.is_quantised() { ceiling::int8_macs } else { ceiling::f32_macs };
-    let macs = std::sync::atomic::AtomicU64::new(0);
-    let seconds = time(|| {
-        threads.for_each(threads.count(), &|_| {
-            macs.fetch_add(black_box(peak(tier, ROUNDS)), std::sync::atomic::Ordering::Relaxed);
-        });
-    });
-    seconds / macs.into_inner() as f64
 }
 
 fn quick() -> Criterion {

@@ -1,5 +1,9 @@
 //! Ceilings of the machine, measured where and when a benchmark runs: a speed is a share of one of these.
 
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
 use llama_kernels::isa::Tier;
 use llama_kernels::threads::Threads;
 
@@ -9,10 +13,10 @@ use llama_kernels::threads::Threads;
 pub fn raw_read(threads: &Threads, bytes: &[u8]) -> u64 {
     let words = bytes.as_chunks::<8>().0;
     let share = words.len().div_ceil(threads.count());
-    let total = std::sync::atomic::AtomicU64::new(0);
+    let total = AtomicU64::new(0);
     threads.for_each(threads.count(), &|i| {
         let own = words.chunks(share).nth(i).unwrap_or_default();
-        total.fetch_xor(xor(own), std::sync::atomic::Ordering::Relaxed);
+        total.fetch_xor(xor(own), Ordering::Relaxed);
     });
     total.into_inner()
 }
@@ -61,6 +65,18 @@ pub fn f32_macs(tier: Tier, rounds: u64) -> u64 {
         Tier::Avx2 if tier.is_available() => unsafe { x86::fma256(rounds) },
         _ => 0,
     }
+}
+
+/// Multiply-accumulates a second that all threads together do of [`f32_macs`] (`floats`) or [`int8_macs`]; 0 where the tier
+/// has no instruction to show.
+pub fn macs_per_second(threads: &Threads, tier: Tier, floats: bool, rounds: u64) -> f64 {
+    let macs = if floats { f32_macs } else { int8_macs };
+    let done = AtomicU64::new(0);
+    let start = Instant::now();
+    threads.for_each(threads.count(), &|_| {
+        done.fetch_add(black_box(macs(tier, rounds)), Ordering::Relaxed);
+    });
+    done.into_inner() as f64 / start.elapsed().as_secs_f64()
 }
 
 #[cfg(target_arch = "x86_64")]

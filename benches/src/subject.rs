@@ -86,14 +86,7 @@ impl Subject {
 
     /// Multiply-accumulates a second on all threads, of the instruction that prefill lives on.
     pub fn peak(&self) -> f64 {
-        let rounds = 20_000_000;
-        let loops = if self.floats { ceiling::f32_macs } else { ceiling::int8_macs };
-        let tier = self.tier;
-        let start = Instant::now();
-        self.threads.for_each(self.threads.count(), &|_| {
-            black_box(loops(tier, rounds));
-        });
-        (loops(tier, 1) * rounds) as f64 * self.threads.count() as f64 / start.elapsed().as_secs_f64()
+        ceiling::macs_per_second(&self.threads, self.tier, self.floats, 20_000_000)
     }
 
     /// Bytes a second of a raw read of as many bytes as a decoded token touches, best of three.
