@@ -1,0 +1,90 @@
+// What the host passes: one struct a family of kernels, by value in a launch, by address in the persistent kernel's list.
+// src/params.rs has the same fields in the same order. Pointers come first, then 32-bit words, so there is no padding but
+// at the end, which is spelled out.
+#pragma once
+#include "common.cuh"
+
+// Where a linear's input comes from.
+enum Source : u32 {
+    SOURCE_BF16 = 0,   // bf16 [columns, inputs]
+    SOURCE_NORM = 1,   // f32 residual [columns, inputs], normed by gain and eps on the way
+    SOURCE_SWIGLU = 2, // bf16 [columns, 2 inputs], gate then up
+    SOURCE_F32 = 3,    // f32 [columns, inputs]: the kernels of the precise numerics only
+};
+
+// What becomes of a linear's output.
+enum Sink : u32 {
+    SINK_BF16 = 0, // written as bf16
+    SINK_F32 = 1,  // written as f32
+    SINK_ADD = 2,  // added to the f32 that is there: the residual
+};
+
+// out[c][r] = weights[r] . x[c] + bias[r] for one segment of a fused weight.
+struct Linear {
+    const u8* weights;  // tiles of the segment's format
+    const void* input;  // see Source
+    const u32* gather;  // [columns]: column c reads row gather[c] of the input; null: row c
+    const float* gain;  // [inputs], for SOURCE_NORM
+    const float* bias;  // [rows] or null
+    void* out;          // [columns, stride], at the segment's first row
+    u32 rows, inputs, columns;
+    u32 stride;         // elements from a column of out to the next: the rows of the whole weight
+    u32 source, sink;   // Source, Sink
+    float eps;          // for SOURCE_NORM
+    u32 unused;
+};
+
+// out[t] = table[tokens[t]]
+struct Embed {
+    const u8* table;   // tiles
+    const u32* tokens; // [count]
+    float* out;        // the f32 residual, [count, hidden]
+    u32 hidden, count;
+};
+
+// Whole rows of a checkpoint's blocks to tiles.
+struct Repack {
+    const u8* raw; // [rows, row_bytes]
+    u8* tiles;     // at the tile of the first row, which is a multiple of 16 of the weight's rows
+    u32 rows, inputs;
+    u32 row_bytes;
+    u32 unused;
+};
+
+// out[r] = norm(residual[r]) * gain, after residual[r] += x[r] where x is not null.
+struct Norm {
+    void* out;         // bf16 or f32 [rows, features], by kernel
+    float* residual;   // [rows, features]
+    const void* x;     // the type of out, or null
+    const float* gain; // [features]
+    u32 rows, features;
+    float eps;
+    u32 unused;
+};
+
+// cos and sin of every token's position times every frequency.
+struct Angles {
+    float2* angles;        // [tokens, half]
+    const u32* positions;  // [tokens]
+    const float* inv_freq; // [half]
+    u32 tokens, half;      // half = rope_dim / 2
+    float scale;           // multiplies both
+    u32 unused;
+};
+
+// How heads lie in a row of qkv, and where keys and values are kept.
+struct Heads {
+    u32 heads, kv_heads, head_dim, padded; // padded: head_dim of the cache, 64, 128 or 256
+    u32 half, interleaved;                 // rope_dim / 2; pairs (2i, 2i+1), else (i, i + half)
+};
+
+// Turns q and k in place and stores k and v.
+struct Rope {
+    void* qkv;            // [tokens, (heads + 2 kv_heads) head_dim]
+    void* k;              // this layer's cache: [blocks][kv_heads][16][padded]
+    void* v;
+    const float2* angles; // [tokens, half]
+    const u32* slots;     // [tokens]
+    Heads shape;
+    u32 tokens, unused;
+};
