@@ -5,7 +5,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llama_benches::ceiling;
 use llama_core::backend::reference::Matrix;
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Reference, RopeLayout};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Reference, Role, RopeLayout};
 use llama_core::batch::{BLOCK, Batch};
 use llama_kernels::threads::Threads;
 use llama_kernels::{Cpu, CpuOptions, Tensor, Tier};
@@ -60,19 +60,19 @@ impl<B: Backend> Case<B> {
     ) -> Self {
         let blocks = (cached + new).div_ceil(BLOCK);
         let limits =
-            Limits { tokens: 512, sequences: 1, outputs: 1, context: blocks * BLOCK, blocks, kv: KvFormat::F16 };
+            Limits { tokens: 512, sequences: 1, outputs: 1, context: blocks * BLOCK, blocks, kv: KvFormat::Half };
         let mut kv = backend.kv_cache(shape, &limits).expect("memory");
         let mut plan = backend.plan(shape, &limits).expect("memory");
         let table: Vec<u32> = (0..blocks as u32).rev().collect();
         let mut last = None;
         for batch in batches(cached, new, &table) {
-            let mut rows = backend.tensor(batch.rows(), shape.qkv_cols()).expect("memory");
+            let mut rows = backend.tensor(batch.rows(), shape.qkv_cols(), Role::Activation).expect("memory");
             fill(&mut rows, &qkv(&batch, shape.qkv_cols()));
             backend.prepare(&mut plan, &batch).expect("prepare");
             backend.rope_and_store(&mut rows, &mut kv, 0, &plan).expect("rope_and_store");
             last = Some(rows);
         }
-        let out = backend.tensor(new, shape.heads * shape.head_dim).expect("memory");
+        let out = backend.tensor(new, shape.heads * shape.head_dim, Role::Activation).expect("memory");
         Case { backend, kv, plan, qkv: last.expect("a step"), out }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llama_benches::ceiling;
-use llama_core::backend::{Backend, Numerics, Part, Reference};
+use llama_core::backend::{Backend, Numerics, Part, Reference, Role};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_kernels::LinearKernels;
@@ -59,8 +59,8 @@ impl Case {
         let (reference, rows) = (Reference::default(), view.rows().min(64));
         let first = Part { weight: view.slice_rows(0..rows), bias: None };
         let w = reference.weight(&[first]).expect("finite");
-        let mut x = reference.tensor(self.tokens, view.cols()).expect("memory");
-        let mut want = reference.tensor(self.tokens, rows).expect("memory");
+        let mut x = reference.tensor(self.tokens, view.cols(), Role::Activation).expect("memory");
+        let mut want = reference.tensor(self.tokens, rows, Role::Activation).expect("memory");
         self.x.chunks_exact(view.cols()).enumerate().for_each(|(t, row)| x.row_mut(t).copy_from_slice(row));
         reference.linear(&mut want, &x, &w).expect("a linear");
         self.run();

@@ -120,7 +120,7 @@ impl Subject {
     /// # Panics
     /// If they have not: a wrong result is not worth timing.
     pub fn check(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let limits = Limits { tokens: 4, sequences: 1, outputs: 1, context: 4, blocks: 1, kv: KvFormat::F16 };
+        let limits = Limits { tokens: 4, sequences: 1, outputs: 1, context: 4, blocks: 1, kv: KvFormat::Half };
         let mut reference = Llama::load(Reference::new(Numerics::Default), checkpoint, limits, None, &mut |_| {})?;
         let (mut batch, mut want) = (Batch::new(), Vec::new());
         fill(&mut batch, &reference, 0, 4, 1);
@@ -144,7 +144,7 @@ fn limits(shape: Shape) -> Limits {
     let Shape { context, sequences, .. } = shape;
     let blocks = sequences * context.div_ceil(BLOCK);
     let tokens = context.min(CHUNK).max(sequences);
-    Limits { tokens, sequences, outputs: sequences, context, blocks, kv: KvFormat::F16 }
+    Limits { tokens, sequences, outputs: sequences, context, blocks, kv: KvFormat::Half }
 }
 
 /// Tokens that depend on the position alone, every sequence with blocks of its own.

@@ -30,7 +30,7 @@ pub struct ModelArgs {
     #[arg(long, value_enum, default_value_t = NumericsArg::Default)]
     pub numerics: NumericsArg,
     /// How keys and values are kept
-    #[arg(long, value_enum, default_value_t = KvArg::F16)]
+    #[arg(long, value_enum, default_value_t = KvArg::Half)]
     pub kv: KvArg,
     /// Positions of one sequence [default: the model's, at most 8192]
     #[arg(long, short)]
@@ -52,10 +52,12 @@ pub enum NumericsArg {
 /// `--kv`
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum KvArg {
-    /// half precision
-    F16,
+    /// sixteen bits: f16 on a CPU, bf16 on a GPU
+    Half,
     /// single precision
     F32,
+    /// eight bits (e4m3), on a GPU
+    F8,
 }
 
 /// How tokens are chosen.
@@ -112,8 +114,9 @@ impl ModelArgs {
             context: self.context,
             sequences,
             kv: match self.kv {
-                KvArg::F16 => KvFormat::F16,
+                KvArg::Half => KvFormat::Half,
                 KvArg::F32 => KvFormat::F32,
+                KvArg::F8 => KvFormat::F8,
             },
             memory_limit: self.memory_limit.map(|mib| mib << 20),
             ..EngineOptions::default()

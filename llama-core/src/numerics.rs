@@ -57,6 +57,16 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0f32, |acc, (&a, &b)| a.mul_add(b, acc))
 }
 
+/// The nearest number of e4m3, the eight-bit float with four bits of exponent and three of fraction (ties to even, at most
+/// 448).
+pub fn round_to_e4m3(x: f32) -> f32 {
+    const MOST: f32 = 448.0;
+    const LEAST_EXPONENT: i32 = -6;
+    let exponent = ((x.to_bits() >> 23 & 0xff) as i32 - 127).max(LEAST_EXPONENT);
+    let step = f32::from_bits(((exponent - 3 + 127) as u32) << 23);
+    ((x / step).round_ties_even() * step).clamp(-MOST, MOST)
+}
+
 /// The factor of RMSNorm: `1 / sqrt(mean(x^2) + eps)`, each operation rounded once.
 pub fn rms_scale(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt()
@@ -140,6 +150,25 @@ pub fn quantize_group(x: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every finite e4m3 from its bits: itself under rounding, and what lies between goes to the nearer, or the even one.
+    #[test]
+    fn e4m3_rounds_to_nearest_even() {
+        let value = |bits: u32| match (bits >> 3, (bits & 7) as f32) {
+            (0, fraction) => fraction / 512.0,
+            (exponent, fraction) => (1.0 + fraction / 8.0) * (exponent as f32 - 7.0).exp2(),
+        };
+        for bits in 0..0x7e {
+            let (low, high) = (value(bits), value(bits + 1));
+            let middle = low.midpoint(high);
+            let even = if bits % 2 == 0 { low } else { high };
+            for (x, want) in [(low, low), (high, high), (middle, even), (low.midpoint(middle), low)] {
+                assert_eq!((round_to_e4m3(x), round_to_e4m3(-x)), (want, -want), "{x}");
+            }
+        }
+        assert_eq!((round_to_e4m3(449.0), round_to_e4m3(f32::NEG_INFINITY)), (448.0, -448.0));
+        assert!(round_to_e4m3(f32::NAN).is_nan());
+    }
 
     #[test]
     fn exp_is_within_two_ulp() {

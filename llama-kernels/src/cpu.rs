@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Rows};
+use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
@@ -116,7 +116,7 @@ impl Backend for Cpu {
         plan.saturating_add(LinearScratch::bytes(limits.tokens, widest))
     }
 
-    fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
+    fn tensor(&self, rows: usize, cols: usize, _role: Role) -> Result<Tensor> {
         Tensor::new(rows, cols)
     }
 

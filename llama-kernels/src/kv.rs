@@ -9,9 +9,9 @@
 //! loops below are generic over [`Element`].
 
 use half::f16;
-use llama_core::Result;
 use llama_core::backend::{AttentionShape, KvFormat, Limits};
 use llama_core::batch::{BLOCK, BlockId};
+use llama_core::{Error, Result};
 
 use crate::buffer::Buffer;
 use crate::kernels::{AttentionKernels, BlockKernels, VectorKernels};
@@ -117,8 +117,9 @@ impl KvCache {
     pub(crate) fn new(shape: &AttentionShape, limits: &Limits) -> Result<Self> {
         let layout = Layout::new(shape, limits);
         let store = match limits.kv {
-            KvFormat::F16 => AnyStore::F16(Store::new(&layout)?),
+            KvFormat::Half => AnyStore::F16(Store::new(&layout)?),
             KvFormat::F32 => AnyStore::F32(Store::new(&layout)?),
+            KvFormat::F8 => return Err(Error::parameter("kv", "f8", "a CPU keeps keys and values as half or f32")),
         };
         Ok(KvCache { layout, store })
     }
@@ -127,7 +128,7 @@ impl KvCache {
     pub(crate) fn bytes(shape: &AttentionShape, limits: &Limits) -> u64 {
         let layout = Layout::new(shape, limits);
         match limits.kv {
-            KvFormat::F16 => Store::<f16>::bytes(&layout),
+            KvFormat::Half | KvFormat::F8 => Store::<f16>::bytes(&layout),
             KvFormat::F32 => Store::<f32>::bytes(&layout),
         }
     }

@@ -346,7 +346,7 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { tokens: 80, sequences: 3, outputs: 2, context: 1024, blocks: 64, kv: KvFormat::F16 }
+        Limits { tokens: 80, sequences: 3, outputs: 2, context: 1024, blocks: 64, kv: KvFormat::Half }
     }
 
     fn capacities(plan: &Plan) -> u64 {

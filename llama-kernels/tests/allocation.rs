@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, RopeLayout, Rows};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, Role, RopeLayout, Rows};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
@@ -47,7 +47,7 @@ fn steps(threads: usize) -> Result<usize> {
         scale: 0.25,
         window: None,
     };
-    let limits = Limits { tokens: 600, sequences: 2, outputs: 2, context: 640, blocks: 80, kv: KvFormat::F16 };
+    let limits = Limits { tokens: 600, sequences: 2, outputs: 2, context: 640, blocks: 80, kv: KvFormat::Half };
     let bytes = vec![0u8; 128 * Format::Q8_0.row_bytes(64).unwrap_or(0)];
     let view = TensorView::new("w", Format::Q8_0, 128, 64, &bytes)?;
     let (wide, square) = (
@@ -55,8 +55,9 @@ fn steps(threads: usize) -> Result<usize> {
         cpu.weight(&[Part { weight: view.slice_rows(0..64), bias: None }])?,
     );
     let (mut kv, mut plan) = (cpu.kv_cache(&shape, &limits)?, cpu.plan(&shape, &limits)?);
-    let (mut x, mut y, mut qkv) = (cpu.tensor(600, 64)?, cpu.tensor(600, 64)?, cpu.tensor(600, 128)?);
-    let (mut out, gain) = (cpu.tensor(2, 64)?, cpu.tensor(1, 64)?);
+    let new = |rows, cols| cpu.tensor(rows, cols, Role::Activation);
+    let (mut x, mut y, mut qkv) = (new(600, 64)?, new(600, 64)?, new(600, 128)?);
+    let (mut out, gain) = (new(2, 64)?, new(1, 64)?);
 
     let blocks: Vec<u32> = (0..80).collect();
     let (mut prompt, mut token, mut two) = (Batch::new(), Batch::new(), Batch::new());

@@ -2,7 +2,9 @@
 //! executable contract: equality of bits. Two NaNs are equal.
 
 use llama_core::backend::reference::Matrix;
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Reference, RopeLayout, Rows};
+use llama_core::backend::{
+    AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Reference, Role, RopeLayout, Rows,
+};
 use llama_core::batch::{BLOCK, Batch};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
@@ -27,7 +29,7 @@ impl Writable for Matrix {
 
 trait Testable: Backend<Tensor: Writable> {
     fn filled(&self, rows: usize, cols: usize, x: &[f32]) -> Self::Tensor {
-        let mut tensor = self.tensor(rows, cols).expect("memory");
+        let mut tensor = self.tensor(rows, cols, Role::Activation).expect("memory");
         x.chunks_exact(cols).enumerate().for_each(|(r, x)| tensor.write(r, x));
         tensor
     }
@@ -117,7 +119,7 @@ fn norms() {
         let (x, y, gain) = (random.floats(rows * cols), random.floats(rows * cols), random.floats(cols));
         agree!(format!("rms_norm [{rows}, {cols}]"), |b| {
             let (x, gain) = (b.filled(rows, cols, &x), b.filled(1, cols, &gain));
-            let mut out = b.tensor(rows, cols).expect("memory");
+            let mut out = b.tensor(rows, cols, Role::Activation).expect("memory");
             b.rms_norm(&mut out, &x, &gain, 1e-5).expect("rms_norm");
             b.values(&out)
         });
@@ -141,7 +143,7 @@ fn elementwise() {
             b.values(&acc)
         });
         agree!(format!("swiglu [{rows}, {cols}]"), |b| {
-            let mut out = b.tensor(rows, cols).expect("memory");
+            let mut out = b.tensor(rows, cols, Role::Activation).expect("memory");
             b.swiglu(&mut out, &b.filled(rows, 2 * cols, &y)).expect("swiglu");
             b.values(&out)
         });
@@ -187,9 +189,9 @@ fn embedding_linear_and_outputs() {
             b.prepare(&mut plan, &batch).expect("prepare");
             let part = Part { weight: view.slice_rows(0..vocab), bias: None };
             let (table, matrix) = (b.weight(&[part]).expect("a weight"), b.weight(&parts).expect("a weight"));
-            let mut x = b.tensor(batch.rows(), hidden).expect("memory");
-            let mut y = b.tensor(batch.rows(), out).expect("memory");
-            let mut logits = b.tensor(limits.outputs, out).expect("memory");
+            let mut x = b.tensor(batch.rows(), hidden, Role::Activation).expect("memory");
+            let mut y = b.tensor(batch.rows(), out, Role::Activation).expect("memory");
+            let mut logits = b.tensor(limits.outputs, out, Role::Logits).expect("memory");
             b.replay(|| {
                 b.embed(&mut x, &table, &plan)?;
                 b.linear(&mut y, &x, &matrix)?;
@@ -263,7 +265,7 @@ impl Scene {
         (batch, qkv): (Batch, Vec<f32>),
     ) -> (Vec<f32>, Vec<f32>) {
         let mut qkv = b.filled(batch.rows(), self.shape.qkv_cols(), &qkv);
-        let mut out = b.tensor(batch.rows(), self.shape.heads * self.shape.head_dim).expect("memory");
+        let mut out = b.tensor(batch.rows(), self.shape.heads * self.shape.head_dim, Role::Activation).expect("memory");
         b.prepare(plan, &batch).expect("prepare");
         b.replay(|| {
             b.rope_and_store(&mut qkv, kv, 1, plan)?;
@@ -294,17 +296,17 @@ impl Scene {
 
 #[test]
 fn attention_of_many_shapes() {
-    use KvFormat::{F16, F32};
+    use KvFormat::{F32, Half};
     use RopeLayout::{Halves, Interleaved};
     for (i, (heads, kv_heads, head_dim, turned, layout, kv)) in [
         (1, 1, 8, 8, Halves, F32),
-        (2, 1, 16, 16, Interleaved, F16),
-        (3, 1, 20, 20, Halves, F16),
+        (2, 1, 16, 16, Interleaved, Half),
+        (3, 1, 20, 20, Halves, Half),
         (8, 2, 48, 48, Interleaved, F32),
-        (8, 1, 64, 64, Halves, F16),
-        (6, 2, 80, 32, Interleaved, F16),
+        (8, 1, 64, 64, Halves, Half),
+        (6, 2, 80, 32, Interleaved, Half),
         (5, 5, 96, 64, Halves, F32),
-        (4, 4, 128, 128, Interleaved, F16),
+        (4, 4, 128, 128, Interleaved, Half),
         (11, 1, 100, 2, Halves, F32),
     ]
     .into_iter()
@@ -322,7 +324,7 @@ fn attention_across_partitions() {
             .iter()
             .enumerate()
     {
-        for kv in [KvFormat::F16, KvFormat::F32] {
+        for kv in [KvFormat::Half, KvFormat::F32] {
             let shape = shape(4, 2, 24, 24, RopeLayout::Halves);
             Scene::new(shape, kv, sequences, 50 + i as u64).compare("partitions");
         }
@@ -334,7 +336,7 @@ fn attention_in_windows() {
     for (i, window) in [1, 2, 15, 16, 17, 100, 256, 300, 10_000].into_iter().enumerate() {
         for sequences in [&[(0, 290)][..], &[(530, 1)], &[(500, 40), (3, 2)]] {
             let shape = AttentionShape { window: Some(window), ..shape(3, 3, 16, 16, RopeLayout::Interleaved) };
-            Scene::new(shape, KvFormat::F16, sequences, 90 + i as u64).compare("windows");
+            Scene::new(shape, KvFormat::Half, sequences, 90 + i as u64).compare("windows");
         }
     }
 }
@@ -343,7 +345,7 @@ fn attention_in_windows() {
 #[test]
 fn attention_of_hard_numbers() {
     for (seed, size) in [(200, 60.0), (201, 1e20)] {
-        for kv in [KvFormat::F16, KvFormat::F32] {
+        for kv in [KvFormat::Half, KvFormat::F32] {
             let mut scene = Scene::new(shape(4, 2, 16, 8, RopeLayout::Halves), kv, &[(0, 40), (260, 6)], seed);
             scene.qkv.iter_mut().flatten().flatten().for_each(|x| *x *= size);
             scene.compare("hard numbers");
@@ -354,7 +356,7 @@ fn attention_of_hard_numbers() {
 /// One go, token by token and ragged chunks give the same bits for every row.
 #[test]
 fn chunking_changes_nothing() {
-    let scene = Scene::new(shape(4, 2, 32, 32, RopeLayout::Halves), KvFormat::F16, &[(0, 275)], 300);
+    let scene = Scene::new(shape(4, 2, 32, 32, RopeLayout::Halves), KvFormat::Half, &[(0, 275)], 300);
     for b in backends() {
         let play = |chunk: usize| {
             let mut kv = b.kv_cache(&scene.shape, &scene.limits).expect("memory");
@@ -372,7 +374,7 @@ fn chunking_changes_nothing() {
 /// A sequence that continues in copied blocks gives the bits of the original.
 #[test]
 fn copied_blocks_are_the_same() {
-    for kv in [KvFormat::F16, KvFormat::F32] {
+    for kv in [KvFormat::Half, KvFormat::F32] {
         let mut scene = Scene::new(shape(4, 2, 20, 20, RopeLayout::Halves), kv, &[(40, 3)], 400);
         scene.limits.blocks += 3;
         for b in backends() {
@@ -392,7 +394,7 @@ fn copied_blocks_are_the_same() {
 
 #[test]
 fn a_plan_and_a_cache_hold_what_they_say() {
-    let scene = Scene::new(shape(4, 2, 20, 20, RopeLayout::Halves), KvFormat::F16, &[(40, 3)], 500);
+    let scene = Scene::new(shape(4, 2, 20, 20, RopeLayout::Halves), KvFormat::Half, &[(40, 3)], 500);
     let cpu = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).expect("a backend");
     let (shape, limits) = (&scene.shape, &scene.limits);
     let elements = shape.layers * limits.blocks * shape.kv_heads * BLOCK * (20 + 32);

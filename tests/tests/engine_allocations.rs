@@ -83,7 +83,7 @@ fn engine() -> Engine {
         window: None,
         tied: true,
     };
-    let limits = Limits { tokens: 64, sequences: 8, outputs: 8, context: 1024, blocks: 600, kv: KvFormat::F16 };
+    let limits = Limits { tokens: 64, sequences: 8, outputs: 8, context: 1024, blocks: 600, kv: KvFormat::Half };
     Engine::new(Box::new(Constant { config, limits }), None, &EngineOptions::default()).expect("an engine")
 }
 

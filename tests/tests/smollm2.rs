@@ -82,7 +82,7 @@ fn score(files: &Files, model: &mut dyn Model) -> Score {
 #[test]
 fn int8_activations_keep_perplexity_and_distribution() {
     let Some(files) = files("SmolLM2 with int8 activations") else { return };
-    let got = score(&files, &mut *files.load(Numerics::Default, KvFormat::F16));
+    let got = score(&files, &mut *files.load(Numerics::Default, KvFormat::Half));
     println!("perplexity {:.4}, mean KL {:.2e}, worst |dlogprob| {:.3}", got.perplexity, got.kl, got.worst_logprob);
     assert!((got.perplexity / PERPLEXITY - 1.0).abs() < 0.01, "perplexity {}", got.perplexity);
     assert!(got.kl < 6e-3, "mean KL {}", got.kl);
@@ -100,7 +100,7 @@ fn f32_arithmetic_equals_transformers() {
 #[test]
 fn greedy_chats_follow_the_reference_until_it_hesitates() {
     let Some(files) = files("SmolLM2's chats") else { return };
-    for (numerics, kv) in [(Numerics::Default, KvFormat::F16), (Numerics::Precise, KvFormat::F32)] {
+    for (numerics, kv) in [(Numerics::Default, KvFormat::Half), (Numerics::Precise, KvFormat::F32)] {
         let mut model = files.load(numerics, kv);
         for chat in files.json("chat.json").as_array().unwrap() {
             let margins: Vec<f64> = chat["margin"].as_array().unwrap().iter().map(|m| m.as_f64().unwrap()).collect();

@@ -34,11 +34,13 @@ pub enum Numerics {
 /// How K and V are kept between steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvFormat {
-    /// IEEE half precision, rounded to nearest even.
+    /// Sixteen bits, rounded to nearest even: IEEE half on a CPU, bfloat16 on a GPU, whichever its arithmetic takes.
     #[default]
-    F16,
+    Half,
     /// Single precision.
     F32,
+    /// Eight bits, e4m3 (Micikevicius et al. 2022, arXiv:2209.05433), rounded to nearest even, at most 448: for GPUs.
+    F8,
 }
 
 /// What a model may be asked for at once; every buffer is sized by it, once.
@@ -117,6 +119,17 @@ pub struct Part<'a> {
     pub bias: Option<TensorView<'a>>,
 }
 
+/// What a tensor is for: a backend may keep activations in fewer bits than the sums that they are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The residual stream, which every layer adds to.
+    Residual,
+    /// What flows inside a layer.
+    Activation,
+    /// The model's output.
+    Logits,
+}
+
 /// A matrix of activations whose row count changes from step to step inside a fixed allocation.
 pub trait Rows {
     /// Rows in use.
@@ -153,13 +166,24 @@ pub trait Backend: Send + 'static {
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64;
     /// Bytes that [`Backend::kv_cache`] will hold.
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64;
+    /// Bytes that [`Backend::tensor`] and [`Backend::gain`] (a row of the residual) will hold.
+    fn tensor_bytes(&self, rows: usize, cols: usize, role: Role) -> u64 {
+        let _ = role;
+        (rows * cols * size_of::<f32>()) as u64
+    }
     /// Bytes that [`Backend::plan`] and the backend's own scratch will hold for rows of at most `widest` columns.
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64;
 
     // ---- load ----
 
+    /// Told once, before anything is made: the bytes of everything that will be, by the functions above. A backend with
+    /// memory of its own takes it in one piece, or says how much there is.
+    fn reserve(&self, bytes: u64) -> Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
     /// Zeros, `[rows, cols]`.
-    fn tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<Self::Tensor>;
     /// A norm's gain, `[1, cols]`.
     fn gain(&self, view: TensorView<'_>) -> Result<Self::Tensor>;
     /// Stacks the rows of `parts`, which have equal columns, into one weight.

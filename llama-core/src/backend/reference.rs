@@ -3,7 +3,7 @@
 //! This file is the specification. Where docs/numerics.md and this code disagree, the code is right; the tiers of
 //! `llama-kernels` are tested against it for equality of bits. It is slow, and meant to be.
 
-use crate::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, RopeLayout, Rows};
+use crate::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Role, RopeLayout, Rows};
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
@@ -99,7 +99,8 @@ impl KvCache {
     fn store(&mut self, at: std::ops::Range<usize>, k: &[f32], v: &[f32]) {
         let round = |x: &f32| match self.format {
             KvFormat::F32 => *x,
-            KvFormat::F16 => half::f16::from_f32(*x).to_f32(),
+            KvFormat::Half => half::f16::from_f32(*x).to_f32(),
+            KvFormat::F8 => numerics::round_to_e4m3(*x),
         };
         self.k[at.clone()].iter_mut().zip(k).for_each(|(slot, x)| *slot = round(x));
         self.v[at].iter_mut().zip(v).for_each(|(slot, x)| *slot = round(x));
@@ -158,7 +159,7 @@ impl Backend for Reference {
         (limits.tokens * shape.inv_freq.len() * size_of::<(f32, f32)>()) as u64
     }
 
-    fn tensor(&self, rows: usize, cols: usize) -> Result<Matrix> {
+    fn tensor(&self, rows: usize, cols: usize, _role: Role) -> Result<Matrix> {
         Ok(Matrix::new(rows, cols))
     }
 

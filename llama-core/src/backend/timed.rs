@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::backend::{AttentionShape, Backend, Limits, Part};
+use crate::backend::{AttentionShape, Backend, Limits, Part, Role};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
@@ -80,8 +80,16 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.scratch_bytes(shape, limits, widest)
     }
 
-    fn tensor(&self, rows: usize, cols: usize) -> Result<B::Tensor> {
-        self.inner.tensor(rows, cols)
+    fn tensor_bytes(&self, rows: usize, cols: usize, role: Role) -> u64 {
+        self.inner.tensor_bytes(rows, cols, role)
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<()> {
+        self.inner.reserve(bytes)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<B::Tensor> {
+        self.inner.tensor(rows, cols, role)
     }
 
     fn gain(&self, view: TensorView<'_>) -> Result<B::Tensor> {

@@ -99,7 +99,8 @@ impl EngineOptions {
 /// Bytes of K and V of one block in all layers, without what a backend adds.
 pub fn block_bytes(config: &Config, kv: KvFormat) -> u64 {
     let number = match kv {
-        KvFormat::F16 => 2,
+        KvFormat::F8 => 1,
+        KvFormat::Half => 2,
         KvFormat::F32 => 4,
     };
     [config.layers, config.kv_heads, config.head_dim, 2, BLOCK, number]

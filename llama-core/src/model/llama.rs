@@ -55,7 +55,9 @@ impl<B: Backend> Llama<B> {
     ) -> Result<Self> {
         let config = checkpoint.config().clone();
         let parts = Parts::new(checkpoint)?;
-        MemoryPlan::new(&backend, &config, &limits, &parts).check(memory_limit)?;
+        let memory = MemoryPlan::new(&backend, &config, &limits, &parts);
+        memory.check(memory_limit)?;
+        backend.reserve(memory.total())?;
 
         let total = parts.bytes();
         let mut done = 0;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::backend::{AttentionShape, Backend, Limits, Part};
+use crate::backend::{AttentionShape, Backend, Limits, Part, Role};
 use crate::checkpoint::{Checkpoint, Name, TensorView};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -109,12 +109,12 @@ impl MemoryPlan {
                 parts.iter().map(|p| (p.weight.format(), p.weight.rows(), p.weight.cols())).collect();
             backend.weight_bytes(&shapes)
         };
-        let gains = (2 * config.layers + 1) * config.hidden * size_of::<f32>();
+        let gains = (2 * config.layers + 1) as u64 * backend.tensor_bytes(1, config.hidden, Role::Residual);
         let shape = AttentionShape::new(config, limits.context);
         MemoryPlan {
-            weights: parts.weights().map(weight).sum::<u64>() + gains as u64,
+            weights: parts.weights().map(weight).sum::<u64>() + gains,
             kv_cache: backend.kv_bytes(&shape, limits),
-            activations: workspace::bytes(config, limits),
+            activations: workspace::bytes(backend, config, limits),
             scratch: backend.scratch_bytes(&shape, limits, workspace::widest_input(config)),
             engine: 0,
         }

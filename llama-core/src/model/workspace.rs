@@ -1,6 +1,6 @@
 //! The tensors a step writes into, made once: a step allocates nothing and its addresses are stable.
 
-use crate::backend::{Backend, Limits, Rows};
+use crate::backend::{Backend, Limits, Role, Rows};
 use crate::config::Config;
 use crate::error::Result;
 
@@ -19,7 +19,7 @@ pub(super) struct Workspace<B: Backend> {
 impl<B: Backend> Workspace<B> {
     pub fn new(backend: &B, config: &Config, limits: &Limits) -> Result<Self> {
         let [residual, x, qkv, heads, gate_up, act, last, logits] =
-            shapes(config, limits).map(|(rows, cols)| backend.tensor(rows, cols));
+            shapes(config, limits).map(|(rows, cols, role)| backend.tensor(rows, cols, role));
         Ok(Workspace {
             residual: residual?,
             x: x?,
@@ -40,26 +40,26 @@ impl<B: Backend> Workspace<B> {
     }
 }
 
-/// Largest rows and columns of each tensor, in the order of the fields.
-fn shapes(config: &Config, limits: &Limits) -> [(usize, usize); 8] {
+/// Largest rows, columns and role of each tensor, in the order of the fields.
+fn shapes(config: &Config, limits: &Limits) -> [(usize, usize, Role); 8] {
     let (t, o) = (limits.tokens, limits.outputs);
     let heads = config.heads * config.head_dim;
     let qkv = heads + 2 * config.kv_heads * config.head_dim;
     [
-        (t, config.hidden),
-        (t, config.hidden),
-        (t, qkv),
-        (t, heads),
-        (t, 2 * config.ffn),
-        (t, config.ffn),
-        (o, config.hidden),
-        (o, config.vocab),
+        (t, config.hidden, Role::Residual),
+        (t, config.hidden, Role::Activation),
+        (t, qkv, Role::Activation),
+        (t, heads, Role::Activation),
+        (t, 2 * config.ffn, Role::Activation),
+        (t, config.ffn, Role::Activation),
+        (o, config.hidden, Role::Activation),
+        (o, config.vocab, Role::Logits),
     ]
 }
 
 /// Bytes of all of them.
-pub(super) fn bytes(config: &Config, limits: &Limits) -> u64 {
-    shapes(config, limits).iter().map(|&(rows, cols)| (rows * cols * size_of::<f32>()) as u64).sum()
+pub(super) fn bytes<B: Backend>(backend: &B, config: &Config, limits: &Limits) -> u64 {
+    shapes(config, limits).into_iter().map(|(rows, cols, role)| backend.tensor_bytes(rows, cols, role)).sum()
 }
 
 /// Columns of the widest input of a linear.
