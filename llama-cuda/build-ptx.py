@@ -1,157 +1,145 @@
 #!/usr/bin/env python3
-"""Compiles kernels/*.cu to ptx/compute_80/*.ptx, or checks that what is committed is what they compile to.
+"""Compiles kernels/*.cu to PTX, or checks that what is committed is what they compile to and holds what it should.
 
 The compilers come from PyPI and nothing else is needed (no CUDA toolkit, no GPU):
 
-    pip install nvidia-cuda-nvrtc-cu12==12.9.86 nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79
+    pip install -r llama-cuda/ptx_build/wheels.txt
 
-    build-ptx.py            writes the PTX and budgets.txt
-    build-ptx.py --check    fails if a committed file differs from what its source compiles to, or if ptxas reports more
-                            registers or shared memory than budgets.txt allows, or any spill
+    build-ptx.py                writes the PTX and budgets.txt
+    build-ptx.py --check        changes nothing; fails if a committed file differs from what its source compiles to, if a
+                                kernel uses more registers or shared memory than budgets.txt allows or spills, or if its
+                                machine code lacks what sass.txt asks for
+    build-ptx.py --only gemv    only sources whose names start so (either of the above)
 
-NVRTC 12.9 stamps PTX 8.8, which only recent drivers load; the text uses nothing newer than 7.0, so that is what it is
-stamped with, and ptxas confirms it. The first line of each file is the SHA-256 of its source and of every header.
+Two sets are made. ptx/compute_80 runs on every device from Ampere on. ptx/compute_90a is for Hopper alone: the same
+sources again, which may use what Hopper adds where `__CUDA_ARCH__ >= 900`, and those named *_sm90.cu, which need it.
+Results are kept under target/ptx, named by a hash of all they were made from, so only what changed is made again.
 """
 
 import argparse
-import ctypes
-import hashlib
-import importlib.util
+import collections
+import concurrent.futures
+import json
+import os
 import pathlib
-import re
-import subprocess
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-KERNELS = HERE / "kernels"
-PTX = HERE / "ptx" / "compute_80"
-BUDGETS = HERE / "ptx" / "budgets.txt"
-PTX_VERSION = "7.0"
-ASSEMBLE_FOR = ["sm_80", "sm_89", "sm_90a"]
-OPTIONS = ["--gpu-architecture=compute_80", "-std=c++17", "--fmad=false"]
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE / "ptx_build"))
+import assemble
+import compile
+import tables
+import wheels
+
+KERNELS, PTX, KEPT = HERE / "kernels", HERE / "ptx", HERE.parent / "target" / "ptx"
+BUDGETS, SASS = PTX / "budgets.txt", PTX / "sass.txt"
+OPTIONS = ["-std=c++17", "--fmad=false"]
+
+# `looked_at`: the architectures whose machine code is disassembled, one for each encoding of instructions.
+Set = collections.namedtuple("Set", "version archs looked_at")
+SETS = {
+    "compute_80": Set(
+        "7.0",
+        ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100", "sm_101", "sm_103", "sm_120", "sm_121"],
+        ["sm_80", "sm_90a", "sm_120"],
+    ),
+    "compute_90a": Set("8.0", ["sm_90a"], ["sm_90a"]),
+}
 
 
-def wheel(part):
-    """The folder a wheel unpacked to, for example nvidia/cuda_nvrtc."""
-    spec = importlib.util.find_spec("nvidia")
-    for root in spec.submodule_search_locations if spec else []:
-        folder = pathlib.Path(root) / part
-        if folder.is_dir():
-            return folder
-    raise SystemExit(f"nvidia/{part} is missing; install the wheels named at the top of {__file__}")
+def sources_of(name, only):
+    """The sources of a set, those asked for."""
+    chosen = lambda stem: name == "compute_90a" or not stem.endswith("_sm90")
+    return [s for s in sorted(KERNELS.glob("*.cu")) if chosen(s.stem) and s.stem.startswith(only)]
 
 
-class Nvrtc:
-    """The four calls of NVRTC that turn CUDA C++ into PTX."""
-
-    def __init__(self):
-        lib = wheel("cuda_nvrtc") / "lib"
-        ctypes.CDLL(str(lib / "libnvrtc-builtins.so.12.9"), mode=ctypes.RTLD_GLOBAL)
-        self.nvrtc = ctypes.CDLL(str(lib / "libnvrtc.so.12"))
-        self.includes = [str(KERNELS), str(wheel("cuda_runtime") / "include")]
-
-    def text(self, program, what):
-        size = ctypes.c_size_t()
-        getattr(self.nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-        buffer = ctypes.create_string_buffer(size.value)
-        getattr(self.nvrtc, f"nvrtcGet{what}")(program, buffer)
-        return buffer.value.decode()
-
-    def compile(self, source):
-        program = ctypes.c_void_p()
-        self.nvrtc.nvrtcCreateProgram(
-            ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None
-        )
-        options = [o.encode() for o in OPTIONS + [f"-I{path}" for path in self.includes]]
-        failed = self.nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-        log = self.text(program, "ProgramLog").strip()
-        if log:
-            print(log, file=sys.stderr)
-        if failed:
-            raise SystemExit(f"{source.name}: NVRTC error {failed}")
-        return self.text(program, "PTX")
+def kept(key, make):
+    """What `make` returns, made once for a key."""
+    path = KEPT / key
+    if not path.exists():
+        made = json.dumps(make())
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(made)
+        unfinished.rename(path)
+    return json.loads(path.read_text())
 
 
-def source_hash(source):
-    digest = hashlib.sha256()
-    for path in [source, *sorted(KERNELS.glob("*.cuh"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def build(nvrtc, name, source):
+    """The committed form of a source in a set, and {kernel: {arch: facts}} of it."""
+    of = SETS[name]
+    options = [f"--gpu-architecture={name}", *OPTIONS]
+    texts = [path.name + path.read_text() for path in compile.included(source)]
+    compiled = lambda: compile.committed_form(source, of.version, nvrtc.compile(source, options))
+    ptx = kept(wheels.digest(of.version, *options, source.name, *texts), compiled)
+    kernels = {}
+    for arch in of.archs:
+        look = arch in of.looked_at
+        facts = kept(wheels.digest(arch, str(look), ptx), lambda: assembled(ptx, arch, look))
+        for kernel, found in facts.items():
+            kernels.setdefault(kernel, {})[arch] = found
+    return ptx, kernels
 
 
-def committed_form(source, ptx):
-    """PTX as it is committed: its source named, NVRTC's own banner dropped, the version stamped down."""
-    ptx = re.sub(r"^//.*\n", "", ptx, flags=re.MULTILINE)
-    ptx = re.sub(r"^\.version .*$", f".version {PTX_VERSION}", ptx, flags=re.MULTILINE)
-    body = "\n".join(line.rstrip() for line in ptx.strip().splitlines())
-    return f"// {source.name} sha256 {source_hash(source)}\n{body}\n"
+def assembled(ptx, arch, look):
+    path = KEPT / wheels.digest("text", arch, ptx)
+    path.write_text(ptx)
+    facts = assemble.assemble(path, arch, look)
+    path.unlink()
+    return facts
 
 
-def assemble(path):
-    """What ptxas reports for each kernel of a file: {(arch, kernel): (registers, shared bytes, spill bytes)}."""
-    usage = {}
-    for arch in ASSEMBLE_FOR:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            command = [wheel("cuda_nvcc") / "bin" / "ptxas", "-v", f"-arch={arch}", path, "-o", cubin.name]
-            run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode:
-            raise SystemExit(run.stderr)
-        for block in run.stderr.split("Compiling entry function")[1:]:
-            kernel = re.search(r"'(\w+)'", block).group(1)
-            registers = int(re.search(r"Used (\d+) registers", block).group(1))
-            shared = re.search(r"(\d+) bytes smem", block)
-            spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", block))
-            usage[arch, kernel] = (registers, int(shared.group(1)) if shared else 0, spills)
-    return usage
+def written(path, text, check):
+    """Writes a generated file, or complains that it would change."""
+    if not path.exists() or path.read_text() != text:
+        if check:
+            yield f"{path.relative_to(HERE)} is not what the sources compile to"
+        else:
+            path.write_text(text)
 
 
-def read_budgets():
-    """budgets.txt: arch, kernel, registers, shared bytes."""
-    rows = (line.split() for line in BUDGETS.read_text().splitlines() if line and not line.startswith("#"))
-    return {(arch, kernel): (int(registers), int(shared)) for arch, kernel, registers, shared in rows}
+def stale(name, check):
+    """PTX files without a source are removed, or complained of."""
+    for path in sorted(set((PTX / name).glob("*.ptx")) - {PTX / name / f"{s.stem}.ptx" for s in sources_of(name, "")}):
+        if check:
+            yield f"{path.relative_to(HERE)} has no source"
+        else:
+            path.unlink()
 
 
-def write_budgets(usage):
-    lines = ["# arch kernel registers shared-bytes: what ptxas may use at most; spills are never allowed"]
-    lines += [f"{arch} {kernel} {registers} {shared}" for (arch, kernel), (registers, shared, _) in sorted(usage.items())]
-    BUDGETS.write_text("\n".join(lines) + "\n")
-
-
-def over_budget(usage, budgets):
-    for key, (registers, shared, spills) in sorted(usage.items()):
-        allowed = budgets.get(key)
-        verdict = "ok"
-        if allowed is None:
-            verdict = "no budget"
-        elif spills or registers > allowed[0] or shared > allowed[1]:
-            verdict = f"over budget {allowed}"
-        print(f"{key[0]:7} {key[1]:24} {registers:4} registers {shared:6} shared {spills:4} spilled  {verdict}")
-        if verdict != "ok":
-            yield f"{key[0]} {key[1]}: {verdict}"
+def report(key, by_arch):
+    shared, registers = tables.budget(by_arch)
+    words = [facts["words"] for facts in by_arch.values() if "words" in facts][0]
+    print(f"{key[0]:11} {key[1]:28} {shared:6} shared, registers {' '.join(map(str, registers))}  {' '.join(words)}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail on any difference")
-    check = parser.parse_args().check
-    nvrtc, usage, complaints = Nvrtc(), {}, []
-    PTX.mkdir(parents=True, exist_ok=True)
-    sources = sorted(KERNELS.glob("*.cu"))
-    for source in sources:
-        path = PTX / f"{source.stem}.ptx"
-        text = committed_form(source, nvrtc.compile(source))
-        if not check:
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            complaints.append(f"{path.name} is not what {source.name} compiles to")
-        if path.exists():
-            usage.update(assemble(path))
-    stale = {path.stem for path in PTX.glob("*.ptx")} - {source.stem for source in sources}
-    complaints += [f"{stem}.ptx has no source" for stem in sorted(stale)]
-    if not check:
-        write_budgets(usage)
-    complaints += over_budget(usage, read_budgets())
+    parser.add_argument("--only", metavar="NAME", default="", help="only sources whose names start so")
+    args = parser.parse_args()
+    wheels.check()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    nvrtc, complaints, usage = compile.Nvrtc(KERNELS), [], {}
+    jobs = [(name, source) for name in SETS for source in sources_of(name, args.only)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        built = pool.map(lambda job: build(nvrtc, *job), jobs)
+        for (name, source), (ptx, kernels) in zip(jobs, built):
+            (PTX / name).mkdir(exist_ok=True)
+            complaints += written(PTX / name / f"{source.stem}.ptx", ptx, args.check)
+            usage |= {(name, kernel): by_arch for kernel, by_arch in kernels.items()}
+    budgets, table = tables.read_budgets(BUDGETS.read_text()), tables.rows(SASS.read_text())
+    if not args.check:
+        found = {key: tables.budget(by_arch) for key, by_arch in usage.items()}
+        budgets = budgets | found if args.only else found
+        BUDGETS.write_text(tables.write_budgets(SETS, budgets))
+    for key, by_arch in sorted(usage.items()):
+        report(key, by_arch)
+        complaints += [*tables.over_budget(key, by_arch, budgets), *tables.lacking(key, by_arch, table)]
+    if not args.only:
+        complaints += [complaint for name in SETS for complaint in stale(name, args.check)]
+        complaints += tables.idle_lines(usage.keys(), table)
+        complaints += [f"budgets.txt: there is no {' '.join(key)}" for key in sorted(budgets.keys() - usage.keys())]
     if complaints:
         raise SystemExit("\n".join(complaints))
 
