@@ -64,8 +64,11 @@ def source_hash(source):
 
 
 def committed_form(source, version, ptx):
-    """PTX as it is committed: its source named, NVRTC's own banner dropped, the version stamped down."""
+    """PTX as it is committed: its source named, NVRTC's own banner dropped, the version stamped down.
+
+    A hint that only newer versions know (which bytes of a wide load are used) goes too."""
     ptx = re.sub(r"^//.*\n", "", ptx, flags=re.MULTILINE)
+    ptx = re.sub(r'^\s*\.pragma "used_bytes_mask.*\n', "", ptx, flags=re.MULTILINE)
     ptx = re.sub(r"^\.version .*$", f".version {version}", ptx, flags=re.MULTILINE)
     body = "\n".join(line.rstrip() for line in ptx.strip().splitlines())
     return f"// {source.name} sha256 {source_hash(source)}\n{body}\n"
