@@ -24,11 +24,15 @@ macro_rules! typed {
             "add" => |s| put(get(s[0]).wrapping_add(get(s[1]))),
             "sub" => |s| put(get(s[0]).wrapping_sub(get(s[1]))),
             "mul.lo" => |s| put(get(s[0]).wrapping_mul(get(s[1]))),
-            "mul.hi" => |s| put(((get(s[0]) as i128 * get(s[1]) as i128) >> BITS) as T),
-            "mul.wide" => |s| ((get(s[0]) as i128 * get(s[1]) as i128) as $wide) as u64,
+            "mul.hi" => |s| put((((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) >> BITS) as T),
+            "mul.wide" => |s| (((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) as $wide) as u64,
             "mad.lo" => |s| put(get(s[0]).wrapping_mul(get(s[1])).wrapping_add(get(s[2]))),
-            "mad.hi" => |s| put((((get(s[0]) as i128 * get(s[1]) as i128) >> BITS) as T).wrapping_add(get(s[2]))),
-            "mad.wide" => |s| ((get(s[0]) as i128 * get(s[1]) as i128) as $wide).wrapping_add(s[2] as $wide) as u64,
+            "mad.hi" => {
+                |s| put(((((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) >> BITS) as T).wrapping_add(get(s[2])))
+            }
+            "mad.wide" => {
+                |s| (((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) as $wide).wrapping_add(s[2] as $wide) as u64
+            }
             // The result of a division by zero is unspecified; all ones is what devices return.
             "div" => |s| if get(s[1]) == 0 { put(!0) } else { put(get(s[0]).wrapping_div(get(s[1]))) },
             "rem" => |s| if get(s[1]) == 0 { put(get(s[0])) } else { put(get(s[0]).wrapping_rem(get(s[1]))) },
@@ -96,6 +100,10 @@ pub(crate) fn bits(name: &str) -> Option<Compute> {
         "clz.b64" => |s| u64::from(s[0].leading_zeros()),
         "brev.b32" => |s| u64::from((s[0] as u32).reverse_bits()),
         "brev.b64" => |s| s[0].reverse_bits(),
+        "bfind.u64" => |s| u64::from(63u32.wrapping_sub(s[0].leading_zeros())),
+        "bfind.s32" => |s| u64::from(31u32.wrapping_sub((s[0] as i32 ^ s[0] as i32 >> 31).leading_zeros())),
+        "bfind.s64" => |s| u64::from(63u32.wrapping_sub((s[0] as i64 ^ s[0] as i64 >> 63).leading_zeros())),
+        "fns.b32" => nth_set,
         "bfind.u32" => |s| u64::from(31u32.wrapping_sub((s[0] as u32).leading_zeros())),
         "bfe.u32" => |s| extract(s[0] as u32 as u64, 32, false, s[1], s[2]),
         "bfe.s32" => |s| extract(s[0] as u32 as u64, 32, true, s[1], s[2]) & 0xffff_ffff,
@@ -140,6 +148,18 @@ fn insert([field, base, position, length]: [u64; 4], width: u64) -> u64 {
     }
     let mask = (if length >= 64 { u64::MAX } else { (1 << length) - 1 }) << position;
     base & !mask | field << position & mask
+}
+
+/// `fns`: where the n-th set bit is, counted from a base upwards, or downwards if n is negative.
+fn nth_set([mask, base, n, _]: [u64; 4]) -> u64 {
+    let (mask, base, n) = (mask as u32, base as u32 & 31, n as i32);
+    let is_set = |at: &u32| mask >> at & 1 == 1;
+    let found = match n {
+        0 => Some(base).filter(is_set),
+        1.. => (base..32).filter(is_set).nth(n as usize - 1),
+        _ => (0..=base).rev().filter(is_set).nth(n.unsigned_abs() as usize - 1),
+    };
+    u64::from(found.unwrap_or(u32::MAX))
 }
 
 /// `prmt` in its default mode: each selector nibble picks a byte of (b, a), its top bit replicates that byte's sign.

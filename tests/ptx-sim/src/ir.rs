@@ -97,7 +97,20 @@ pub(crate) enum Special {
     WarpSize,
     LanesBelow,
     LanesBelowOrEqual,
+    LanesAbove,
+    LanesAboveOrEqual,
+    LaneBit,
+    WarpCount,
     DynamicSharedSize,
+    TotalSharedSize,
+    /// The processor a block runs on, and how many there are.
+    Processor,
+    ProcessorCount,
+    GridId,
+    /// Warp instructions executed so far: deterministic, and as good as a clock.
+    Clock,
+    ClusterIndex,
+    ClusterSize,
 }
 
 /// `[base + offset]`.
@@ -237,6 +250,12 @@ pub(crate) enum Op {
     },
     ActiveMask {
         d: Register,
+    },
+    /// `elect.sync`: one lane of the mask is told so.
+    Elect {
+        d: Option<Register>,
+        elected: Register,
+        members: Operand,
     },
     LoadMatrix {
         transposed: bool,

@@ -4,9 +4,10 @@ use crate::finding::Fault;
 use crate::race::{Access, Log, Stamp};
 use crate::types::Space;
 
-/// Generic addresses of shared and local memory start here (PTX ISA 6.4.1: the windows' places are the implementation's).
+/// Generic addresses of shared, local and parameter memory start here (PTX ISA 6.4.1: the windows' places are the implementation's).
 pub(crate) const SHARED_WINDOW: u64 = 1 << 60;
 pub(crate) const LOCAL_WINDOW: u64 = 2 << 60;
+pub(crate) const PARAM_WINDOW: u64 = 3 << 60;
 
 /// Each allocation has this much address space, so that no overrun reaches another one.
 const STRIDE_BITS: u32 = 36;

@@ -124,10 +124,10 @@ impl Space {
     /// The space a modifier names.
     pub fn named(name: &str) -> Option<Space> {
         Some(match name {
-            "param" => Space::Param,
+            "param" | "param::entry" => Space::Param,
             "global" => Space::Global,
             "const" => Space::Const,
-            "shared" | "shared::cta" => Space::Shared,
+            "shared" | "shared::cta" | "shared::cluster" => Space::Shared,
             "local" => Space::Local,
             _ => return None,
         })

@@ -190,6 +190,106 @@ fn votes_reductions_and_shuffles() {
 }
 
 #[test]
+fn structs_are_passed_by_value() {
+    let ptx = ".version 8.0
+        .target sm_90a
+        .address_size 64
+        .entry k(.param .align 8 .b8 p[24], .param .u32 n) {
+        .reg .b32 %r<6>; .reg .b64 %rd<6>;
+        ld.param.u64 %rd1, [p]; ld.param.u32 %r1, [p+8]; ld.param.v2.u32 {%r2, %r3}, [p+16]; ld.param.u32 %r4, [n];
+        mov.b64 %rd2, p; cvta.param.u64 %rd3, %rd2; ld.u32 %r5, [%rd3+20]; ld.param.u32 %r1, [%rd2+8];
+        add.s32 %r1, %r1, %r2; add.s32 %r1, %r1, %r3; add.s32 %r1, %r1, %r4; add.s32 %r1, %r1, %r5;
+        st.global.u32 [%rd1], %r1; ret; }";
+    let run = |ptx: &str, bytes: usize| {
+        let module = Module::parse(ptx).unwrap_or_else(|error| panic!("{error}"));
+        let mut memory = Memory::new();
+        let out = memory.alloc(4);
+        let mut params = out.address().to_le_bytes().to_vec();
+        [1u32, 0, 20, 300].iter().for_each(|word| params.extend(word.to_le_bytes()));
+        params.truncate(bytes);
+        launch(&module, "k", &mut memory, Launch::new(1, 1), &[Arg::Bytes(params), Arg::U32(4000)])
+            .map(|_| memory.read::<u32>(out))
+            .map_err(|finding| finding.fault)
+    };
+    assert_eq!(run(ptx, 24), Ok(Ok(vec![1 + 20 + 300 + 4000 + 300])));
+    assert_eq!(run(ptx, 23), Err(Fault::Launch(LaunchProblem::Argument { index: 0 })));
+    let written = ptx.replace("ld.u32 %r5, [%rd3+20]", "st.u32 [%rd3+20], %r4");
+    assert!(matches!(run(&written, 24), Err(Fault::ReadOnly { .. })));
+    let beyond = ptx.replace("[%rd3+20]", "[%rd3+28]");
+    assert!(matches!(run(&beyond, 24), Err(Fault::OutOfBounds { space: Space::Param, .. })));
+}
+
+#[test]
+fn hints_change_nothing() {
+    fine(
+        "createpolicy.fractional.L2::evict_first.b64 %rd8, 0f3F800000; prefetch.global.L2 [%rd4]; griddepcontrol.wait;
+        ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v2.u32 {%r1, %r2}, [%rd1], %rd8; nanosleep.u32 20;
+        st.global.L1::no_allocate.L2::cache_hint.u32 [%rd5], %r1, %rd8; setmaxnreg.dec.sync.aligned.u32 40;
+        griddepcontrol.launch_dependents; discard.global.L2 [%rd1], 128;",
+    );
+}
+
+#[test]
+fn predefined_registers() {
+    let expect = |what: &str| fine(&format!("{what} setp.ne.u32 %p3, %r1, %r2; @%p3 trap;"));
+    expect("mov.u32 %r1, %nsmid; mov.u32 %r2, 132;");
+    expect("mov.u32 %r1, %smid; mov.u32 %r2, %ctaid.x;");
+    expect("mov.u32 %r1, %nwarpid; mov.u32 %r2, 1;");
+    expect("mov.u32 %r1, %total_smem_size; mov.u32 %r2, 256;");
+    expect("mov.u32 %r1, %lanemask_gt; mov.u32 %r2, %lanemask_le; not.b32 %r2, %r2;");
+    expect("mov.u32 %r1, %lanemask_eq; shl.b32 %r2, 1, %laneid;");
+    // Time passes.
+    fine("mov.u64 %rd8, %clock64; mov.u64 %rd9, %globaltimer; setp.ge.u64 %p3, %rd8, %rd9; @%p3 trap;");
+}
+
+#[test]
+fn one_lane_is_elected() {
+    fine(
+        "elect.sync _|%p2, -1; vote.sync.ballot.b32 %r1, %p2, -1; popc.b32 %r2, %r1; setp.ne.u32 %p3, %r2, 1;
+        @%p3 trap; @!%p1 elect.sync %r3|%p2, 0xffff0000; @!%p1 setp.ne.u32 %p3, %r3, 16; @%p3 trap;",
+    );
+    assert!(matches!(fault("elect.sync _|%p2, 0xffff;"), Fault::OutsideMask { lane: 16, .. }));
+}
+
+#[test]
+fn atomics_of_every_kind() {
+    // One thread; %r1 is what was there, %r2 what is there then.
+    let expect = |op: &str, ty: &str, before: u32, after: u32| {
+        let body = format!(
+            "setp.eq.u32 %p2, %r0, 0; @!%p2 bra DONE; mov.u32 %r3, {before}; st.global.u32 [%rd1], %r3;
+            atom.relaxed.gpu.global.{op}; ld.global.u32 %r2, [%rd1]; setp.ne.u32 %p3, %r2, {after}; @%p3 trap;
+            setp.ne.u32 %p3, %r1, %r3; @%p3 trap; DONE:"
+        );
+        let body = body.replace(&format!("{ty} %r1"), &format!("{ty} {}", if ty == "f32" { "%f1" } else { "%r1" }));
+        let body =
+            if ty == "f32" { body.replace("ld.global.u32 %r2", "mov.b32 %r1, %f1; ld.global.u32 %r2") } else { body };
+        fine(&body);
+    };
+    expect("add.u32 %r1, [%rd1], 7", "u32", 5, 12);
+    expect("min.s32 %r1, [%rd1], -3", "s32", 5, -3i32 as u32);
+    expect("max.u32 %r1, [%rd1], -3", "u32", 5, -3i32 as u32);
+    expect("and.b32 %r1, [%rd1], 6", "b32", 5, 4);
+    expect("or.b32 %r1, [%rd1], 6", "b32", 5, 7);
+    expect("xor.b32 %r1, [%rd1], 6", "b32", 5, 3);
+    expect("inc.u32 %r1, [%rd1], 5", "u32", 5, 0);
+    expect("dec.u32 %r1, [%rd1], 9", "u32", 0, 9);
+    expect("exch.b32 %r1, [%rd1], 9", "b32", 5, 9);
+    expect("cas.b32 %r1, [%rd1], 5, 8", "b32", 5, 8);
+    expect("cas.b32 %r1, [%rd1], 4, 8", "b32", 5, 5);
+    expect("add.f32 %r1, [%rd1], 0f3F800000", "f32", 1.5f32.to_bits(), 2.5f32.to_bits());
+    expect("add.noftz.bf16x2 %r1, [%rd1], 0x3f803f80", "bf16x2", 0x3f80_4000, 0x4000_4040);
+    for order in ["", ".relaxed.gpu", ".release.gpu", ".release.cta", ".relaxed.sys"] {
+        fine(&format!("red{order}.global.add.u32 [%rd1], 1;"));
+    }
+    for order in ["", ".relaxed.cta", ".acquire.gpu", ".release.sys", ".acq_rel.gpu"] {
+        fine(
+            &format!("atom{order}.global.add.u64 %rd8, [%rd1], 1; atom{order}.shared::cta.exch.b32 %r1, [%rd7], 1;")
+                .replacen("atom", "st.shared.u32 [%rd7], 3; bar.sync 0; atom", 1),
+        );
+    }
+}
+
+#[test]
 fn counters_count_sectors_and_conflicts() {
     let read = counters("ld.global.u32 %r1, [%rd4];");
     assert_eq!((read.global_sectors_read, read.global_bytes_read), (4, 128));

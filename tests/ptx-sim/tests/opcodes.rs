@@ -313,6 +313,41 @@ fn bit_operations() {
     });
 }
 
+#[test]
+fn wide_and_searching_operations() {
+    check("mul.hi.u64", "b64", &["b64"; 2], |s| ((u128::from(s[0]) * u128::from(s[1])) >> 64) as u64);
+    check("mul.hi.s64", "b64", &["b64"; 2], |s| ((i128::from(s[0] as i64) * i128::from(s[1] as i64)) >> 64) as u64);
+    check("mul.lo.u64", "b64", &["b64"; 2], |s| s[0].wrapping_mul(s[1]));
+    check("mad.lo.u64", "b64", &["b64"; 3], |s| s[0].wrapping_mul(s[1]).wrapping_add(s[2]));
+    check("div.u64", "b64", &["b64"; 2], |s| s[0].checked_div(s[1]).unwrap_or(u64::MAX));
+    check("min.u64", "b64", &["b64"; 2], |s| s[0].min(s[1]));
+    check("max.s64", "b64", &["b64"; 2], |s| (s[0] as i64).max(s[1] as i64) as u64);
+    check("sqrt.rn.f64", "f64", &["f64"], |s| f64::from_bits(s[0]).sqrt().to_bits());
+    check("sub.f64", "f64", &["f64"; 2], |s| (f64::from_bits(s[0]) - f64::from_bits(s[1])).to_bits());
+    check("brev.b64", "b64", &["b64"], |s| s[0].reverse_bits());
+    check("popc.b64", "b32", &["b64"], |s| u64::from(s[0].count_ones()));
+    check("clz.b64", "b32", &["b64"], |s| u64::from(s[0].leading_zeros()));
+    check("bfi.b64 %d, %s0, %s1, 40, 16", "b64", &["b64"; 2], |s| s[1] & !(0xffff << 40) | (s[0] & 0xffff) << 40);
+    check("bfe.u64 %d, %s0, 40, 16", "b64", &["b64"], |s| s[0] >> 40 & 0xffff);
+    check("bfind.u32", "b32", &["b32"], |s| u64::from((s[0] as u32).checked_ilog2().unwrap_or(u32::MAX)));
+    check("bfind.u64", "b32", &["b64"], |s| u64::from(s[0].checked_ilog2().unwrap_or(u32::MAX)));
+    check("bfind.s32", "b32", &["b32"], |s| {
+        let v = s[0] as i32;
+        u64::from((if v < 0 { !v } else { v } as u32).checked_ilog2().unwrap_or(u32::MAX))
+    });
+    let funnel = |s: [u64; 3]| s[1] << 32 | s[0] & 0xffff_ffff;
+    check("shf.l.clamp.b32", "b32", &["b32"; 3], |s| {
+        let by = (s[2] & 0xffff_ffff).min(32);
+        if by == 32 { s[0] } else { funnel(s) << by >> 32 }
+    });
+    check("shf.r.clamp.b32", "b32", &["b32"; 3], |s| funnel(s) >> (s[2] & 0xffff_ffff).min(32));
+    // The second bit set from bit 4 up, and the first from bit 20 down.
+    let bits = |word: u64, at: std::ops::Range<u32>| at.filter(move |&i| word >> i & 1 == 1);
+    check("fns.b32 %d, %s0, 4, 2", "b32", &["b32"], |s| u64::from(bits(s[0], 4..32).nth(1).unwrap_or(u32::MAX)));
+    check("fns.b32 %d, %s0, 20, -1", "b32", &["b32"], |s| u64::from(bits(s[0], 0..21).next_back().unwrap_or(u32::MAX)));
+    check("fns.b32 %d, %s0, 7, 0", "b32", &["b32"], |s| if s[0] >> 7 & 1 == 1 { 7 } else { u64::MAX });
+}
+
 fn bit(value: u64, at: u64) -> u64 {
     if at < 64 { value >> at & 1 } else { 0 }
 }

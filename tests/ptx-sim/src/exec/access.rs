@@ -4,7 +4,7 @@ use super::block::{Block, Site};
 use super::warp::{Lanes, lanes};
 use crate::finding::{Fault, Finding};
 use crate::ir::{Address, Compute, Operand, Register};
-use crate::memory::{LOCAL_WINDOW, Region, SHARED_WINDOW, Spot};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, Region, SHARED_WINDOW, Spot};
 use crate::race::Stamp;
 use crate::types::{Space, Type};
 
@@ -101,8 +101,8 @@ impl Block<'_, '_> {
         address: u64,
         out: &mut [u8],
     ) -> Result<(), Fault> {
-        if space == Space::Param {
-            return self.read_param(address, out);
+        if let (Space::Param, offset) = resolve(space, address) {
+            return self.read_param(offset, out);
         }
         let now: Stamp = self.stamp(warp, lane);
         self.with_region(warp, lane, space, address, out.len(), |region, spot| region.read(spot, now, out))
@@ -133,6 +133,8 @@ impl Block<'_, '_> {
         let (space, offset) = resolve(space, address);
         let spot = Spot { space, address, offset };
         match space {
+            Space::Param if offset < self.machine.params.len() as u64 => Err(Fault::ReadOnly { address }),
+            Space::Param => Err(Fault::OutOfBounds { space, address, bytes }),
             Space::Shared => act(&mut self.shared, spot),
             Space::Local => act(&mut self.warps[warp].local[lane], spot),
             _ => match self.machine.memory.region(address) {
@@ -155,6 +157,7 @@ impl Block<'_, '_> {
 /// The space a generic address lies in, and the offset there.
 fn resolve(space: Space, address: u64) -> (Space, u64) {
     match space {
+        Space::Generic if address >= PARAM_WINDOW => (Space::Param, address - PARAM_WINDOW),
         Space::Generic if address >= LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
         Space::Generic if address >= SHARED_WINDOW => (Space::Shared, address - SHARED_WINDOW),
         Space::Generic => (Space::Global, address),

@@ -16,6 +16,9 @@ pub(crate) struct Block<'b, 'm> {
     barriers: u32,
 }
 
+/// Multiprocessors of the simulated device (an H100's); blocks go to them in turn.
+const PROCESSORS: u32 = 132;
+
 /// A warp at an instruction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Site {
@@ -146,7 +149,7 @@ impl<'b, 'm> Block<'b, 'm> {
             Operand::Immediate(value) => [value; WARP],
             Operand::Global(index) => [self.machine.globals[index as usize]; WARP],
             Operand::DynamicShared => [self.machine.kernel.shared as u64; WARP],
-            Operand::Special(special) => std::array::from_fn(|lane| u64::from(self.special(site.warp, lane, special))),
+            Operand::Special(special) => std::array::from_fn(|lane| self.special(site.warp, lane, special)),
             Operand::Register(register) => {
                 let warp = &self.warps[site.warp];
                 let undefined = mask & !warp.defined[register as usize];
@@ -159,8 +162,8 @@ impl<'b, 'm> Block<'b, 'm> {
         })
     }
 
-    fn special(&self, warp: usize, lane: usize, special: Special) -> u32 {
-        match special {
+    fn special(&self, warp: usize, lane: usize, special: Special) -> u64 {
+        u64::from(match special {
             Special::Thread(axis) => self.thread(warp, lane)[axis],
             Special::BlockSize(axis) => self.machine.launch.block[axis],
             Special::Block(axis) => self.index[axis],
@@ -170,8 +173,18 @@ impl<'b, 'm> Block<'b, 'm> {
             Special::WarpSize => WARP as u32,
             Special::LanesBelow => (1 << lane) - 1,
             Special::LanesBelowOrEqual => u32::MAX >> (WARP - 1 - lane),
+            Special::LanesAbove => (u32::MAX << lane) << 1,
+            Special::LanesAboveOrEqual => u32::MAX << lane,
+            Special::LaneBit => 1 << lane,
+            Special::WarpCount => self.warps.len() as u32,
             Special::DynamicSharedSize => self.machine.launch.shared as u32,
-        }
+            Special::TotalSharedSize => (self.machine.kernel.shared + self.machine.launch.shared) as u32,
+            Special::Processor => self.linear % PROCESSORS,
+            Special::ProcessorCount => PROCESSORS,
+            Special::GridId | Special::ClusterIndex => 0,
+            Special::ClusterSize => 1,
+            Special::Clock => return self.machine.launch.steps - self.machine.steps,
+        })
     }
 
     /// The address an operand makes in every lane.

@@ -12,7 +12,8 @@ impl Op {
     fn members(&self) -> Option<Operand> {
         match self {
             Op::WarpBarrier { members } => Some(*members),
-            Op::Shuffle { members, .. } | Op::Vote { members, .. } | Op::Reduce { members, .. } => Some(*members),
+            Op::Shuffle { members, .. } | Op::Vote { members, .. } => Some(*members),
+            Op::Reduce { members, .. } | Op::Elect { members, .. } => Some(*members),
             Op::LoadMatrix { .. } | Op::Mma { .. } => Some(Operand::Immediate(u64::from(u32::MAX))),
             _ => None,
         }
@@ -94,6 +95,15 @@ impl Block<'_, '_> {
         };
         self.assign(site, d, mask, &[result; WARP]);
         Ok(())
+    }
+
+    /// The lowest lane is elected: which one, the ISA leaves open.
+    pub(super) fn elect(&mut self, site: Site, mask: u32, d: Option<Register>, elected: Register) {
+        let leader = mask.trailing_zeros() as usize;
+        if let Some(d) = d {
+            self.assign(site, d, mask, &[leader as u64; WARP]);
+        }
+        self.assign(site, elected, mask, &std::array::from_fn(|lane| u64::from(lane == leader)));
     }
 
     pub(super) fn reduce(&mut self, site: Site, mask: u32, f: Compute, d: Register, s: Operand) -> Result<(), Finding> {

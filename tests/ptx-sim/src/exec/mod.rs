@@ -57,7 +57,7 @@ impl Launch {
 }
 
 /// A kernel argument.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Arg {
     /// The address of an allocation.
     Buffer(Buffer),
@@ -69,17 +69,19 @@ pub enum Arg {
     U64(u64),
     /// A float.
     F32(f32),
+    /// A struct passed by value: as many bytes as the parameter has.
+    Bytes(Vec<u8>),
 }
 
 impl Arg {
-    fn bytes(self) -> ([u8; 8], usize) {
-        let (bits, size) = match self {
-            Arg::Buffer(buffer) => (buffer.address(), 8),
-            Arg::Address(bits) | Arg::U64(bits) => (bits, 8),
-            Arg::U32(bits) => (u64::from(bits), 4),
-            Arg::F32(value) => (u64::from(value.to_bits()), 4),
-        };
-        (bits.to_le_bytes(), size)
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Arg::Buffer(buffer) => buffer.address().to_le_bytes().to_vec(),
+            Arg::Address(bits) | Arg::U64(bits) => bits.to_le_bytes().to_vec(),
+            Arg::U32(bits) => bits.to_le_bytes().to_vec(),
+            Arg::F32(value) => value.to_le_bytes().to_vec(),
+            Arg::Bytes(bytes) => bytes.clone(),
+        }
     }
 }
 
@@ -138,11 +140,11 @@ fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u8>, LaunchProblem> {
         return Err(LaunchProblem::Argument { index: args.len().min(kernel.params.len()) });
     }
     for (index, (arg, param)) in args.iter().zip(&kernel.params).enumerate() {
-        let (bytes, size) = arg.bytes();
-        if size != param.bytes {
+        let bytes = arg.bytes();
+        if bytes.len() != param.bytes {
             return Err(LaunchProblem::Argument { index });
         }
-        params[param.offset..param.offset + size].copy_from_slice(&bytes[..size]);
+        params[param.offset..param.offset + bytes.len()].copy_from_slice(&bytes);
     }
     Ok(params)
 }

@@ -34,6 +34,7 @@ impl Block<'_, '_> {
             }
             Op::Vote { mode, d, s, .. } => self.vote(site, mask, *mode, *d, *s)?,
             Op::Reduce { f, d, s, .. } => self.reduce(site, mask, *f, *d, *s)?,
+            Op::Elect { d, elected, .. } => self.elect(site, mask, *d, *elected),
             Op::ActiveMask { d } => self.assign(site, *d, mask, &[u64::from(mask); super::WARP]),
             Op::LoadMatrix { transposed, d, at } => self.load_matrix(site, *transposed, d, *at)?,
             Op::Mma { format, k, d, a, b, c } => self.mma(site, *format, *k, d, [a, b, c])?,

@@ -64,7 +64,7 @@ fn dispatch(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "neg" | "abs" => arithmetic(opcode, a),
         "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => float(opcode, a),
         "and" | "or" | "xor" | "not" | "shl" | "shr" => integer(opcode, a),
-        "popc" | "clz" | "brev" | "bfind" | "bfe" | "bfi" | "prmt" | "lop3" | "shf" | "dp4a" => bits(opcode, a),
+        "popc" | "clz" | "brev" | "bfind" | "bfe" | "bfi" | "prmt" | "lop3" | "shf" | "dp4a" | "fns" => bits(opcode, a),
         "selp" => integer(opcode, a),
         "setp" => compare(opcode, a),
         "cvt" => convert(opcode, a),
@@ -83,7 +83,7 @@ fn arity(name: &str) -> usize {
     match name {
         "not" | "neg" | "abs" | "popc" | "clz" | "brev" | "bfind" => 1,
         "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => 1,
-        "mad" | "fma" | "selp" | "bfe" | "prmt" | "shf" | "dp4a" => 3,
+        "mad" | "fma" | "selp" | "bfe" | "prmt" | "shf" | "dp4a" | "fns" => 3,
         "bfi" | "lop3" => 4,
         _ => 2,
     }

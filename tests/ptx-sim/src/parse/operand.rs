@@ -18,6 +18,8 @@ enum Argument {
     Address(Address, Option<Space>),
     /// `_`
     Sink,
+    /// `_|p`
+    SinkPair(Register),
 }
 
 /// The operands of one instruction, asked for by position.
@@ -99,6 +101,15 @@ impl Arguments {
         }
     }
 
+    /// `d|p` or `_|p`.
+    pub fn elected(&self, i: usize) -> Result<(Option<Register>, Register), Problem> {
+        match self.get(i)? {
+            Argument::Pair(d, p) => Ok((Some(*d), *p)),
+            Argument::SinkPair(p) => Ok((None, *p)),
+            _ => Err(Problem::Operands),
+        }
+    }
+
     pub fn address(&self, i: usize) -> Result<Address, Problem> {
         match self.get(i)? {
             Argument::Address(address, _) => Ok(*address),
@@ -140,6 +151,14 @@ impl Arguments {
     }
 }
 
+fn sink(cursor: &mut Cursor<'_>, names: &Names<'_>) -> Result<Argument, ParseError> {
+    if !cursor.accept("|") {
+        return Ok(Argument::Sink);
+    }
+    let token = cursor.word("a predicate")?;
+    names.register(token.text).map(Argument::SinkPair).ok_or_else(|| token.problem(Problem::Unknown))
+}
+
 fn destination(operand: Operand) -> Result<Register, Problem> {
     match operand {
         Operand::Register(register) => Ok(register),
@@ -155,7 +174,7 @@ fn argument(cursor: &mut Cursor<'_>, names: &Names<'_>) -> Result<Argument, Pars
         return vector(cursor, names);
     }
     if cursor.accept("_") {
-        return Ok(Argument::Sink);
+        return sink(cursor, names);
     }
     let negated = cursor.accept("!");
     let token = cursor.peek();
@@ -217,6 +236,11 @@ fn special(name: &str) -> Option<Special> {
         Some(("%ntid", suffix)) => Special::BlockSize(axis(suffix)?),
         Some(("%ctaid", suffix)) => Special::Block(axis(suffix)?),
         Some(("%nctaid", suffix)) => Special::GridSize(axis(suffix)?),
+        // Clusters are not modelled: each block is one.
+        Some(("%clusterid", suffix)) => Special::Block(axis(suffix)?),
+        Some(("%nclusterid", suffix)) => Special::GridSize(axis(suffix)?),
+        Some(("%cluster_ctaid", suffix)) => axis(suffix).map(|_| Special::ClusterIndex)?,
+        Some(("%cluster_nctaid", suffix)) => axis(suffix).map(|_| Special::ClusterSize)?,
         Some(_) => return None,
         None => match name {
             "%laneid" => Special::Lane,
@@ -224,7 +248,18 @@ fn special(name: &str) -> Option<Special> {
             "WARP_SZ" => Special::WarpSize,
             "%lanemask_lt" => Special::LanesBelow,
             "%lanemask_le" => Special::LanesBelowOrEqual,
+            "%lanemask_gt" => Special::LanesAbove,
+            "%lanemask_ge" => Special::LanesAboveOrEqual,
+            "%lanemask_eq" => Special::LaneBit,
+            "%nwarpid" => Special::WarpCount,
             "%dynamic_smem_size" => Special::DynamicSharedSize,
+            "%total_smem_size" => Special::TotalSharedSize,
+            "%smid" => Special::Processor,
+            "%nsmid" => Special::ProcessorCount,
+            "%gridid" => Special::GridId,
+            "%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo" => Special::Clock,
+            "%cluster_ctarank" => Special::ClusterIndex,
+            "%cluster_nctarank" => Special::ClusterSize,
             _ => return None,
         },
     })

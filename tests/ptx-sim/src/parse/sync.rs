@@ -20,7 +20,12 @@ pub(super) fn decode(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
         "membar" | "fence" => {
             plain(opcode, a, &["cta", "gl", "gpu", "sys", "sc", "acq_rel"], Op::Nothing, Class::Barrier)
         }
-        "nanosleep" | "prefetch" | "prefetchu" => Err(Problem::Opcode),
+        "nanosleep" => hint(opcode, a, &["u32"], 1),
+        "prefetch" | "prefetchu" | "discard" | "applypriority" => prefetch(opcode, a),
+        "createpolicy" => cache_policy(opcode, a),
+        "griddepcontrol" => hint(opcode, a, &["wait", "launch_dependents"], 0),
+        "setmaxnreg" => hint(opcode, a, &["inc", "dec", "sync", "aligned", "u32"], 1),
+        "elect" => elect(opcode, a),
         "bar" | "barrier" => barrier(opcode, a),
         "shfl" => shuffle(opcode, a),
         "vote" => vote(opcode, a),
@@ -37,6 +42,47 @@ fn plain(opcode: &mut Opcode<'_>, a: &Arguments, harmless: &[&str], op: Op, clas
     opcode.ignore(harmless);
     a.exactly(0)?;
     Ok((op, class))
+}
+
+/// An instruction that changes nothing the simulator models: time, registers a thread may have, the order of launches.
+fn hint(opcode: &mut Opcode<'_>, a: &Arguments, known: &[&str], operands: usize) -> Decoded {
+    opcode.ignore(known);
+    a.exactly(operands)?;
+    if operands == 1 {
+        a.source(0)?;
+    }
+    Ok((Op::Nothing, Class::Control))
+}
+
+/// `prefetch`, `discard` and `applypriority` name an address and nothing happens there.
+fn prefetch(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    opcode.ignore(&["global", "local", "L1", "L2", "L2::evict_last", "L2::evict_normal", "L1::evict_normal"]);
+    a.address(0)?;
+    match opcode.name {
+        "discard" | "applypriority" if a.source(1)? != Operand::Immediate(128) => Err(Problem::Operands),
+        "discard" | "applypriority" => a.exactly(2),
+        _ => a.exactly(1),
+    }?;
+    Ok((Op::Nothing, Class::Memory))
+}
+
+/// A policy is a number that `.L2::cache_hint` operands pass on and nobody looks at.
+fn cache_policy(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["fractional", "b64"])?;
+    opcode.take_where(|m| m.starts_with("L2::evict_")).ok_or(Problem::Opcode)?;
+    opcode.take_where(|m| m.starts_with("L2::evict_"));
+    if !matches!(a.len(), 1 | 2) {
+        return Err(Problem::Operands);
+    }
+    let f = alu::integer("mov", Type::U64).ok_or(Problem::Opcode)?;
+    Ok((Op::Compute { f, d: a.register(0)?, s: [Operand::Immediate(0); 4] }, Class::Integer))
+}
+
+fn elect(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    require(opcode, &["sync"])?;
+    a.exactly(2)?;
+    let (d, elected) = a.elected(0)?;
+    Ok((Op::Elect { d, elected, members: a.source(1)? }, Class::Warp))
 }
 
 /// Takes modifiers that must all be there.

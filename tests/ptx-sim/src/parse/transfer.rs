@@ -5,11 +5,11 @@ use super::opcode::{Decoded, Opcode};
 use super::operand::Arguments;
 use crate::alu;
 use crate::float::{Arith, Format, Mode, Round};
-use crate::ir::{Class, Compute, Op};
+use crate::ir::{Class, Compute, Op, Operand};
 use crate::types::{Space, Type};
 
 /// Cache hints, and orderings and scopes weaker than the simulator's sequentially consistent memory.
-const HINTS: [&str; 22] = [
+const HINTS: [&str; 31] = [
     "weak",
     "relaxed",
     "acquire",
@@ -31,7 +31,16 @@ const HINTS: [&str; 22] = [
     "L1::no_allocate",
     "L1::evict_first",
     "L1::evict_last",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L2::evict_first",
+    "L2::evict_last",
+    "L2::evict_normal",
+    "L2::64B",
     "L2::128B",
+    "L2::256B",
+    "noftz",
+    "mmio",
 ];
 
 pub(super) fn decode(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
@@ -81,12 +90,17 @@ fn vector(opcode: &mut Opcode<'_>, ty: Type) -> Result<usize, Problem> {
     if lanes * ty.bytes() <= 16 && ty != Type::Pred { Ok(lanes) } else { Err(Problem::Opcode) }
 }
 
+/// Operands that a cache policy adds: one where `.L2::cache_hint` says so. Policies change nothing here.
+pub(super) fn policy(opcode: &mut Opcode<'_>) -> usize {
+    usize::from(opcode.take("L2::cache_hint"))
+}
+
 fn load(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let ty = opcode.ty()?;
     let space = space(opcode, a, 1);
     opcode.ignore(&HINTS);
     let lanes = vector(opcode, ty)?;
-    a.exactly(2)?;
+    a.exactly(2 + policy(opcode))?;
     let d = a.destination_list(0)?;
     if d.len() != lanes {
         return Err(Problem::Operands);
@@ -99,7 +113,7 @@ fn store(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let space = space(opcode, a, 0);
     opcode.ignore(&HINTS);
     let lanes = vector(opcode, ty)?;
-    a.exactly(2)?;
+    a.exactly(2 + policy(opcode))?;
     let s = a.source_list(1)?;
     if s.len() != lanes || matches!(space, Space::Param | Space::Const) {
         return Err(Problem::Operands);
@@ -120,6 +134,8 @@ fn address(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
         (Space::Shared, true) => |s| s[0].wrapping_sub(crate::memory::SHARED_WINDOW),
         (Space::Local, false) => |s| s[0].wrapping_add(crate::memory::LOCAL_WINDOW),
         (Space::Local, true) => |s| s[0].wrapping_sub(crate::memory::LOCAL_WINDOW),
+        (Space::Param, false) => |s| s[0].wrapping_add(crate::memory::PARAM_WINDOW),
+        (Space::Param, true) => |s| s[0].wrapping_sub(crate::memory::PARAM_WINDOW),
         (Space::Global | Space::Const, _) => |s| s[0],
         _ => return Err(Problem::Opcode),
     };
@@ -132,16 +148,18 @@ fn atomic(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let first = usize::from(returns);
     let space = space(opcode, a, first);
     opcode.ignore(&HINTS);
-    opcode.ignore(&["noftz"]);
     let name = opcode.modifiers.pop().ok_or(Problem::Opcode)?;
     let f = update(name, ty).ok_or(Problem::Opcode)?;
     let operands = if name == "cas" { 2 } else { 1 };
-    a.exactly(first + 1 + operands)?;
+    a.exactly(first + 1 + operands + policy(opcode))?;
     if matches!(space, Space::Param | Space::Const | Space::Local) {
         return Err(Problem::Opcode);
     }
     let d = if returns { a.register_or_sink(0)? } else { None };
-    let s = a.sources(first + 1, operands)?;
+    let mut s = [Operand::Immediate(0); 2];
+    for (i, slot) in s.iter_mut().enumerate().take(operands) {
+        *slot = a.source(first + 1 + i)?;
+    }
     Ok((Op::Atomic { f, space, ty, d, at: a.address(first)?, s }, Class::Memory))
 }
 
@@ -150,9 +168,11 @@ fn update(name: &str, ty: Type) -> Option<Compute> {
     match (name, ty) {
         ("add", Type::F32) => Some(|s| add(Format::F32, false, s)),
         ("add", Type::F64) => Some(|s| add(Format::F64, false, s)),
+        ("add", Type::F16) => Some(|s| add(Format::F16, false, s)),
+        ("add", Type::Bf16) => Some(|s| add(Format::Bf16, false, s)),
         ("add", Type::F16x2) => Some(|s| add(Format::F16, true, s)),
         ("add", Type::Bf16x2) => Some(|s| add(Format::Bf16, true, s)),
-        (_, Type::F32 | Type::F64 | Type::F16x2 | Type::Bf16x2) => None,
+        (_, Type::F16 | Type::Bf16 | Type::F32 | Type::F64 | Type::F16x2 | Type::Bf16x2) => None,
         ("add" | "min" | "max" | "and" | "or" | "xor" | "inc" | "dec" | "exch" | "cas", _) => alu::integer(name, ty),
         _ => None,
     }
