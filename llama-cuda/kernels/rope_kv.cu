@@ -1,17 +1,14 @@
 // RoPE in two kernels: the angles once a step, then per layer the rotation of q in place and the paged write of k and v.
 //
 // rope_angles
-//   thread  one (token, frequency): cos and sin of position * inv_freq
-//   block   the frequencies of one token; gridDim.x = tokens, blockDim.x = head_dim / 2
-// rope_kv_bf16
-//   thread  one pair of features of one head of one token: 4 bytes, rotated; on a kv head also 4 bytes of v copied
-//   block   one head of one token; gridDim = (tokens, heads + kv_heads), blockDim.x = head_dim / 2
-//   bytes   8 a pair of q; 16 a pair of k and v; floor = those / memory bandwidth, or one launch
-//
-// A row of qkv is [heads | kv_heads of k | kv_heads of v] x head_dim. The cache is
-// [blocks, kv_heads, block_len, head_dim] for k and for v: attention reads one head of one block as one run of bytes.
-// slots[token] = block * block_len + offset within the block.
-#include "common.cuh"
+//   thread  one (token, frequency): cos and sin of position * inv_freq, times the scale
+//   block   256 of them; grid = ceil(tokens * half / 256)
+// rope_kv_{bf16,f32}_{bf16,e4m3,f32} (by activation and cache)
+//   thread  every 256th pair of features of one token: of q turned in place, of k turned into the cache, of v copied there,
+//           each rounded once; past head_dim zeros are written, since a block of the cache may hold anything before
+//   block   one token; grid = tokens
+//   bytes   8 a pair of q, 8 to 16 a pair of k and v; floor = those / memory bandwidth, or one launch
+#include "rope.cuh"
 
 // Reduction by pi/2 in two steps (Cody and Waite), then Taylor on [-pi/4, pi/4], all in f64: the CPU's method, but for a
 // product in place of each division by a constant, so the two differ at most in f64's last bits.
@@ -31,33 +28,50 @@ __device__ __forceinline__ float2 cos_sin(float angle) {
     return make_float2((float)((quadrant + 1) & 2 ? -cosine : cosine), (float)(quadrant & 2 ? -sine : sine));
 }
 
-extern "C" __global__ void __launch_bounds__(128)
-rope_angles(float2* __restrict__ angles, const u32* __restrict__ positions, const float* __restrict__ inv_freq) {
-    const u32 i = threadIdx.x;
-    angles[(u64)blockIdx.x * blockDim.x + i] = cos_sin((float)positions[blockIdx.x] * inv_freq[i]);
+extern "C" __global__ void __launch_bounds__(256) rope_angles(const __grid_constant__ Angles p) {
+    const u32 i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= p.tokens * p.half) return;
+    const float2 turn = cos_sin((float)p.positions[i / p.half] * p.inv_freq[i % p.half]);
+    p.angles[i] = make_float2(turn.x * p.scale, turn.y * p.scale);
 }
 
-extern "C" __global__ void __launch_bounds__(128)
-rope_kv_bf16(bf16* __restrict__ qkv, bf16* __restrict__ k_cache, bf16* __restrict__ v_cache,
-             const float2* __restrict__ angles, const u32* __restrict__ slots, u32 heads, u32 kv_heads, u32 block_len,
-             u32 interleaved) {
-    const u32 token = blockIdx.x, head = blockIdx.y, i = threadIdx.x, half = blockDim.x, head_dim = 2 * half;
-    const u32 first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + half;
-    bf16* source = qkv + ((u64)token * (heads + 2 * kv_heads) + head) * head_dim;
-    const float2 turn = angles[(u64)token * half + i];
-    const float a = __bfloat162float(source[first]), b = __bfloat162float(source[second]);
-    const bf16 turned_a = __float2bfloat16_rn(fmaf(a, turn.x, -b * turn.y));
-    const bf16 turned_b = __float2bfloat16_rn(fmaf(b, turn.x, a * turn.y));
-    if (head < heads) {
-        source[first] = turned_a;
-        source[second] = turned_b;
-        return;
+template <class Act>
+__device__ __forceinline__ void turn_queries(Act* row, const float2* angles, const Heads& shape) {
+    for (u32 i = threadIdx.x; i < shape.heads * shape.half; i += 256) {
+        Act* head = row + i / shape.half * shape.head_dim;
+        store_pair(head, turned_pair(head, i % shape.half, shape, angles));
     }
-    const u32 slot = slots[token], block = slot / block_len, offset = slot % block_len;
-    const u64 at = (((u64)block * kv_heads + (head - heads)) * block_len + offset) * head_dim;
-    const bf16* v = source + (u64)kv_heads * head_dim;
-    k_cache[at + first] = turned_a;
-    k_cache[at + second] = turned_b;
-    v_cache[at + first] = v[first];
-    v_cache[at + second] = v[second];
 }
+
+template <class Act, class Kv>
+__device__ __forceinline__ void store_keys_and_values(const Rope& p, const Act* row, const float2* angles, u32 slot) {
+    const u32 pairs = p.shape.padded / 2;
+    for (u32 i = threadIdx.x; i < p.shape.kv_heads * pairs; i += 256) {
+        const u32 kv_head = i / pairs;
+        const Act* k = row + (p.shape.heads + kv_head) * p.shape.head_dim;
+        const Act* v = k + p.shape.kv_heads * p.shape.head_dim;
+        const u64 at = cache_row(slot, kv_head, p.shape);
+        store_pair(static_cast<Kv*>(p.k) + at, turned_pair(k, i % pairs, p.shape, angles));
+        store_pair(static_cast<Kv*>(p.v) + at, pair_of(v, i % pairs, p.shape));
+    }
+}
+
+template <class Act, class Kv>
+__device__ __forceinline__ void rope_kv(const Rope& p, u32 token) {
+    Act* row = static_cast<Act*>(p.qkv) + (u64)token * (p.shape.heads + 2 * p.shape.kv_heads) * p.shape.head_dim;
+    const float2* angles = p.angles + (u64)token * p.shape.half;
+    turn_queries(row, angles, p.shape);
+    store_keys_and_values<Act, Kv>(p, row, angles, p.slots[token]);
+}
+
+// One entry point a type of activation and of cache.
+#define ROPE_KV(act, kv, Act, Kv) \
+    extern "C" __global__ void __launch_bounds__(256) rope_kv_##act##_##kv(const __grid_constant__ Rope p) { \
+        rope_kv<Act, Kv>(p, blockIdx.x); \
+    }
+ROPE_KV(bf16, bf16, bf16, bf16)
+ROPE_KV(bf16, e4m3, bf16, E4m3)
+ROPE_KV(bf16, f32, bf16, float)
+ROPE_KV(f32, bf16, float, bf16)
+ROPE_KV(f32, e4m3, float, E4m3)
+ROPE_KV(f32, f32, float, float)

@@ -3,31 +3,12 @@
 
 mod common;
 
+use common::bugs::{Bug, bug, plant};
 use common::cases::CASES;
-use common::{parse, ptx};
-
-/// One bug: in `file`, on the `nth` line that contains `line`, `from` becomes `to` (the whole line goes if `from` is empty).
-struct Bug {
-    what: &'static str,
-    file: &'static str,
-    line: &'static str,
-    nth: usize,
-    from: &'static str,
-    to: &'static str,
-}
-
-const fn bug(
-    what: &'static str,
-    file: &'static str,
-    (line, nth): (&'static str, usize),
-    from: &'static str,
-    to: &'static str,
-) -> Bug {
-    Bug { what, file, line, nth, from, to }
-}
+use common::{attention_bugs, parse, ptx};
 
 #[rustfmt::skip]
-const BUGS: [Bug; 42] = [
+const BUGS: [Bug; 37] = [
     // Synchronisation.
     bug("barrier dropped before the sum over warps", "norm", ("bar.sync", 0), "", ""),
     bug("barrier dropped before the sum over warps, fused", "norm", ("bar.sync", 1), "", ""),
@@ -64,41 +45,17 @@ const BUGS: [Bug; 42] = [
     bug("sign of the sigmoid's exponent", "swiglu", ("0fBFB8AA3B", 3), "0fBFB8AA3B", "0f3FB8AA3B"),
     bug("halves of a pair swapped", "swiglu", ("shl.b32 \t%r29", 0), "shl.b32 \t%r29, %r12, 16", "and.b32 %r29, %r12, -65536"),
     bug("row of the token's index, not its id", "embed", ("mul.wide.u32 \t%rd7", 0), "%r8", "%r7"),
-    bug("rotated the wrong way", "rope_kv", ("neg.f32", 0), "neg.f32", "mov.f32"),
-    bug("sine and cosine swapped", "rope_kv", ("st.global.v2.f32", 0), "%f5, %f4", "%f4, %f5"),
-    bug("second half of v not copied", "rope_kv", ("st.global.u16", 5), "", ""),
-    bug("v written to k's place", "rope_kv", ("add.s64 \t%rd52", 0), "%rd27", "%rd28"),
-    bug("slot used as block", "rope_kv", ("mul.wide.u32 \t%rd33, %r19", 0), "%r19", "%r18"),
     bug("rows of a fragment swapped", "gemv_q8_0", ("mma.sync", 0), "{%r113,%r114,", "{%r114,%r113,"),
     bug("sign bit of four quants not flipped", "gemv_q8_0", ("-2139062144", 2), "-2139062144", "0"),
     bug("v not transposed", "attention_decode", ("ldmatrix", 0), ".trans", ""),
     bug("maximum's scale not applied", "attention_decode", ("ex2.approx", 0), "ex2.approx.f32", "mov.f32"),
 ];
 
-fn plant(bug: &Bug, text: &str) -> String {
-    let mut seen = 0;
-    let mut planted = false;
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let here = line.contains(bug.line) && seen == bug.nth;
-        seen += usize::from(line.contains(bug.line));
-        planted |= here;
-        match here {
-            true if bug.from.is_empty() => {}
-            true => lines.push(line.replace(bug.from, bug.to)),
-            false => lines.push(line.to_owned()),
-        }
-    }
-    assert!(planted, "{}, {}: no such line", bug.file, bug.what);
-    let changed = lines.join("\n") + "\n";
-    assert_ne!(changed, text, "{}, {}: nothing to change on that line", bug.file, bug.what);
-    changed
-}
-
 #[test]
 fn planted_bugs_are_caught() {
-    let mut missed = Vec::new();
-    for bug in &BUGS {
+    let (mut missed, bugs) = (Vec::new(), BUGS.iter().chain(&attention_bugs::BUGS));
+    let count = bugs.clone().count();
+    for bug in bugs {
         let (_, case) = CASES.iter().find(|(file, _)| *file == bug.file).expect("a case for each file");
         let module = parse(&plant(bug, &ptx(bug.file))).unwrap_or_else(|error| panic!("{}: {error}", bug.what));
         match case(&module) {
@@ -106,6 +63,6 @@ fn planted_bugs_are_caught() {
             Err(caught) => println!("{}, {}: {caught}", bug.file, bug.what),
         }
     }
-    println!("caught {} of {}", BUGS.len() - missed.len(), BUGS.len());
+    println!("caught {} of {}", count - missed.len(), count);
     assert!(missed.is_empty(), "not caught: {missed:#?}");
 }

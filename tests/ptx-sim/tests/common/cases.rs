@@ -5,7 +5,7 @@
 
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
-use super::{Rng, all_bf16, all_f32, attention, bf16, from_bf16, gemv, judge, to_bf16};
+use super::{Rng, all_bf16, all_f32, attention, bf16, from_bf16, gemv, judge, rope, to_bf16};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -19,7 +19,7 @@ pub const CASES: [(&str, Case); 10] = [
     ("norm", norm),
     ("swiglu", swiglu),
     ("embed", embed),
-    ("rope_kv", rope_kv),
+    ("rope_kv", rope::case),
     ("gemv_bf16", gemv::bf16_case),
     ("gemv_q8_0", gemv::q8_0_case),
     ("gemv_f16", gemv::f16_case),
@@ -140,113 +140,4 @@ fn embed(module: &Module) -> Result<Covered, String> {
         }
     }
     Ok(covered)
-}
-
-/// Sizes of a RoPE case.
-struct Rope {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    block_len: usize,
-    interleaved: bool,
-    positions: Vec<u32>,
-    slots: Vec<u32>,
-}
-
-fn rope_kv(module: &Module) -> Result<Covered, String> {
-    let mut covered = Vec::new();
-    for interleaved in [false, true] {
-        for (heads, kv_heads, head_dim) in [(4, 2, 128), (3, 1, 64), (2, 2, 20)] {
-            let (positions, slots) = (vec![0, 131_071, 7, 1025, 2, 3], vec![9, 0, 4, 3, 17, 5]);
-            let case = Rope { heads, kv_heads, head_dim, block_len: 3, interleaved, positions, slots };
-            rope_case(&mut covered, module, &case)?;
-        }
-    }
-    Ok(covered)
-}
-
-const CACHE_BLOCKS: usize = 6;
-
-fn rope_case(covered: &mut Covered, module: &Module, case: &Rope) -> Result<(), String> {
-    let (mut rng, mut memory) = (Rng(4), Memory::new());
-    let (tokens, half, dim) = (case.positions.len(), case.head_dim / 2, case.head_dim);
-    let inv_freq: Vec<f32> = (0..half).map(|i| 500_000f32.powf(-(i as f32) / half as f32)).collect();
-    let qkv = rng.bf16s(tokens * (case.heads + 2 * case.kv_heads) * dim);
-    let angles = memory.alloc(tokens * half * 8);
-    let args =
-        [Arg::Buffer(angles), Arg::Buffer(memory.upload(&case.positions)), Arg::Buffer(memory.upload(&inv_freq))];
-    go(covered, module, "rope_angles", &mut memory, Launch::new(tokens as u32, half as u32), &args)?;
-    check_angles(&memory.read(angles).map_err(fault)?, &case.positions, &inv_freq)?;
-
-    let qkv_at = memory.upload(&qkv);
-    let cache = CACHE_BLOCKS * case.kv_heads * case.block_len * dim * 2;
-    let (k_at, v_at) = (memory.alloc(cache), memory.alloc(cache));
-    let slots = memory.upload(&case.slots);
-    let mut args: Vec<Arg> = [qkv_at, k_at, v_at, angles, slots].map(Arg::Buffer).to_vec();
-    let sizes = [case.heads, case.kv_heads, case.block_len, usize::from(case.interleaved)];
-    args.extend(sizes.map(|n| Arg::U32(n as u32)));
-    let shape = Launch::new(1, half as u32).grid(tokens as u32, (case.heads + case.kv_heads) as u32);
-    go(covered, module, "rope_kv_bf16", &mut memory, shape, &args)?;
-
-    let turned = memory.read::<u16>(qkv_at).map_err(fault)?;
-    let caches = [memory.read_partly::<u16>(k_at), memory.read_partly::<u16>(v_at)];
-    check_rope(case, &inv_freq, &qkv, &turned, &caches)
-}
-
-fn check_angles(got: &[f32], positions: &[u32], inv_freq: &[f32]) -> Result<(), String> {
-    let angles = positions.iter().flat_map(|&p| inv_freq.iter().map(move |&f| f64::from(p as f32 * f)));
-    for (pair, angle) in got.chunks(2).zip(angles) {
-        let (cos, sin) = (f64::from(pair[0]), f64::from(pair[1]));
-        let error = (cos - angle.cos()).abs().max((sin - angle.sin()).abs());
-        if error.is_nan() || error > 6.1e-8 {
-            return Err(format!("angle {angle}: error {error:.1e}"));
-        }
-    }
-    Ok(())
-}
-
-fn check_rope(
-    case: &Rope,
-    inv_freq: &[f32],
-    qkv: &[u16],
-    turned: &[u16],
-    caches: &[Vec<Option<u16>>; 2],
-) -> Result<(), String> {
-    let (dim, half, row) = (case.head_dim, case.head_dim / 2, (case.heads + 2 * case.kv_heads) * case.head_dim);
-    let (mut got, mut plain, mut truth) = (Vec::new(), Vec::new(), Vec::new());
-    let mut written = 0;
-    for (token, (&position, &slot)) in case.positions.iter().zip(&case.slots).enumerate() {
-        for head in 0..case.heads + case.kv_heads {
-            let at = token * row + head * dim;
-            let kv_head = head.wrapping_sub(case.heads);
-            let (block, offset) = (slot as usize / case.block_len, slot as usize % case.block_len);
-            let cached = ((block * case.kv_heads + kv_head.min(case.kv_heads)) * case.block_len + offset) * dim;
-            for (i, freq) in inv_freq.iter().enumerate() {
-                let pair = if case.interleaved { [2 * i, 2 * i + 1] } else { [i, i + half] };
-                let (a, b) = (from_bf16(qkv[at + pair[0]]), from_bf16(qkv[at + pair[1]]));
-                let angle = f64::from(position as f32 * freq);
-                let (c, s) = (angle.cos(), angle.sin());
-                truth.extend([a * c - b * s, b * c + a * s]);
-                let (pc, ps) = (bf16(c), bf16(s));
-                plain.extend([bf16(bf16(a * pc) - bf16(b * ps)), bf16(bf16(b * pc) + bf16(a * ps))]);
-                for place in pair {
-                    if head < case.heads {
-                        got.push(from_bf16(turned[at + place]));
-                        continue;
-                    }
-                    let missing = "rope: a slot of the cache was not written";
-                    got.push(from_bf16(caches[0][cached + place].ok_or(missing)?));
-                    if caches[1][cached + place] != Some(qkv[at + case.kv_heads * dim + place]) {
-                        return Err("rope: v was not copied".to_owned());
-                    }
-                    written += 1;
-                }
-            }
-        }
-    }
-    let filled = caches.each_ref().map(|cache| cache.iter().flatten().count());
-    if filled != [written; 2] {
-        return Err("rope: wrote to slots that are not its tokens'".to_owned());
-    }
-    judge("rope", &got, &plain, &truth)
 }

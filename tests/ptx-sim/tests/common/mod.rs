@@ -2,8 +2,12 @@
 #![allow(dead_code)] // each suite uses its own part
 
 pub mod attention;
+pub mod attention_bugs;
+pub mod bugs;
 pub mod cases;
+pub mod element;
 pub mod gemv;
+pub mod rope;
 
 use std::path::PathBuf;
 
