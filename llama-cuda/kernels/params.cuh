@@ -88,3 +88,40 @@ struct Rope {
     Heads shape;
     u32 tokens, unused;
 };
+
+// out[r] = silu(gate) * up of row r.
+struct SwiGlu {
+    void* out;           // bf16 or f32 [rows, ffn], by kernel
+    const void* gate_up; // the type of out, [rows, 2 ffn]: gate then up
+    u32 rows, ffn;
+};
+
+// acc += x
+struct Add {
+    float* acc;    // [count]
+    const void* x; // bf16 or f32 [count], by kernel
+    u32 count, unused;
+};
+
+// out = x in another type.
+struct Convert {
+    void* out;     // [count]
+    const void* x; // [count]
+    u32 count, unused;
+};
+
+// out[i] = x[index[i]]
+struct TakeRows {
+    void* out;        // bf16 or f32 [rows, features], by kernel
+    const void* x;    // the type of out, [.., features]
+    const u32* index; // [rows]
+    u32 rows, features;
+};
+
+// Blocks of one layer's cache, copied within it.
+struct CopyBlocks {
+    u8* k;
+    u8* v;
+    const u32* pairs; // [count][2]: from, to
+    u32 count, bytes; // bytes of one block of k, a multiple of 16
+};

@@ -1,24 +1,35 @@
 // SwiGLU: out = silu(gate) * up, where a row of gate_up is [gate | up].
 //
-// thread  8 consecutive features: 16 bytes of gate, 16 of up, 16 written
-// block   256 threads along one row; gridDim = (ceil(ffn / 2048), rows)
-// bytes   6 a feature; floor = 6 bytes / memory bandwidth
+// thread  4 consecutive features
+// block   1,024 features of one row: 256 threads; gridDim = rows * ceil(ffn / 1024), a row's blocks together
+// bytes   a feature: 6 (bf16) or 12 (f32); floor = those / memory bandwidth
 //
-// ffn must be a multiple of 8. The arithmetic is f32; silu(x) = x / (1 + 2^(-x log2 e)).
-#include "common.cuh"
+// Any ffn. The arithmetic is f32 in both; see swiglu.cuh for what it costs and how exact it is.
+#include "dependent.cuh"
+#include "swiglu.cuh"
 
-__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + exp2f(x * -1.44269504f)); }
+constexpr u32 THREADS = 256;
 
-__device__ __forceinline__ u32 gated(u32 gate, u32 up) {
-    return pack_bf16(silu(low_f32(gate)) * low_f32(up), silu(high_f32(gate)) * high_f32(up));
+template <typename T>
+__device__ __forceinline__ void swiglu_task(const SwiGlu& p, u32 task) {
+    const u32 parts = (p.ffn + 4 * THREADS - 1) / (4 * THREADS), row = task / parts;
+    const u32 at = (task % parts * THREADS + threadIdx.x) * 4;
+    if (at >= p.ffn) return;
+    const bool whole = p.ffn % 4 == 0;
+    const T* gate = static_cast<const T*>(p.gate_up) + (u64)row * 2 * p.ffn;
+    T* out = static_cast<T*>(p.out) + (u64)row * p.ffn;
+    const float4 g = load_four(gate, at, p.ffn, whole), u = load_four(gate + p.ffn, at, p.ffn, whole);
+    store_four(out, at, p.ffn, whole, gated_four(g, u, gate));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-swiglu_bf16(uint4* __restrict__ out, const uint4* __restrict__ gate_up, u32 ffn) {
-    const u32 groups = ffn / 8, i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= groups) return;
-    const uint4* row = gate_up + (u64)blockIdx.y * groups * 2;
-    const uint4 gate = row[i], up = row[groups + i];
-    out[(u64)blockIdx.y * groups + i] =
-        make_uint4(gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w));
+extern "C" __global__ void __launch_bounds__(THREADS) swiglu_bf16(const __grid_constant__ SwiGlu p) {
+    begin_dependents();
+    wait_for_earlier();
+    swiglu_task<bf16>(p, blockIdx.x);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) swiglu_f32(const __grid_constant__ SwiGlu p) {
+    begin_dependents();
+    wait_for_earlier();
+    swiglu_task<float>(p, blockIdx.x);
 }

@@ -5,7 +5,7 @@
 
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
-use super::{Rng, all_bf16, all_f32, attention, bf16, from_bf16, gemv, judge, rope, to_bf16};
+use super::{Rng, all_f32, attention, elementwise, from_bf16, gemv, rope};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -14,10 +14,13 @@ pub type Covered = Vec<(&'static str, Coverage)>;
 pub type Case = fn(&Module) -> Result<Covered, String>;
 
 /// The shipped files and their cases.
-pub const CASES: [(&str, Case); 10] = [
+pub const CASES: &[(&str, Case)] = &[
     ("attention_decode", attention::decode_case),
-    ("norm", norm),
-    ("swiglu", swiglu),
+    ("norm", elementwise::norm),
+    ("swiglu", elementwise::swiglu),
+    ("add", elementwise::add),
+    ("take_rows", elementwise::take_rows),
+    ("copy_blocks", elementwise::copy_blocks),
     ("embed", embed),
     ("rope_kv", rope::case),
     ("gemv_bf16", gemv::bf16_case),
@@ -46,81 +49,6 @@ pub fn go(
 
 fn fault(error: ptx_sim::Fault) -> String {
     error.to_string()
-}
-
-fn norm(module: &Module) -> Result<Covered, String> {
-    let mut covered = Vec::new();
-    // 160 threads: the sum over five warps leaves a remainder in the unrolled loop.
-    // The quiet row has a mean square near eps.
-    for (rows, features, threads, loudness) in [(3, 2044, 256, 1.0), (1, 8, 256, 0.003), (2, 1100, 160, 20.0)] {
-        for fused in [false, true] {
-            norm_case(&mut covered, module, (rows, features, threads), loudness, fused)?;
-        }
-    }
-    Ok(covered)
-}
-
-fn norm_case(
-    covered: &mut Covered,
-    module: &Module,
-    (rows, features, threads): (usize, usize, u32),
-    loudness: f32,
-    fused: bool,
-) -> Result<(), String> {
-    let (mut rng, mut memory, eps) = (Rng(1), Memory::new(), 1e-5f32);
-    let mut loud = |n| rng.units(n).into_iter().map(|v| v * loudness).collect::<Vec<f32>>();
-    let residual = loud(rows * features);
-    let x = if fused { loud(rows * features) } else { vec![0.0; rows * features] };
-    let (x, gain): (Vec<u16>, _) = (x.iter().map(|&v| to_bf16(f64::from(v))).collect(), rng.units(features));
-    let stream = memory.upload(&residual);
-    let out = memory.alloc(rows * features * 2);
-    let mut args = vec![Arg::Buffer(out), Arg::Buffer(stream)];
-    if fused {
-        args.push(Arg::Buffer(memory.upload(&x)));
-    }
-    args.extend([Arg::Buffer(memory.upload(&gain)), Arg::U32(features as u32), Arg::F32(eps)]);
-    let kernel = if fused { "add_rms_norm_bf16" } else { "rms_norm_bf16" };
-    go(covered, module, kernel, &mut memory, Launch::new(rows as u32, threads), &args)?;
-
-    let sums: Vec<f64> = residual.iter().zip(&x).map(|(r, x)| f64::from(*r) + from_bf16(*x)).collect();
-    let kept = memory.read::<f32>(stream).map_err(fault)?;
-    let wrong = kept.iter().zip(&sums).any(|(kept, sum)| *kept != *sum as f32);
-    if wrong {
-        return Err("the residual is not the f32 sum".to_owned());
-    }
-    let (mut truth, mut plain) = (Vec::new(), Vec::new());
-    for row in sums.chunks(features) {
-        let factor = 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / features as f64 + f64::from(eps)).sqrt();
-        for (v, g) in row.iter().zip(&gain) {
-            truth.push(v * factor * f64::from(*g));
-            plain.push(bf16(bf16(v * factor) * bf16(f64::from(*g))));
-        }
-    }
-    judge(kernel, &all_bf16(&memory.read(out).map_err(fault)?), &plain, &truth)
-}
-
-fn swiglu(module: &Module) -> Result<Covered, String> {
-    let (mut covered, mut rng) = (Vec::new(), Rng(2));
-    for (rows, ffn) in [(3, 2056), (1, 8), (2, 1000)] {
-        let mut memory = Memory::new();
-        // Gates from -24 to 24: both tails of the sigmoid.
-        let gate_up: Vec<u16> = (0..rows * 2 * ffn).map(|_| to_bf16(f64::from(rng.unit() * 24.0))).collect();
-        let out = memory.alloc(rows * ffn * 2);
-        let args = [Arg::Buffer(out), Arg::Buffer(memory.upload(&gate_up)), Arg::U32(ffn as u32)];
-        let shape = Launch::new(1, 256).grid((ffn as u32).div_ceil(2048), rows as u32);
-        go(&mut covered, module, "swiglu_bf16", &mut memory, shape, &args)?;
-        let (mut truth, mut plain) = (Vec::new(), Vec::new());
-        for row in gate_up.chunks(2 * ffn) {
-            for (gate, up) in row[..ffn].iter().zip(&row[ffn..]) {
-                let (gate, up) = (from_bf16(*gate), from_bf16(*up));
-                let silu = gate / (1.0 + (-gate).exp());
-                truth.push(silu * up);
-                plain.push(bf16(bf16(silu) * up));
-            }
-        }
-        judge("swiglu", &all_bf16(&memory.read(out).map_err(fault)?), &plain, &truth)?;
-    }
-    Ok(covered)
 }
 
 fn embed(module: &Module) -> Result<Covered, String> {

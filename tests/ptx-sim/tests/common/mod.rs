@@ -6,6 +6,7 @@ pub mod attention_bugs;
 pub mod bugs;
 pub mod cases;
 pub mod element;
+pub mod elementwise;
 pub mod gemv;
 pub mod rope;
 
