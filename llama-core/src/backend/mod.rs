@@ -19,6 +19,7 @@ use crate::checkpoint::TensorView;
 use crate::config::Config;
 use crate::error::Result;
 use crate::format::Format;
+use crate::sample::{Draw, Outputs};
 
 /// How a backend computes with quantised weights. Chosen for a whole model, never per step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -246,6 +247,17 @@ pub trait Backend: Send + 'static {
     ) -> Result<()> {
         self.add(residual, x)?;
         self.rms_norm(x, residual, gain, eps)
+    }
+
+    /// Picks a token for each of `draws` out of its row of `logits [O, vocab]`: the very tokens, or refusals, that
+    /// [`Outputs::pick`] picks, into `outputs.picks`. May leave the tensor changed. Where `outputs.logits` isn't empty, it
+    /// holds the same rows.
+    fn sample(&self, logits: &mut Self::Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        if outputs.logits.is_empty() {
+            self.read(logits, &mut outputs.logits)?;
+        }
+        outputs.pick(draws);
+        Ok(())
     }
 
     /// Runs one step's verbs. A GPU may record them; a CPU may keep its workers awake in between.

@@ -8,6 +8,7 @@ use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
 use crate::format::Format;
+use crate::sample::{Draw, Outputs};
 
 /// Time spent in one verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +162,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn add_rms_norm(&self, residual: &mut B::Tensor, x: &mut B::Tensor, gain: &B::Tensor, eps: f32) -> Result<()> {
         self.time("add_rms_norm", |b| b.add_rms_norm(residual, x, gain, eps))
+    }
+
+    fn sample(&self, logits: &mut B::Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        self.time("sample", |b| b.sample(logits, draws, outputs))
     }
 
     fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -34,11 +34,11 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
 use crate::model::Model;
-use crate::sample::Sampler;
+use crate::sample::{Draw, Outputs, Refusal, Sampler};
 use crate::text::{Specials, Tokenizer};
 
 use scheduler::Scheduler;
-use sequence::Sequence;
+use sequence::{Rows, Sequence};
 use text::Text;
 
 /// Figures of an engine at one moment.
@@ -77,8 +77,9 @@ pub struct Engine {
     /// Events not handed out yet.
     outbox: Vec<Event>,
     batch: Batch,
-    logits: Vec<f32>,
-    sampler: Sampler,
+    outputs: Outputs,
+    /// Empty between steps.
+    draws: Vec<Draw<'static>>,
 }
 
 impl Engine {
@@ -107,8 +108,8 @@ impl Engine {
             rows: 0,
             outbox: Vec::new(),
             batch: roomy_batch(&limits),
-            logits: roomy_logits(&limits, vocab)?,
-            sampler: Sampler::new(vocab),
+            outputs: roomy_outputs(&limits, vocab)?,
+            draws: Vec::with_capacity(limits.outputs),
         })
     }
 
@@ -203,7 +204,7 @@ impl Engine {
         if self.batch.rows() == 0 {
             return Ok(());
         }
-        if let Err(error) = self.model.forward(&self.batch, &mut self.logits) {
+        if let Err(error) = self.sample() {
             self.scheduler.rollback();
             return Err(error);
         }
@@ -214,16 +215,41 @@ impl Engine {
         Ok(())
     }
 
+    /// Runs the model. Tokens are picked where the logits are; only sequences that want log-probabilities have the step's
+    /// logits brought here.
+    fn sample(&mut self) -> Result<()> {
+        let mut draws = emptied(std::mem::take(&mut self.draws));
+        let (mut row, mut wants_logits) = (0, false);
+        for sequence in self.scheduler.planned() {
+            wants_logits |= sequence.wants_logits();
+            let outputs = sequence.planned_outputs();
+            draws.extend(sequence.draw(row + outputs.saturating_sub(1)));
+            row += outputs;
+        }
+        self.outputs.wants_logits = wants_logits;
+        let result = self.model.sample(&self.batch, &draws, &mut self.outputs);
+        let wanted = draws.len();
+        self.draws = emptied(draws);
+        result?;
+        assert_eq!(self.outputs.picks.len(), wanted, "tokens picked and draws");
+        let (brought, vocab) = (self.outputs.logits.len(), self.model.config().vocab);
+        assert!(!wants_logits || brought == row * vocab, "{brought} logits of {row} outputs over {vocab} tokens");
+        Ok(())
+    }
+
     fn evaluate(&mut self) {
         let vocab = self.model.config().vocab;
-        let outputs = self.batch.outputs.len();
-        assert_eq!(self.logits.len(), outputs * vocab, "logits of {outputs} outputs over {vocab} tokens");
-        let mut logits = self.logits.as_slice();
-        let (pool, sequences) = self.scheduler.planned();
+        let Outputs { wants_logits, logits, picks, sampler } = &mut self.outputs;
+        let mut logits = if *wants_logits { logits.as_slice() } else { &[] };
+        let mut picks = picks.iter().copied();
+        let (pool, sequences) = self.scheduler.planned_mut();
         for sequence in sequences {
-            let (own, rest) = logits.split_at(sequence.planned_outputs() * vocab);
+            let own = if *wants_logits { sequence.planned_outputs() * vocab } else { 0 };
+            let (own, rest) = logits.split_at(own);
             logits = rest;
-            let event = sequence.advance(pool, own.chunks_exact(vocab), &mut self.sampler, &self.end_tokens);
+            let pick = sequence.draw(0).and_then(|_| picks.next());
+            let rows = Rows { logits: own.chunks_exact(vocab), pick, sampler };
+            let event = sequence.advance(pool, rows, &self.end_tokens);
             if !event.is_empty() {
                 self.outbox.push(event);
             }
@@ -231,11 +257,19 @@ impl Engine {
     }
 }
 
+/// The list's memory, for draws of another step: collecting a list's own iterator reuses its allocation.
+fn emptied<'a>(mut draws: Vec<Draw<'_>>) -> Vec<Draw<'a>> {
+    draws.clear();
+    draws.into_iter().map(|_| unreachable!("the list is empty")).collect()
+}
+
 /// Bytes that an engine holds for itself, beside its model and tokenizer, before anything is submitted.
 pub(crate) fn bytes(limits: &Limits, vocab: usize) -> u64 {
     let batch = size_of::<u32>() * (2 * (limits.tokens + limits.sequences) + limits.blocks + limits.outputs);
     let sequences = limits.sequences * size_of::<Sequence>();
-    [BlockPool::bytes(limits.blocks), logits_bytes(limits, vocab), Sampler::bytes(vocab), (batch + sequences) as u64]
+    let draws = limits.outputs * (size_of::<Draw<'_>>() + size_of::<Result<u32, Refusal>>());
+    let lists = (batch + sequences + draws) as u64;
+    [BlockPool::bytes(limits.blocks), logits_bytes(limits, vocab), Sampler::bytes(vocab), lists]
         .into_iter()
         .fold(0, u64::saturating_add)
 }
@@ -244,11 +278,12 @@ fn logits_bytes(limits: &Limits, vocab: usize) -> u64 {
     (limits.outputs as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
-fn roomy_logits(limits: &Limits, vocab: usize) -> Result<Vec<f32>> {
-    let mut logits = Vec::new();
+fn roomy_outputs(limits: &Limits, vocab: usize) -> Result<Outputs> {
+    let mut outputs = Outputs::new(vocab);
     let refused = |_| Error::refused("the engine's logits", logits_bytes(limits, vocab), "the sequences or the chunk");
-    logits.try_reserve_exact(limits.outputs.saturating_mul(vocab)).map_err(refused)?;
-    Ok(logits)
+    outputs.logits.try_reserve_exact(limits.outputs.saturating_mul(vocab)).map_err(refused)?;
+    outputs.picks.reserve_exact(limits.outputs);
+    Ok(outputs)
 }
 
 /// An empty batch that seldom has to grow: only sequences that share blocks can list more of them than there are.

@@ -98,11 +98,16 @@ impl Scheduler {
         }
         self.cached_tokens += budget.cached as u64;
         batch.clear();
-        self.running.iter().filter(|sequence| sequence.is_planned()).for_each(|sequence| sequence.push_to(batch));
+        self.planned().for_each(|sequence| sequence.push_to(batch));
     }
 
-    /// The sequences of the planned step in the order of its batch, and the pool they take their blocks from.
-    pub fn planned(&mut self) -> (&mut BlockPool, impl Iterator<Item = &mut Sequence>) {
+    /// The sequences of the planned step in the order of its batch.
+    pub fn planned(&self) -> impl Iterator<Item = &Sequence> {
+        self.running.iter().filter(|sequence| sequence.is_planned())
+    }
+
+    /// The same, and the pool they take their blocks from.
+    pub fn planned_mut(&mut self) -> (&mut BlockPool, impl Iterator<Item = &mut Sequence>) {
         (&mut self.pool, self.running.iter_mut().filter(|sequence| sequence.is_planned()))
     }
 

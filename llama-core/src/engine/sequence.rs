@@ -5,7 +5,7 @@ use std::slice::ChunksExact;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
-use crate::sample::{History, Refusal, Sampled, Sampler, Sampling};
+use crate::sample::{Draw, History, Refusal, Sampled, Sampler, Sampling};
 
 use super::event::{Event, Finish, Score, SequenceId};
 use super::request::Request;
@@ -129,7 +129,12 @@ impl Sequence {
 
     /// Whether the logits at `position` are wanted: to score the prompt's next token, or to choose the next one.
     fn is_output(&self, position: usize) -> bool {
-        self.is_scoring(position) || (position + 1 == self.tokens.len() && self.max_tokens > 0)
+        self.is_scoring(position) || self.is_picking(position)
+    }
+
+    /// Whether the next token follows `position`.
+    fn is_picking(&self, position: usize) -> bool {
+        position + 1 == self.tokens.len() && self.max_tokens > 0
     }
 
     fn is_scoring(&self, position: usize) -> bool {
@@ -137,24 +142,52 @@ impl Sequence {
     }
 }
 
-// What happens after a step.
+/// What a step brought one sequence.
+pub(super) struct Rows<'a> {
+    /// Its rows of logits; none where nobody wanted the step's.
+    pub logits: ChunksExact<'a, f32>,
+    /// What became of its draw, if it had one.
+    pub pick: Option<Result<u32, Refusal>>,
+    /// For the rows that are not picked from elsewhere.
+    pub sampler: &'a mut Sampler,
+}
+
+// What is wanted of a step.
 impl Sequence {
     /// Rows of logits of the planned chunk.
     pub fn planned_outputs(&self) -> usize {
         self.outputs(self.chunk)
     }
 
-    /// Takes the planned chunk's rows of logits, `[planned_outputs, vocab]`, and moves on. The event may have nothing to
-    /// say.
-    pub fn advance(
-        &mut self,
-        pool: &mut BlockPool,
-        rows: ChunksExact<'_, f32>,
-        sampler: &mut Sampler,
-        end_tokens: &[u32],
-    ) -> Event {
+    /// Whether a row of the planned chunk has to come to the host: to score the prompt, or to report log-probabilities.
+    pub fn wants_logits(&self) -> bool {
+        let start = self.table.computed();
+        self.outputs(self.chunk) > 0 && (self.sampling.logprobs.is_some() || self.is_scoring(start))
+    }
+
+    /// How to pick the next token out of `row`, if the planned chunk gets that far and no log-probabilities are wanted.
+    pub fn draw(&self, row: usize) -> Option<Draw<'_>> {
+        let position = self.tokens.len() - 1;
+        let picks = self.table.computed() + self.chunk == self.tokens.len() && self.is_picking(position);
+        (picks && self.sampling.logprobs.is_none()).then(|| Draw {
+            row,
+            sampling: &self.sampling,
+            history: self.history(),
+            position: position as u64,
+        })
+    }
+
+    fn history(&self) -> History<'_> {
+        History { tokens: &self.tokens, prompt: self.prompt }
+    }
+}
+
+// What happens after a step.
+impl Sequence {
+    /// Takes the planned chunk's outputs and moves on. The event may have nothing to say.
+    pub fn advance(&mut self, pool: &mut BlockPool, mut rows: Rows<'_>, end_tokens: &[u32]) -> Event {
         let mut event = Event::new(self.id);
-        match self.take_outputs(rows, sampler, end_tokens, &mut event) {
+        match self.take_outputs(&mut rows, end_tokens, &mut event) {
             Ok(()) => self.table.commit(pool, &self.tokens, self.chunk),
             Err(error) => {
                 self.table.discard(pool);
@@ -177,21 +210,14 @@ impl Sequence {
         self.finished = true;
     }
 
-    fn take_outputs(
-        &mut self,
-        mut rows: ChunksExact<'_, f32>,
-        sampler: &mut Sampler,
-        end_tokens: &[u32],
-        event: &mut Event,
-    ) -> Result<()> {
+    fn take_outputs(&mut self, rows: &mut Rows<'_>, end_tokens: &[u32], event: &mut Event) -> Result<()> {
         let end = self.table.computed() + self.chunk;
         for position in self.table.computed()..end {
-            let Some(row) = self.is_output(position).then(|| rows.next()).flatten() else { continue };
             if self.is_scoring(position) {
-                event.prompt.push(self.score_next(position, row, sampler)?);
+                event.prompt.push(self.score_next(position, rows)?);
                 self.scored = position + 1;
-            } else {
-                self.choose_next(row, sampler, end_tokens, event)?;
+            } else if self.is_picking(position) {
+                self.choose_next(rows, end_tokens, event)?;
             }
         }
         if end == self.tokens.len() && self.max_tokens == 0 {
@@ -201,27 +227,38 @@ impl Sequence {
     }
 
     /// Scores the prompt's token after `position`.
-    fn score_next(&self, position: usize, row: &[f32], sampler: &mut Sampler) -> Result<Score> {
+    fn score_next(&self, position: usize, rows: &mut Rows<'_>) -> Result<Score> {
         let top = self.sampling.logprobs.unwrap_or(0);
-        let sampled = sampler.score(row, self.tokens[position + 1], top);
+        let logits = rows.logits.next().unwrap_or_default();
+        let sampled = rows.sampler.score(logits, self.tokens[position + 1], top);
         let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
         Ok(Score { token, logprob: logprob.unwrap_or(f32::NEG_INFINITY), top: top.to_vec() })
     }
 
-    /// Samples the next token, and decides whether it is the last.
-    fn choose_next(&mut self, row: &[f32], sampler: &mut Sampler, end_tokens: &[u32], event: &mut Event) -> Result<()> {
-        let position = self.tokens.len() - 1;
-        let history = History { tokens: &self.tokens, prompt: self.prompt };
-        let sampled = sampler.sample(row, &self.sampling, history, position as u64);
-        let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
+    /// Takes the next token, and decides whether it is the last.
+    fn choose_next(&mut self, rows: &mut Rows<'_>, end_tokens: &[u32], event: &mut Event) -> Result<()> {
+        let token = self.next_token(rows, event)?;
         self.tokens.push(token);
         event.token = Some(token);
-        event.logprob = logprob;
-        event.top.extend_from_slice(top);
         if let Some(finish) = self.end_after(token, end_tokens, &mut event.text)? {
             self.finish(finish, event);
         }
         Ok(())
+    }
+
+    /// The token that was picked; one whose log-probability is wanted is picked here.
+    fn next_token(&self, rows: &mut Rows<'_>, event: &mut Event) -> Result<u32> {
+        let position = self.tokens.len() - 1;
+        let error = |refusal| self.error(refusal, position);
+        if let Some(pick) = rows.pick {
+            return pick.map_err(error);
+        }
+        let logits = rows.logits.next().unwrap_or_default();
+        let sampled = rows.sampler.sample(logits, &self.sampling, self.history(), position as u64);
+        let Sampled { token, logprob, top } = sampled.map_err(error)?;
+        event.logprob = logprob;
+        event.top.extend_from_slice(top);
+        Ok(token)
     }
 
     fn error(&self, refusal: Refusal, position: usize) -> Error {

@@ -4,6 +4,7 @@ use crate::backend::Limits;
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::sample::Draw;
 
 /// Refuses a batch that breaks its own description, `limits` or the vocabulary.
 pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
@@ -23,6 +24,14 @@ pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<(
     }
     blocks(batch.block_ids.iter().copied(), limits)?;
     (0..batch.sequences()).try_for_each(|s| sequence(batch, s, limits))
+}
+
+/// Refuses draws from rows that have no logits.
+pub(super) fn draws(draws: &[Draw<'_>], batch: &Batch) -> Result<()> {
+    match draws.iter().find(|draw| draw.row >= batch.outputs.len()) {
+        Some(draw) => Err(Error::parameter("draw", draw.row, format!("the batch has {} outputs", batch.outputs.len()))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses blocks outside the pool.

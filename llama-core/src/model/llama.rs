@@ -3,7 +3,7 @@
 //! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
 //! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
 
-use crate::backend::{AttentionShape, Backend, Limits, Rows};
+use crate::backend::{AttentionShape, Backend, Limits};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::model::plan::{MemoryPlan, Parts};
 use crate::model::workspace::Workspace;
 use crate::model::{Model, check};
+use crate::sample::{Draw, Outputs};
 
 /// How far the preparing of weights has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,17 @@ impl<B: Backend> Llama<B> {
         &self.backend
     }
 
+    /// Checks the batch and leaves its logits in the workspace.
+    fn run(&mut self, batch: &Batch) -> Result<()> {
+        check::batch(batch, &self.config, &self.limits)?;
+        if batch.rows() == 0 {
+            return Ok(());
+        }
+        self.work.set_rows(batch.rows(), batch.outputs.len());
+        self.backend.prepare(&mut self.plan, batch)?;
+        self.step(batch.outputs.len())
+    }
+
     fn step(&mut self, outputs: usize) -> Result<()> {
         let Llama { config, backend: b, embed, layers, norm, head, kv, plan, work, .. } = self;
         let eps = config.eps;
@@ -139,15 +151,19 @@ impl<B: Backend> Model for Llama<B> {
     }
 
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
-        check::batch(batch, &self.config, &self.limits)?;
         logits.clear();
-        if batch.rows() == 0 {
-            return Ok(());
+        self.run(batch)?;
+        if batch.outputs.is_empty() { Ok(()) } else { self.backend.read(&self.work.logits, logits) }
+    }
+
+    fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        check::draws(draws, batch)?;
+        outputs.clear();
+        self.run(batch)?;
+        if outputs.wants_logits && !batch.outputs.is_empty() {
+            self.backend.read(&self.work.logits, &mut outputs.logits)?;
         }
-        self.work.set_rows(batch.rows(), batch.outputs.len());
-        self.backend.prepare(&mut self.plan, batch)?;
-        self.step(batch.outputs.len())?;
-        if self.work.logits.rows() > 0 { self.backend.read(&self.work.logits, logits) } else { Ok(()) }
+        if draws.is_empty() { Ok(()) } else { self.backend.sample(&mut self.work.logits, draws, outputs) }
     }
 
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::backend::Limits;
 use crate::batch::{Batch, BlockId};
 use crate::config::Config;
 use crate::error::Result;
+use crate::sample::{Draw, Outputs};
 
 /// A model loaded on some backend, with its KV cache.
 pub trait Model: Send {
@@ -21,6 +22,14 @@ pub trait Model: Send {
     fn limits(&self) -> &Limits;
     /// Runs one step and writes logits of `batch.outputs` into `logits`, which is replaced: `[outputs, vocab]`.
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()>;
+    /// Runs one step, picks a token for each of `draws` into `outputs.picks`, and brings the logits to the host where
+    /// `outputs` wants them. What `outputs` held before is gone.
+    fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        outputs.clear();
+        self.forward(batch, &mut outputs.logits)?;
+        outputs.pick(draws);
+        Ok(())
+    }
     /// Copies whole KV blocks `(from, to)` in every layer.
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()>;
     /// Name of the backend, for people.

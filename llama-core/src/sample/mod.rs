@@ -11,11 +11,13 @@ mod adjust;
 mod candidates;
 mod elementary;
 mod logprobs;
+mod outputs;
 mod philox;
 #[cfg(test)]
 mod tests;
 
 pub use logprobs::Logprob;
+pub use outputs::{Draw, Outputs};
 
 use crate::error::{Error, Result};
 use adjust::{Tally, adjust};
@@ -215,10 +217,32 @@ impl Sampler {
         history: History<'_>,
         position: u64,
     ) -> Result<Sampled<'_>, Refusal> {
-        assert_eq!(logits.len(), self.adjusted.len(), "logits and vocabulary");
-        check_finite(logits)?;
-        let token = self.pick(logits, sampling, history, position).ok_or(Refusal::NothingAllowed)?;
+        let token = self.pick(logits, sampling, history, position)?;
         Ok(self.report(logits, token, sampling.logprobs))
+    }
+
+    /// As [`Sampler::sample`], without log-probabilities.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    ///
+    /// # Panics
+    /// As [`Sampler::sample`].
+    pub fn pick(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        history: History<'_>,
+        position: u64,
+    ) -> Result<u32, Refusal> {
+        assert_eq!(logits.len(), self.vocab(), "logits and vocabulary");
+        check_finite(logits)?;
+        self.choose(logits, sampling, history, position).ok_or(Refusal::NothingAllowed)
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn vocab(&self) -> usize {
+        self.adjusted.len()
     }
 
     /// Reports on `token`, which is given, as if it had been picked: its log-probability and the `n` most probable.
@@ -243,7 +267,7 @@ impl Sampler {
         Sampled { token, logprob, top: &self.top }
     }
 
-    fn pick(&mut self, logits: &[f32], sampling: &Sampling, history: History<'_>, position: u64) -> Option<u32> {
+    fn choose(&mut self, logits: &[f32], sampling: &Sampling, history: History<'_>, position: u64) -> Option<u32> {
         let logits = if sampling.adjusts() {
             self.adjusted.copy_from_slice(logits);
             adjust(&mut self.adjusted, sampling, history, &mut self.tally);
