@@ -289,6 +289,26 @@ impl Module {
         self.kernels.keys().map(String::as_str)
     }
 
+    /// Sizes of a kernel's parameters in bytes; `None` if there is no such kernel.
+    pub fn parameters(&self, kernel: &str) -> Option<Vec<usize>> {
+        self.kernels.get(kernel).map(|k| k.params.iter().map(|param| param.bytes).collect())
+    }
+
+    /// Where a kernel's parameters lie in a buffer of all of them.
+    pub fn parameter_offsets(&self, kernel: &str) -> Option<Vec<usize>> {
+        self.kernels.get(kernel).map(|k| k.params.iter().map(|param| param.offset).collect())
+    }
+
+    /// Bytes of shared memory a kernel declares.
+    pub fn shared(&self, kernel: &str) -> Option<usize> {
+        self.kernels.get(kernel).map(|k| k.shared)
+    }
+
+    /// The most threads a block of a kernel may have.
+    pub fn most_threads(&self, kernel: &str) -> Option<u32> {
+        self.kernels.get(kernel).map(|k| k.max_threads)
+    }
+
     /// Every line of a kernel that holds an instruction, with its text.
     pub fn lines(&self, kernel: &str) -> Vec<(usize, &str)> {
         let code = self.kernels.get(kernel).map(|k| k.code.as_slice()).unwrap_or_default();

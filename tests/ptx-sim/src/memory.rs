@@ -233,6 +233,65 @@ impl Memory {
         elements.map(|(bytes, known)| known.iter().all(|k| *k).then(|| T::from_bytes(bytes))).collect()
     }
 
+    /// Gives an allocation back; from then on every access to it is out of bounds.
+    pub fn free(&mut self, buffer: Buffer) -> bool {
+        self.regions[buffer.0] = Region::default();
+        true
+    }
+
+    /// The allocation that an address lies in, and how far inside.
+    pub fn buffer(&self, address: u64) -> Option<(Buffer, u64)> {
+        let index = (address >> STRIDE_BITS).checked_sub(1)? as usize;
+        let start = address & ((1 << STRIDE_BITS) - 1);
+        let region = self.regions.get(index)?;
+        (start <= region.bytes.len() as u64).then_some((Buffer(index), start))
+    }
+
+    /// Bytes of an allocation, 0 once it is free.
+    pub fn size(&self, buffer: Buffer) -> usize {
+        self.regions[buffer.0].bytes.len()
+    }
+
+    /// Copies bytes to the host. Where some were never written, it copies all the same and then names the first.
+    pub fn read_bytes(&self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let (index, start) = self.stretch(address, out.len())?;
+        out.copy_from_slice(&self.regions[index].bytes[start..start + out.len()]);
+        match self.regions[index].known[start..start + out.len()].iter().position(|known| !known) {
+            Some(i) => Err(Fault::Uninitialised { space: Space::Global, address: address + i as u64 }),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies bytes from the host.
+    pub fn write_bytes(&mut self, address: u64, data: &[u8]) -> Result<(), Fault> {
+        let (index, start) = self.stretch(address, data.len())?;
+        self.regions[index].put(start, data);
+        Ok(())
+    }
+
+    /// Writes the same few bytes `count` times.
+    pub fn fill(&mut self, address: u64, pattern: &[u8], count: usize) -> Result<(), Fault> {
+        self.write_bytes(address, &pattern.repeat(count))
+    }
+
+    /// Copies bytes from one place of the device to another; bytes never written stay so.
+    pub fn copy_bytes(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
+        let ((source, start), (target, end)) = (self.stretch(from, bytes)?, self.stretch(to, bytes)?);
+        let data = self.regions[source].bytes[start..start + bytes].to_vec();
+        let known = self.regions[source].known[start..start + bytes].to_vec();
+        let region = &mut self.regions[target];
+        region.bytes[end..end + bytes].copy_from_slice(&data);
+        region.known[end..end + bytes].copy_from_slice(&known);
+        Ok(())
+    }
+
+    fn stretch(&self, address: u64, bytes: usize) -> Result<(usize, usize), Fault> {
+        let outside = Fault::OutOfBounds { space: Space::Global, address, bytes };
+        let (buffer, start) = self.buffer(address).ok_or(outside)?;
+        let start = start as usize;
+        if start.saturating_add(bytes) <= self.size(buffer) { Ok((buffer.0, start)) } else { Err(outside) }
+    }
+
     fn push(&mut self, region: Region) -> Buffer {
         self.regions.push(region);
         Buffer(self.regions.len() - 1)
