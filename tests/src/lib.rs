@@ -1,6 +1,7 @@
 //! What the suites share: reference arrays, hostile files, models on every machine, ways of feeding them.
 
 pub mod arrays;
+pub mod conformance;
 pub mod hostile;
 pub mod models;
 pub mod text;
