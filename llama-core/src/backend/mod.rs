@@ -213,7 +213,8 @@ pub trait Backend: Send + 'static {
     fn rms_norm(&self, out: &mut Self::Tensor, x: &Self::Tensor, gain: &Self::Tensor, eps: f32) -> Result<()>;
     /// `acc += x`.
     fn add(&self, acc: &mut Self::Tensor, x: &Self::Tensor) -> Result<()>;
-    /// Turns q and k of every row by its position and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`.
+    /// Turns q and k of every row by its position and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`; its
+    /// q is turned in place, its k and v may be left as they were.
     fn rope_and_store(
         &self,
         qkv: &mut Self::Tensor,
@@ -260,7 +261,9 @@ pub trait Backend: Send + 'static {
         Ok(())
     }
 
-    /// Runs one step's verbs. A GPU may record them; a CPU may keep its workers awake in between.
+    /// Runs one step's verbs. A GPU may record and fuse them; a CPU may keep its workers awake in between. Afterwards only
+    /// what the last verb wrote and what was added to or stored is defined: what a step left in between may never have
+    /// been written.
     fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
         ops()
     }

@@ -1,0 +1,314 @@
+//! The backend: the contract's verbs, written down, fused, and handed to the device.
+//!
+//! Inside [`Backend::replay`] verbs are collected and run together; outside, each runs at once. Either way they go through
+//! the same three steps: `fuse` (verbs to operations), `lower` (operations to launches), `replay` (launches to the device).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytemuck::cast_slice_mut;
+use half::bf16;
+use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
+use llama_core::batch::{Batch, BlockId};
+use llama_core::checkpoint::TensorView;
+use llama_core::format::Format;
+use llama_core::{Error, Result};
+
+use crate::arena::{Arena, padded};
+use crate::device::{self, Device, DeviceInfo, Span};
+use crate::fuse::{Op, Reach, fuse};
+use crate::kernels::Kernels;
+use crate::kv::{self, KvCache, Layout};
+use crate::launch::Launch;
+use crate::lower::{GEMV_COLUMNS, Lower};
+use crate::plan::Plan;
+use crate::replay::Replay;
+use crate::tensor::{Number, Tensor};
+use crate::upload::Uploader;
+use crate::verb::{Gain, Segments, Verb};
+use crate::weight::{self, Segment, Weight};
+
+/// Most bytes of input that a gemv keeps in shared memory: two such blocks fit a multiprocessor of every device.
+const STAGED: u32 = 48 << 10;
+
+/// How a [`Cuda`] computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// Which device, from 0, as [`Cuda::devices`] numbers them.
+    pub device: usize,
+    /// bf16 activations on tensor cores, or f32 everywhere.
+    pub numerics: Numerics,
+}
+
+/// The CUDA backend.
+pub struct Cuda {
+    device: Arc<Device>,
+    name: String,
+    options: CudaOptions,
+    kernels: Kernels,
+    arena: RefCell<Arena>,
+    uploader: RefCell<Uploader>,
+    step: RefCell<Step>,
+}
+
+/// What a step is made of; kept, so that the next one allocates nothing.
+#[derive(Default)]
+struct Step {
+    recording: bool,
+    verbs: Vec<Verb>,
+    ops: Vec<Op>,
+    launches: Vec<Launch>,
+    replay: Replay,
+    /// bf16 on its way to f32.
+    narrow: Vec<bf16>,
+}
+
+impl Cuda {
+    /// Every CUDA device; none where there is no driver.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] with what the driver says, where there is one that does not work.
+    pub fn devices() -> Result<Vec<DeviceInfo>> {
+        device::list()
+    }
+
+    /// A backend on one device.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] where there is no driver, or it is too old, or the device is (compute capability below 8.0);
+    /// [`Error::Parameter`] for a device that does not exist.
+    pub fn new(options: CudaOptions) -> Result<Self> {
+        let device = Device::open(options.device)?;
+        let (major, minor) = device.abilities.capability;
+        Ok(Cuda {
+            name: format!("cuda:{} sm_{major}{minor}", options.device),
+            options,
+            kernels: Kernels::new(&device),
+            arena: RefCell::default(),
+            uploader: RefCell::default(),
+            step: RefCell::default(),
+            device,
+        })
+    }
+
+    /// How many step shapes are recorded as graphs.
+    pub fn graphs(&self) -> usize {
+        self.step.borrow().replay.graphs()
+    }
+
+    fn span(&self, what: &'static str, bytes: u64) -> Result<Span> {
+        let span = self.arena.borrow_mut().span(&self.device, what, bytes)?;
+        span.clear()?;
+        Ok(span)
+    }
+
+    /// Writes a verb down, and runs it unless a whole step is being collected.
+    fn verb(&self, verb: Verb) -> Result<()> {
+        let mut step = self.step.borrow_mut();
+        step.verbs.push(verb);
+        if step.recording { Ok(()) } else { self.run(&mut step) }
+    }
+
+    /// Runs the verbs that are written down.
+    fn run(&self, step: &mut Step) -> Result<()> {
+        let Step { verbs, ops, launches, replay, .. } = step;
+        let most = Reach { columns: GEMV_COLUMNS, bytes: STAGED };
+        fuse(verbs, most, ops);
+        verbs.clear();
+        launches.clear();
+        let lower = Lower { kernels: &self.kernels, abilities: self.device.abilities };
+        ops.iter().try_for_each(|op| lower.op(op, launches))?;
+        ops.clear();
+        self.device.enter()?;
+        replay.enqueue(&self.device, launches)
+    }
+
+    fn segment(&self, parts: &[Part<'_>], first: usize) -> Result<Segment> {
+        let (form, rows, bytes) = weight::extent(&sizes(parts));
+        let tiles = self.arena.borrow_mut().span(&self.device, "weights", bytes)?;
+        let mut at = 0;
+        for part in parts {
+            let bytes = form.matrix_bytes(part.weight.rows(), part.weight.cols());
+            self.uploader.borrow_mut().upload(&self.device, &self.kernels, &part.weight, tiles.address() + at)?;
+            at += bytes;
+        }
+        let bias = weight::biases(parts).map(|bias| {
+            let span = self.span("biases", 4 * bias.len() as u64)?;
+            span.write(0, bytemuck::cast_slice(&bias))?;
+            Ok::<_, Error>(span)
+        });
+        Ok(Segment { form, first, rows, tiles, bias: bias.transpose()? })
+    }
+}
+
+/// Formats and shapes of parts.
+fn sizes(parts: &[Part<'_>]) -> Vec<(Format, usize, usize)> {
+    parts.iter().map(|part| (part.weight.format(), part.weight.rows(), part.weight.cols())).collect()
+}
+
+impl Backend for Cuda {
+    type Tensor = Tensor;
+    type Weight = Weight;
+    type KvCache = KvCache;
+    type Plan = Plan;
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
+        weight::runs(parts).map(|run| padded(weight::extent(&parts[run]).2)).sum()
+    }
+
+    fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
+        padded(Layout::new(shape, limits).bytes()) + padded(kv::PAIR_BYTES)
+    }
+
+    fn tensor_bytes(&self, rows: usize, cols: usize, role: Role) -> u64 {
+        padded((rows * cols * Number::of(role, self.options.numerics).bytes()) as u64)
+    }
+
+    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
+        Plan::bytes(shape, limits)
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<()> {
+        self.arena.borrow_mut().reserve(&self.device, bytes)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<Tensor> {
+        let number = Number::of(role, self.options.numerics);
+        let span = self.span("activations", (rows * cols * number.bytes()) as u64)?;
+        Ok(Tensor::new(span, number, rows, cols))
+    }
+
+    fn gain(&self, view: TensorView<'_>) -> Result<Tensor> {
+        if view.rows() != 1 {
+            return Err(Error::tensor(view.name(), format!("a gain has one row, not {}", view.rows())));
+        }
+        let span = self.span("gains", 4 * view.cols() as u64)?;
+        span.write(0, bytemuck::cast_slice(&view.to_f32()))?;
+        Ok(Tensor::new(span, Number::F32, 1, view.cols()))
+    }
+
+    fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
+        weight::check(parts)?;
+        let mut rows = 0;
+        let mut segments = Vec::new();
+        for run in weight::runs(&sizes(parts)) {
+            let segment = self.segment(&parts[run], rows)?;
+            rows += segment.rows;
+            segments.push(segment);
+        }
+        let cols = parts.first().map_or(0, |part| part.weight.cols());
+        Ok(Weight { rows, cols, segments: segments.into() })
+    }
+
+    fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
+        kv::check(shape)?;
+        // The weights are there: what they came through is given back.
+        self.uploader.take();
+        let layout = Layout::new(shape, limits);
+        let span = self.span("the KV cache", layout.bytes())?;
+        Ok(KvCache { layout, span, pairs: self.span("the KV cache", kv::PAIR_BYTES)? })
+    }
+
+    fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
+        kv::check(shape)?;
+        Plan::new(&self.device, shape, limits, &mut |what, bytes| self.span(what, bytes))
+    }
+
+    fn prepare(&self, plan: &mut Plan, batch: &Batch) -> Result<()> {
+        self.device.enter()?;
+        plan.prepare(batch, self.device.abilities.multiprocessors)?;
+        let turn = plan.turn(&self.kernels)?;
+        turn.map_or(Ok(()), |launch| launch.enqueue(&self.device))
+    }
+
+    fn copy_blocks(&self, kv: &mut KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        kv.copy_blocks(&self.device, &self.kernels, pairs)
+    }
+
+    fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {
+        let (rows, cols) = x.shape();
+        out.clear();
+        out.resize(rows * cols, 0.0);
+        match x.number() {
+            Number::F32 => x.span().read(0, cast_slice_mut(out)),
+            Number::Bf16 => {
+                let narrow = &mut self.step.borrow_mut().narrow;
+                narrow.clear();
+                narrow.resize(rows * cols, bf16::ZERO);
+                x.span().read(0, cast_slice_mut(narrow))?;
+                out.iter_mut().zip(&*narrow).for_each(|(out, x)| *out = x.to_f32());
+                Ok(())
+            }
+        }
+    }
+
+    fn embed(&self, out: &mut Tensor, table: &Weight, plan: &Plan) -> Result<()> {
+        assert_eq!(out.shape(), (plan.rows as usize, table.cols), "embed");
+        self.verb(Verb::Embed { out: out.matrix(), table: Segments(table.segments.clone()), tokens: plan.tokens() })
+    }
+
+    fn linear(&self, out: &mut Tensor, x: &Tensor, w: &Weight) -> Result<()> {
+        assert_eq!((out.shape(), x.cols()), ((x.rows(), w.rows), w.cols), "linear of {:?}", x.shape());
+        self.verb(Verb::Linear { out: out.matrix(), x: x.matrix(), weight: Segments(w.segments.clone()) })
+    }
+
+    fn rms_norm(&self, out: &mut Tensor, x: &Tensor, gain: &Tensor, eps: f32) -> Result<()> {
+        assert_eq!((out.shape(), gain.cols()), (x.shape(), x.cols()), "rms_norm");
+        self.verb(Verb::Norm { out: out.matrix(), residual: x.matrix(), norm: norm(gain, eps) })
+    }
+
+    fn add(&self, acc: &mut Tensor, x: &Tensor) -> Result<()> {
+        assert_eq!(acc.shape(), x.shape(), "add");
+        self.verb(Verb::Add { acc: acc.matrix(), x: x.matrix() })
+    }
+
+    fn rope_and_store(&self, qkv: &mut Tensor, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
+        assert_eq!(qkv.shape(), (plan.rows as usize, plan.shape.qkv_cols()), "rope_and_store");
+        self.verb(Verb::RopeAndStore { qkv: qkv.matrix(), attend: plan.attend(kv, layer) })
+    }
+
+    fn attention(&self, out: &mut Tensor, qkv: &Tensor, kv: &KvCache, layer: usize, plan: &Plan) -> Result<()> {
+        let heads = plan.shape.heads * plan.shape.head_dim;
+        assert_eq!((out.shape(), qkv.rows()), ((plan.rows as usize, heads), plan.rows as usize), "attention");
+        self.verb(Verb::Attention { out: out.matrix(), qkv: qkv.matrix(), attend: plan.attend(kv, layer) })
+    }
+
+    fn swiglu(&self, out: &mut Tensor, gate_up: &Tensor) -> Result<()> {
+        assert_eq!((out.rows(), 2 * out.cols()), gate_up.shape(), "swiglu");
+        self.verb(Verb::Swiglu { out: out.matrix(), gate_up: gate_up.matrix() })
+    }
+
+    fn take_outputs(&self, out: &mut Tensor, x: &Tensor, plan: &Plan) -> Result<()> {
+        assert_eq!((x.rows(), out.cols()), (plan.rows as usize, x.cols()), "take_outputs");
+        out.set_rows(plan.outputs as usize);
+        if plan.outputs == 0 {
+            return Ok(());
+        }
+        self.verb(Verb::Take { out: out.matrix(), x: x.matrix(), index: plan.outputs_index() })
+    }
+
+    fn add_rms_norm(&self, residual: &mut Tensor, x: &mut Tensor, gain: &Tensor, eps: f32) -> Result<()> {
+        assert_eq!((residual.shape(), gain.cols()), (x.shape(), x.cols()), "add_rms_norm");
+        self.verb(Verb::AddNorm { residual: residual.matrix(), x: x.matrix(), norm: norm(gain, eps) })
+    }
+
+    fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.step.borrow_mut().recording = true;
+        let collected = ops();
+        let mut step = self.step.borrow_mut();
+        step.recording = false;
+        if collected.is_err() {
+            step.verbs.clear();
+            return collected;
+        }
+        self.run(&mut step)
+    }
+}
+
+fn norm(gain: &Tensor, eps: f32) -> Gain {
+    Gain { gain: gain.matrix().address, eps }
+}

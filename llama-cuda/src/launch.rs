@@ -1,0 +1,124 @@
+//! One launch: a kernel, its grid and the bytes of its one parameter. Plain data that can be compared, kept and enqueued.
+
+use std::ffi::c_void;
+
+use bytemuck::Pod;
+use cudarc::driver::{result, sys};
+use llama_core::Result;
+
+use crate::device::Device;
+use crate::error::driver;
+use crate::kernels::Kernel;
+
+/// Bytes of the largest parameter.
+pub(crate) const MAX_PARAMS: usize = 192;
+
+/// Threads of a block, of every kernel.
+pub(crate) const THREADS: u32 = 256;
+
+/// A kernel's launch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Launch {
+    pub kernel: Kernel,
+    pub name: &'static str,
+    pub grid: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    params: Params,
+}
+
+/// A parameter of any kind, as bytes where it may lie as it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(16))]
+struct Params([u8; MAX_PARAMS]);
+
+impl Launch {
+    /// `kernel` on `params` with one-dimensional blocks of [`THREADS`].
+    pub fn new<P: Pod>(kernel: Kernel, name: &'static str, grid: [u32; 3], params: &P) -> Self {
+        let bytes = bytemuck::bytes_of(params);
+        let mut all = [0; MAX_PARAMS];
+        all[..bytes.len()].copy_from_slice(bytes);
+        Launch { kernel, name, grid, shared: 0, params: Params(all) }
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn shared(self, shared: u32) -> Self {
+        Launch { shared, ..self }
+    }
+
+    /// The parameter's bytes, and zeros up to [`MAX_PARAMS`].
+    pub fn params(&self) -> &[u8; MAX_PARAMS] {
+        &self.params.0
+    }
+
+    /// Enqueues it. On Hopper it may begin before the launch ahead of it has ended: kernels there wait by themselves
+    /// before they read what others write.
+    pub fn enqueue(&self, device: &Device) -> Result<()> {
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: self.grid[0],
+            gridDimY: self.grid[1],
+            gridDimZ: self.grid[2],
+            blockDimX: THREADS,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared,
+            hStream: device.stream(),
+            attrs: &mut early,
+            numAttrs: u32::from(device.abilities.capability >= (9, 0)),
+        };
+        let mut params = [std::ptr::from_ref(&self.params).cast_mut().cast::<c_void>()];
+        // SAFETY: the kernel's module is loaded as long as its backend; the driver copies the parameter, which is at least
+        // as long as the kernel's; the addresses in it are those of spans that the operation's owner keeps, and every
+        // kernel stays within the sizes beside them, which the simulator's suites check.
+        unsafe { sys::cuLaunchKernelEx(&config, self.kernel.0, params.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(driver(self.name))
+    }
+}
+
+/// A recorded sequence of launches.
+pub(crate) struct Graph {
+    exec: sys::CUgraphExec,
+}
+
+// SAFETY: a handle that the driver lets any thread use.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records `launches`.
+    pub fn record(device: &Device, launches: &[Launch]) -> Result<Self> {
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives and is not being captured: capture begins and ends here.
+        unsafe { result::stream::begin_capture(device.stream(), mode) }.map_err(driver("record"))?;
+        let recorded = launches.iter().try_for_each(|launch| launch.enqueue(device));
+        // SAFETY: capture began above.
+        let graph = unsafe { result::stream::end_capture(device.stream()) }.map_err(driver("record"));
+        recorded?;
+        let graph = graph?;
+        // SAFETY: the graph is whole; it is destroyed once, and not needed after it is instantiated.
+        let exec = unsafe {
+            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            exec.map_err(driver("record"))?
+        };
+        Ok(Graph { exec })
+    }
+
+    /// Enqueues all of it.
+    pub fn enqueue(&self, device: &Device) -> Result<()> {
+        // SAFETY: graph and stream live.
+        unsafe { result::graph::launch(self.exec, device.stream()) }.map_err(driver("replay"))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: instantiated once, destroyed once; the driver keeps what still runs.
+        let _ = unsafe { result::graph::exec_destroy(self.exec) };
+    }
+}

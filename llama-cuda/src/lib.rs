@@ -1,0 +1,48 @@
+//! The CUDA backend of `llama-core`: hand-written kernels, embedded as PTX, loaded by the driver.
+//!
+//! No CUDA toolkit is needed to build or to run, and none is linked: libcuda is opened when a [`Cuda`] is made. Where there
+//! is no driver, [`Cuda::devices`] is an empty list and [`Cuda::new`] an error that says so.
+//!
+//! ```no_run
+//! use llama_core::Loader;
+//! use llama_cuda::Cuda;
+//!
+//! # fn main() -> llama_core::Result<()> {
+//! let engine = Loader::open("model.gguf")?.load(Cuda::new(Default::default())?)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # From a verb to the device
+//!
+//! `cuda` writes the verbs of a step down, `fuse` makes operations of them, `lower` launches, `replay` sends these one by
+//! one or as a recorded graph. `device` and `launch` are the only places that call the driver.
+
+mod arena;
+mod attention;
+mod cuda;
+mod device;
+mod error;
+mod fuse;
+mod gemm;
+mod grouped;
+mod kernels;
+mod kv;
+mod launch;
+mod lower;
+mod params;
+mod plan;
+mod ptx;
+mod replay;
+mod tensor;
+mod tiles;
+mod upload;
+mod verb;
+mod weight;
+
+pub use cuda::{Cuda, CudaOptions};
+pub use device::{DeviceInfo, OLDEST_DRIVER};
+pub use kv::KvCache;
+pub use plan::Plan;
+pub use tensor::Tensor;
+pub use weight::Weight;

@@ -1,0 +1,167 @@
+//! From operations to launches: kernel, grid, shared memory and parameters of each.
+
+use bytemuck::Zeroable;
+use llama_core::Result;
+
+use crate::attention;
+use crate::device::Abilities;
+use crate::fuse::{Input, Op};
+use crate::gemm;
+use crate::kernels::Kernels;
+use crate::launch::{Launch, THREADS};
+use crate::params::{Add, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
+use crate::tensor::{Matrix, Number};
+use crate::tiles::TILE_ROWS;
+use crate::verb::{Gain, Segments};
+use crate::weight::Segment;
+
+/// Most columns that a gemv takes at once.
+pub(crate) const GEMV_COLUMNS: u32 = 8;
+/// Blocks of a gemv on one multiprocessor at once: more would only repeat the fetching of its inputs.
+const GEMV_BLOCKS: u32 = 4;
+
+/// What launches are made for.
+pub(crate) struct Lower<'a> {
+    pub kernels: &'a Kernels,
+    pub abilities: Abilities,
+}
+
+impl Lower<'_> {
+    /// Appends the launches of `op`.
+    pub fn op(&self, op: &Op, launches: &mut Vec<Launch>) -> Result<()> {
+        match op {
+            Op::Embed { out, table, tokens } => launches.push(self.embed(*out, table, *tokens)?),
+            Op::Linear { out, input, weight, add } => return self.linear(*out, *input, weight, *add, launches),
+            Op::Norm { out, residual, x, norm } => launches.push(self.norm(*out, *residual, *x, *norm)?),
+            Op::Add { acc, x } => launches.push(self.add(*acc, *x)?),
+            Op::Rope { qkv, attend } => launches.push(attention::rope(self.kernels, *qkv, attend)?),
+            Op::Attention { out, qkv, attend, turn } => {
+                return attention::lower(self.kernels, *out, *qkv, attend, *turn, launches);
+            }
+            Op::Swiglu { out, gate_up } => launches.push(self.swiglu(*out, *gate_up)?),
+            Op::Take { out, x, index } => launches.push(self.take(*out, *x, *index)?),
+        }
+        Ok(())
+    }
+
+    fn launch<P: bytemuck::Pod>(&self, name: &'static str, grid: [u32; 3], params: &P) -> Result<Launch> {
+        Ok(Launch::new(self.kernels.get(name)?, name, grid, params))
+    }
+
+    fn embed(&self, out: Matrix, table: &Segments, tokens: u64) -> Result<Launch> {
+        let [segment] = &table.0[..] else { panic!("an embedding of {} segments", table.0.len()) };
+        let params =
+            Embed { table: segment.tiles.address(), tokens, out: out.address, hidden: out.cols, count: out.rows };
+        self.launch(segment.form.names().embed, [out.rows, 1, 1], &params)
+    }
+
+    fn linear(
+        &self,
+        out: Matrix,
+        input: Input,
+        weight: &Segments,
+        add: bool,
+        launches: &mut Vec<Launch>,
+    ) -> Result<()> {
+        for segment in &weight.0[..] {
+            let params = linear_params(out, input, segment, add);
+            launches.push(self.segment(segment, input, &params)?);
+        }
+        Ok(())
+    }
+
+    fn segment(&self, segment: &Segment, input: Input, p: &Linear) -> Result<Launch> {
+        let names = segment.form.names();
+        let groups = p.columns.div_ceil(GEMV_COLUMNS);
+        let row_groups = segment.rows.div_ceil(TILE_ROWS) as u32;
+        if p.source == source::F32 {
+            return self.launch(names.gemv_f32, [row_groups, groups, 1], p);
+        }
+        if groups > 1 {
+            return self.gemm(segment, p);
+        }
+        let blocks = row_groups.min(self.abilities.multiprocessors * GEMV_BLOCKS);
+        let staged = match input {
+            Input::Plain(_) => 0,
+            _ => p.columns.min(GEMV_COLUMNS) * p.inputs * 2,
+        };
+        Ok(self.launch(names.gemv, [blocks, 1, 1], p)?.shared(staged))
+    }
+
+    fn gemm(&self, segment: &Segment, p: &Linear) -> Result<Launch> {
+        let (form, names) = (segment.form, segment.form.names());
+        let shape = gemm::shape(p.rows, p.columns, self.abilities.multiprocessors);
+        let name = if shape == gemm::WIDE { names.gemm } else { names.gemm_narrow };
+        Ok(self.launch(name, [shape.blocks(p.rows, p.columns), 1, 1], p)?.shared(shape.shared(form)))
+    }
+
+    fn norm(&self, out: Matrix, residual: Matrix, x: Option<Matrix>, norm: Gain) -> Result<Launch> {
+        assert_eq!(residual.number, Number::F32, "norm");
+        let name = by_number(out.number, "norm_bf16", "norm_f32");
+        let params = Norm {
+            out: out.address,
+            residual: residual.address,
+            x: x.map_or(0, |x| x.address),
+            gain: norm.gain,
+            rows: residual.rows,
+            features: residual.cols,
+            eps: norm.eps,
+            unused: 0,
+        };
+        self.launch(name, [residual.rows, 1, 1], &params)
+    }
+
+    fn add(&self, acc: Matrix, x: Matrix) -> Result<Launch> {
+        assert_eq!(acc.number, Number::F32, "add");
+        let count = acc.rows * acc.cols;
+        let params = Add { acc: acc.address, x: x.address, count, unused: 0 };
+        self.launch(by_number(x.number, "add_bf16", "add_f32"), [count.div_ceil(4 * THREADS), 1, 1], &params)
+    }
+
+    fn swiglu(&self, out: Matrix, gate_up: Matrix) -> Result<Launch> {
+        let params = SwiGlu { out: out.address, gate_up: gate_up.address, rows: out.rows, ffn: out.cols };
+        let grid = [out.rows * out.cols.div_ceil(4 * THREADS), 1, 1];
+        self.launch(by_number(out.number, "swiglu_bf16", "swiglu_f32"), grid, &params)
+    }
+
+    fn take(&self, out: Matrix, x: Matrix, index: u64) -> Result<Launch> {
+        let name = by_number(out.number, "take_rows_bf16", "take_rows_f32");
+        let params = TakeRows { out: out.address, x: x.address, index, rows: out.rows, features: out.cols };
+        self.launch(name, [out.rows * out.cols.div_ceil(4 * THREADS), 1, 1], &params)
+    }
+}
+
+fn linear_params(out: Matrix, input: Input, segment: &Segment, add: bool) -> Linear {
+    let (x, source, norm) = match input {
+        Input::Plain(x) => (x, if x.number == Number::F32 { source::F32 } else { source::BF16 }, None),
+        Input::Norm(residual, norm) => (residual, source::NORM, Some(norm)),
+        Input::Swiglu(gate_up) => (gate_up, source::SWIGLU, None),
+    };
+    let sink = match (add, out.number) {
+        (true, _) => sink::ADD,
+        (false, Number::F32) => sink::F32,
+        (false, Number::Bf16) => sink::BF16,
+    };
+    Linear {
+        weights: segment.tiles.address(),
+        input: x.address,
+        gain: norm.map_or(0, |norm| norm.gain),
+        bias: segment.bias.as_ref().map_or(0, |bias| bias.address()),
+        out: out.address + (segment.first * out.number.bytes()) as u64,
+        rows: segment.rows as u32,
+        inputs: if source == source::SWIGLU { x.cols / 2 } else { x.cols },
+        columns: out.rows,
+        stride: out.cols,
+        source,
+        sink,
+        eps: norm.map_or(0.0, |norm| norm.eps),
+        ..Linear::zeroed()
+    }
+}
+
+pub(crate) fn by_number(number: Number, bf16: &'static str, f32: &'static str) -> &'static str {
+    match number {
+        Number::Bf16 => bf16,
+        Number::F32 => f32,
+    }
+}

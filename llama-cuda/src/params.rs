@@ -1,0 +1,68 @@
+//! What kernels are passed: `kernels/params.cuh` in Rust, field by field.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Where a linear's input comes from.
+pub(crate) mod source {
+    pub const BF16: u32 = 0;
+    pub const NORM: u32 = 1;
+    pub const SWIGLU: u32 = 2;
+    pub const F32: u32 = 3;
+}
+
+/// What becomes of a linear's output.
+pub(crate) mod sink {
+    pub const BF16: u32 = 0;
+    pub const F32: u32 = 1;
+    pub const ADD: u32 = 2;
+}
+
+/// An address on the device; 0 is null.
+pub(crate) type Address = u64;
+
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty),* $(,)? })*) => {
+        $($(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, Zeroable, Pod)]
+        pub(crate) struct $name { $(pub $field: $ty),* })*
+    };
+}
+
+params! {
+    /// `out[c][r] = weights[r] . x[c] + bias[r]` for one segment of a weight.
+    Linear {
+        weights: Address, input: Address, gather: Address, gain: Address, bias: Address, out: Address,
+        rows: u32, inputs: u32, columns: u32, stride: u32, source: u32, sink: u32, eps: f32, unused: u32,
+    }
+    /// `out[t] = table[tokens[t]]`
+    Embed { table: Address, tokens: Address, out: Address, hidden: u32, count: u32 }
+    /// Whole rows of a checkpoint's blocks to tiles.
+    Repack { raw: Address, tiles: Address, rows: u32, inputs: u32, row_bytes: u32, unused: u32 }
+    /// `out[r] = norm(residual[r] += x[r]) * gain`
+    Norm {
+        out: Address, residual: Address, x: Address, gain: Address, rows: u32, features: u32, eps: f32, unused: u32,
+    }
+    /// Cosine and sine of every token's position times every frequency.
+    Angles { angles: Address, positions: Address, inv_freq: Address, tokens: u32, half: u32, scale: f32, unused: u32 }
+    /// How heads lie in a row of qkv, and where keys and values are kept.
+    Heads { heads: u32, kv_heads: u32, head_dim: u32, padded: u32, half: u32, interleaved: u32 }
+    /// Turns q and k in place and stores k and v.
+    Rope {
+        qkv: Address, k: Address, v: Address, angles: Address, slots: Address, shape: Heads, tokens: u32, unused: u32,
+    }
+    /// Attention of every row of a batch over its sequence's cache.
+    Attention {
+        out: Address, qkv: Address, k: Address, v: Address, angles: Address, positions: Address, slots: Address,
+        sequence_of: Address, q_indptr: Address, kv_indptr: Address, block_ids: Address, tiles: Address,
+        partials: Address, stats: Address, arrivals: Address, shape: Heads, scale: f32, window: u32, run: u32, unused: u32,
+    }
+    /// `out[r] = silu(gate) * up` of row r.
+    SwiGlu { out: Address, gate_up: Address, rows: u32, ffn: u32 }
+    /// `acc += x`
+    Add { acc: Address, x: Address, count: u32, unused: u32 }
+    /// `out[i] = x[index[i]]`
+    TakeRows { out: Address, x: Address, index: Address, rows: u32, features: u32 }
+    /// Blocks of one layer's cache, copied within it.
+    CopyBlocks { k: Address, v: Address, pairs: Address, count: u32, bytes: u32 }
+}

@@ -1,0 +1,64 @@
+//! A step's verbs, written down before they run: what each reads and writes, as plain data.
+
+use std::sync::Arc;
+
+use crate::attention::Attend;
+use crate::params::Address;
+use crate::tensor::Matrix;
+use crate::weight::Segment;
+
+/// One call of the contract.
+#[derive(Debug, Clone)]
+pub(crate) enum Verb {
+    Embed { out: Matrix, table: Segments, tokens: Address },
+    Linear { out: Matrix, x: Matrix, weight: Segments },
+    Norm { out: Matrix, residual: Matrix, norm: Gain },
+    AddNorm { residual: Matrix, x: Matrix, norm: Gain },
+    Add { acc: Matrix, x: Matrix },
+    RopeAndStore { qkv: Matrix, attend: Attend },
+    Attention { out: Matrix, qkv: Matrix, attend: Attend },
+    Swiglu { out: Matrix, gate_up: Matrix },
+    Take { out: Matrix, x: Matrix, index: Address },
+}
+
+/// A weight's segments; equal where they are the same weight's.
+#[derive(Debug, Clone)]
+pub(crate) struct Segments(pub Arc<[Segment]>);
+
+/// What a norm multiplies by, and what it adds under the root.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gain {
+    pub gain: Address,
+    pub eps: f32,
+}
+
+impl Verb {
+    /// The tensor it writes.
+    pub fn out(&self) -> Matrix {
+        match self {
+            Verb::Embed { out, .. }
+            | Verb::Linear { out, .. }
+            | Verb::Norm { out, .. }
+            | Verb::Attention { out, .. }
+            | Verb::Swiglu { out, .. }
+            | Verb::Take { out, .. } => *out,
+            Verb::AddNorm { x, .. } => *x,
+            Verb::Add { acc, .. } => *acc,
+            Verb::RopeAndStore { qkv, .. } => *qkv,
+        }
+    }
+
+    /// Whether it reads a tensor at `address`.
+    pub fn reads(&self, address: Address) -> bool {
+        let read = match self {
+            Verb::Embed { .. } => [None, None],
+            Verb::Linear { x, .. } | Verb::Take { x, .. } => [Some(x), None],
+            Verb::Norm { residual, .. } => [Some(residual), None],
+            Verb::AddNorm { residual, x, .. } => [Some(residual), Some(x)],
+            Verb::Add { acc, x } => [Some(acc), Some(x)],
+            Verb::RopeAndStore { qkv, .. } | Verb::Attention { qkv, .. } => [Some(qkv), None],
+            Verb::Swiglu { gate_up, .. } => [Some(gate_up), None],
+        };
+        read.into_iter().flatten().any(|matrix| matrix.address == address)
+    }
+}
