@@ -4,8 +4,9 @@
 //! Temperature 0 takes the most probable token after bias and penalties; of equals the one with the lowest id.
 //!
 //! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own
-//! (`elementary.rs`), sums have a fixed order, and the random number comes from a counter (`philox.rs`). So a sequence's
-//! text doesn't depend on what else ran, and a sequence that is evicted and evaluated again continues as it would have.
+//! (`elementary.rs`), sums are exact (`candidates.rs`), and the random number comes from a counter (`philox.rs`). So a
+//! sequence's text doesn't depend on what else ran, and a sequence that is evicted and evaluated again continues as it
+//! would have; and a device that samples beside its logits (`outputs.rs`) picks the same tokens.
 
 mod adjust;
 mod candidates;
@@ -186,7 +187,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for `vocab` tokens, with all the memory it will use: 24 bytes for each.
+    /// A sampler for `vocab` tokens, with all the memory it will use: 36 bytes for each.
     pub fn new(vocab: usize) -> Self {
         Sampler {
             adjusted: vec![0.0; vocab],
@@ -198,7 +199,7 @@ impl Sampler {
 
     /// Bytes that a sampler for `vocab` tokens holds.
     pub fn bytes(vocab: usize) -> u64 {
-        let each = size_of::<f32>() + size_of::<Tally>() + size_of::<Candidate>();
+        let each = size_of::<f32>() + size_of::<Tally>() + 2 * size_of::<Candidate>();
         (vocab as u64).saturating_mul(each as u64) + (MAX_LOGPROBS * size_of::<Logprob>()) as u64
     }
 
@@ -278,11 +279,11 @@ impl Sampler {
         if sampling.temperature == 0.0 {
             return greatest(logits);
         }
-        draw(&mut self.candidates, logits, sampling, philox::uniform(sampling.seed, position))
+        draw(&mut self.candidates, logits, sampling, philox::bits(sampling.seed, position))
     }
 }
 
-fn draw(candidates: &mut Candidates, logits: &[f32], sampling: &Sampling, u: f64) -> Option<u32> {
+fn draw(candidates: &mut Candidates, logits: &[f32], sampling: &Sampling, bits: u64) -> Option<u32> {
     candidates.fill(logits);
     if sampling.top_k > 0 {
         candidates.top_k(sampling.top_k);
@@ -294,7 +295,7 @@ fn draw(candidates: &mut Candidates, logits: &[f32], sampling: &Sampling, u: f64
     if sampling.min_p > 0.0 {
         candidates.min_p(sampling.min_p);
     }
-    candidates.draw(u)
+    candidates.draw(bits)
 }
 
 /// The first greatest logit's token, unless all are `-inf`.

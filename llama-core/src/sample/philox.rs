@@ -8,11 +8,16 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// The uniform number in `[0, 1)` that belongs to a seed and a position; a multiple of 2^-53.
-pub(super) fn uniform(seed: u64, position: u64) -> f64 {
+/// The 64 random bits that belong to a seed and a position.
+pub(super) fn bits(seed: u64, position: u64) -> u64 {
     let words = philox([position as u32, (position >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
-    let bits = u64::from(words[0]) << 32 | u64::from(words[1]);
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    u64::from(words[0]) << 32 | u64::from(words[1])
+}
+
+/// The uniform number in `[0, 1)` that belongs to a seed and a position; a multiple of 2^-53.
+#[cfg(test)]
+pub(super) fn uniform(seed: u64, position: u64) -> f64 {
+    (bits(seed, position) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {

@@ -200,7 +200,7 @@ fn draws_are_the_same_on_every_machine() {
     let sampling =
         Sampling { temperature: 0.9, top_k: 400, top_p: 0.97, min_p: 0.01, seed: 2026, ..Sampling::greedy() };
     let tokens: Vec<u32> = (0..12).map(|p| sample(&logits, &sampling, p)).collect();
-    assert_eq!(tokens, [340, 987, 816, 685, 384, 831, 359, 528, 317, 728, 805, 903]);
+    assert_eq!(tokens, [476, 987, 716, 742, 670, 325, 994, 810, 670, 849, 343, 519]);
 }
 
 #[test]
