@@ -6,7 +6,7 @@ use std::ops::Range;
 use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Role, RopeLayout};
 use llama_core::batch::{BLOCK, Batch};
 
-use super::{KvOf, Output, PlanOf, Random, Scene, Size, Subject, Suite, limits};
+use super::{Judge, KvOf, Output, PlanOf, Random, Scene, Size, Subject, Suite, limits};
 
 /// A shape of `turned` rotated columns.
 pub fn shape(heads: usize, kv_heads: usize, head_dim: usize, turned: usize, layout: RopeLayout) -> AttentionShape {
@@ -124,7 +124,9 @@ impl Scene for Passage {
         self.spoil(s, &mut kv, &mut plan);
         self.fill(s, &mut kv, &mut plan);
         let (qkv, out) = self.step(s, &mut kv, &mut plan, self.batch(|s| self.new_rows(s)));
-        vec![Output::new("rope_and_store", Role::Activation, qkv), Output::new("attention", Role::Activation, out)]
+        // The cosine or sine, a product, the sum of two.
+        let turned = Output { judge: Judge::Whole(3), ..Output::new("rope_and_store", Role::Activation, qkv) };
+        vec![turned, Output::new("attention", Role::Activation, out)]
     }
 }
 

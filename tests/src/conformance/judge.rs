@@ -1,10 +1,10 @@
 //! When outputs count as the same, and when as near enough.
 //!
-//! *Near enough* has two forms. Sums over many numbers are judged as a [whole](Judge::Whole): the largest error of an
-//! output may be twice the largest of the plain computation, or one unit in the last place of the largest value where the
-//! plain one came out luckier than its own rounding. What is computed element by element is judged [so](Judge::Each), each
-//! element against its own size, and there the extraordinary counts too: what is NaN in f64 never becomes an ordinary number,
-//! and an infinity stays that infinity.
+//! *Near enough* has two forms. Sums over many numbers are judged as a [whole](Judge::Whole(2)): the largest error of an
+//! output may be twice the largest of the plain computation. A plain computation of few numbers may come out luckier than
+//! its roundings, so each of these counts for half a unit in the last place of the largest value at least. What is
+//! computed element by element is judged [so](Judge::Each), each element against its own size, and there the extraordinary
+//! counts too: what is NaN in f64 never becomes an ordinary number, and an infinity stays that infinity.
 //!
 //! Nothing is owed for an element of a whole whose plain computation is not finite (docs/numerics.md).
 
@@ -15,8 +15,8 @@ use super::Width;
 /// How an output is judged where a bound is owed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Judge {
-    /// By its largest error.
-    Whole,
+    /// By its largest error; the plain computation rounds an element so many times, sums aside.
+    Whole(u32),
     /// Element by element: twice the plain error, and so many units in the last place.
     Each(f64),
 }
@@ -35,9 +35,9 @@ pub struct Output {
 }
 
 impl Output {
-    /// An output that is judged as a whole.
+    /// An output that is judged as a whole, and is rounded twice: a sum, and what is done to it.
     pub fn new(what: &'static str, role: Role, values: Vec<f64>) -> Self {
-        Output { what, role, judge: Judge::Whole, values }
+        Output { what, role, judge: Judge::Whole(2), values }
     }
 }
 
@@ -68,18 +68,18 @@ pub fn within(got: &[Output], plain: &[Output], truth: &[Output], width: Width) 
         }
         let width = width.of(got.role);
         match got.judge {
-            Judge::Whole => whole(got, plain, truth, width)?,
+            Judge::Whole(roundings) => whole(got, plain, truth, width, roundings)?,
             Judge::Each(ulps) => each(got, plain, truth, width, ulps)?,
         }
     }
     Ok(())
 }
 
-fn whole(got: &Output, plain: &Output, truth: &Output, width: Width) -> Result<(), String> {
+fn whole(got: &Output, plain: &Output, truth: &Output, width: Width, roundings: u32) -> Result<(), String> {
     let owed = || plain.values.iter().zip(&truth.values).enumerate().filter(|(_, (plain, _))| plain.is_finite());
     let largest = owed().map(|(_, (_, truth))| truth.abs()).fold(0.0, f64::max);
     let plainly = owed().map(|(_, (plain, truth))| (plain - truth).abs()).fold(0.0, f64::max);
-    let allowed = (2.0 * plainly).max(width.ulp(largest));
+    let allowed = (2.0 * plainly).max(f64::from(roundings) * width.ulp(largest) / 2.0);
     for (i, (_, truth)) in owed() {
         let error = (got.values[i] - truth).abs();
         if error.is_nan() || error > allowed {
@@ -125,12 +125,13 @@ mod tests {
     #[test]
     fn a_whole_is_held_to_twice_the_plain_error() {
         let ulp = 2f64.powi(-7);
-        assert!(judged(1.0 + 6.0 * ulp, 1.0 + 3.0 * ulp, 1.0, Judge::Whole));
-        assert!(!judged(1.0 + 6.1 * ulp, 1.0 + 3.0 * ulp, 1.0, Judge::Whole));
-        assert!(judged(1.0 + ulp, 1.0, 1.0, Judge::Whole));
-        assert!(!judged(1.0 + 1.1 * ulp, 1.0, 1.0, Judge::Whole));
-        assert!(!judged(f64::NAN, 1.0 + ulp, 1.0, Judge::Whole));
-        assert!(judged(5.0, f64::NAN, 1.0, Judge::Whole), "nothing is owed");
+        assert!(judged(1.0 + 6.0 * ulp, 1.0 + 3.0 * ulp, 1.0, Judge::Whole(2)));
+        assert!(!judged(1.0 + 6.1 * ulp, 1.0 + 3.0 * ulp, 1.0, Judge::Whole(2)));
+        assert!(judged(1.0 + ulp, 1.0, 1.0, Judge::Whole(2)));
+        assert!(!judged(1.0 + 1.1 * ulp, 1.0, 1.0, Judge::Whole(2)));
+        assert!(judged(1.0 + 1.5 * ulp, 1.0, 1.0, Judge::Whole(3)));
+        assert!(!judged(f64::NAN, 1.0 + ulp, 1.0, Judge::Whole(2)));
+        assert!(judged(5.0, f64::NAN, 1.0, Judge::Whole(2)), "nothing is owed");
     }
 
     #[test]

@@ -190,7 +190,7 @@ macro_rules! conformance_suite {
         $(
             #[test]
             fn $scene() {
-                $suite().$scene();
+                ($suite)().$scene();
             }
         )*
     };

@@ -2,10 +2,16 @@
 
 use llama_core::backend::{Backend, Role};
 
-use super::{Judge, Output, Random, Scene, Size, Subject, Suite, Width};
+use super::{Judge, Output, Random, Scene, Size, Subject, Suite};
 
 const SHAPES: [(usize, usize); 8] = [(1, 1), (1, 20), (3, 48), (40, 17), (1, 576), (33, 576), (1, 5000), (9, 2050)];
 const FEW: [usize; 4] = [1, 2, 3, 4];
+
+/// Roundings of a norm: the mean, its root, the reciprocal, and two products.
+const NORM: Judge = Judge::Whole(5);
+
+/// Units in the last place that a product with a sigmoid may be off: an exponential within two, a sum, a reciprocal, two products.
+const SIGMOID: f64 = 4.0;
 
 /// `rms_norm`, and `add_rms_norm` with its residual.
 struct Norms {
@@ -28,9 +34,9 @@ impl Scene for Norms {
         let mut y = s.filled(rows, cols, Role::Activation, &self.y);
         b.add_rms_norm(&mut x, &mut y, &gain, 1e-6).expect("add_rms_norm");
         vec![
-            Output::new("rms_norm", Role::Activation, s.values(&out)),
+            Output { judge: NORM, ..Output::new("rms_norm", Role::Activation, s.values(&out)) },
             Output { judge: Judge::Each(0.5), ..Output::new("residual", Role::Residual, s.values(&x)) },
-            Output::new("add_rms_norm", Role::Activation, s.values(&y)),
+            Output { judge: NORM, ..Output::new("add_rms_norm", Role::Activation, s.values(&y)) },
         ]
     }
 }
@@ -40,8 +46,6 @@ struct Elementwise {
     shape: (usize, usize),
     x: Vec<f32>,
     y: Vec<f32>,
-    /// Units in the last place of a product with a sigmoid.
-    sigmoid: f64,
 }
 
 impl Scene for Elementwise {
@@ -57,7 +61,7 @@ impl Scene for Elementwise {
         b.swiglu(&mut out, &s.filled(rows, 2 * cols, Role::Activation, &self.y)).expect("swiglu");
         vec![
             Output { judge: Judge::Each(0.5), ..Output::new("add", Role::Residual, s.values(&acc)) },
-            Output { judge: Judge::Each(self.sigmoid), ..Output::new("swiglu", Role::Activation, s.values(&out)) },
+            Output { judge: Judge::Each(SIGMOID), ..Output::new("swiglu", Role::Activation, s.values(&out)) },
         ]
     }
 }
@@ -109,14 +113,10 @@ impl<S: Subject> Suite<S> {
     /// `add` and `swiglu`, with zeros, tiny and huge numbers, infinities and NaN among their inputs.
     pub fn elementwise(&self) {
         let mut random = Random(2);
-        // Where activations are f32, an exponential is off by its argument's rounding: at most 88 halves of a unit, and
-        // what the argument was multiplied by as much again.
-        let sigmoid = if matches!(self.owes, super::Agreement::Bound(Width::F32)) { 88.0 } else { 1.0 };
         let scenes = SHAPES.map(|(rows, cols)| Elementwise {
             shape: (rows, cols),
             x: random.hard_floats(rows * cols),
             y: random.hard_floats(rows * 2 * cols),
-            sigmoid,
         });
         self.pick(&scenes, &FEW).into_iter().for_each(|scene| self.agree(scene));
     }

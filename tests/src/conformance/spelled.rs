@@ -102,6 +102,13 @@ impl Spelled {
         self.width.of(Role::Residual).round(x)
     }
 
+    /// Below the least normal number it is zero, as it is on a GPU.
+    fn reciprocal(&self, x: f64) -> f64 {
+        let reciprocal = self.inner(1.0 / x);
+        let vanishes = self.width != Width::F64 && reciprocal < f64::from(f32::MIN_POSITIVE);
+        if vanishes { 0.0 } else { reciprocal }
+    }
+
     fn exp(&self, x: f64) -> f64 {
         self.inner(self.inner(x).exp())
     }
@@ -338,7 +345,7 @@ impl Backend for Spelled {
         for t in 0..gate_up.rows {
             let (gate, up) = gate_up.row(t).split_at(out.cols);
             for ((out, gate), up) in out.row_mut(t).iter_mut().zip(gate).zip(up) {
-                *out = self.step(self.step(gate / self.inner(1.0 + self.exp(-gate))) * up);
+                *out = self.step(self.step(gate * self.reciprocal(self.inner(1.0 + self.exp(-gate)))) * up);
             }
         }
         Ok(())

@@ -1,0 +1,65 @@
+//! The CUDA backend in the conformance suite, on a driver that runs the shipped PTX in the simulator: a device of the first
+//! generation served and a Hopper, in both numerics modes.
+//!
+//! A finding of the simulator (a race, an access out of bounds, a number never written) ends the context, so it fails the
+//! scene in which it happens.
+
+use llama_core::backend::Numerics;
+use llama_cuda::{Cuda, CudaOptions, Tensor};
+use llama_tests::conformance::{Agreement, Size, Subject, Suite, Width};
+use llama_tests::conformance_suite;
+use mock_cuda::{Capability, Config, Mock};
+
+/// The driver is dropped after the backend.
+struct Gpu {
+    cuda: Cuda,
+    mock: Mock,
+}
+
+impl Subject for Gpu {
+    type Backend = Cuda;
+
+    fn backend(&self) -> &Cuda {
+        &self.cuda
+    }
+
+    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
+        tensor.write(values).expect("write");
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let Some(finding) = self.mock.last_finding() {
+            eprintln!("the simulator says: {finding}");
+        }
+    }
+}
+
+fn suite(capability: Capability, numerics: Numerics) -> Suite<Gpu> {
+    let mock = mock_cuda::install(&Config { capability, ..Config::default() }).expect("the mock driver");
+    let cuda = Cuda::new(CudaOptions { device: 0, numerics }).expect("a backend");
+    let width = if numerics == Numerics::Default { Width::Bf16 } else { Width::F32 };
+    Suite { subjects: vec![Gpu { cuda, mock }], owes: Agreement::Bound(width), size: Size::Few }
+}
+
+/// The scenes whose kernels there are.
+macro_rules! scenes {
+    ($capability:ident $numerics:ident) => {
+        super::conformance_suite!(|| super::suite(super::Capability::$capability, super::Numerics::$numerics);
+            norms sums_in_the_residual elementwise
+        );
+    };
+}
+
+mod ampere {
+    scenes!(AMPERE Default);
+}
+
+mod hopper {
+    scenes!(HOPPER Default);
+}
+
+mod precise {
+    scenes!(AMPERE Precise);
+}
