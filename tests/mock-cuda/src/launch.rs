@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use ptx_sim::Arg;
+use ptx_sim::{Arg, Checks};
 
 use crate::arguments::{Array, HostMemory};
 use crate::config::Capability;
@@ -147,6 +147,8 @@ impl State {
             block: launch.shape.block,
             shared: launch.shape.dynamic_shared as usize,
             steps: self.config.steps,
+            cooperative: launch.shape.cooperative,
+            checks: if self.config.checks { Checks::All } else { Checks::Addresses },
         };
         let arguments: Vec<Arg> = launch.arguments.iter().map(|bytes| Arg::Bytes(bytes.clone())).collect();
         match ptx_sim::launch(&module.code, name, &mut self.memory.simulated, shape, &arguments) {

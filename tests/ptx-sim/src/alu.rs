@@ -21,42 +21,44 @@ macro_rules! typed {
             u64::from(v as U)
         }
         let f: Compute = match $name {
-            "add" => |s| put(get(s[0]).wrapping_add(get(s[1]))),
-            "sub" => |s| put(get(s[0]).wrapping_sub(get(s[1]))),
-            "mul.lo" => |s| put(get(s[0]).wrapping_mul(get(s[1]))),
-            "mul.hi" => |s| put((((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) >> BITS) as T),
-            "mul.wide" => |s| (((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) as $wide) as u64,
-            "mad.lo" => |s| put(get(s[0]).wrapping_mul(get(s[1])).wrapping_add(get(s[2]))),
-            "mad.hi" => {
-                |s| put(((((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) >> BITS) as T).wrapping_add(get(s[2])))
-            }
-            "mad.wide" => {
-                |s| (((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) as $wide).wrapping_add(s[2] as $wide) as u64
-            }
+            "add" => &|s: [u64; 4]| put(get(s[0]).wrapping_add(get(s[1]))),
+            "sub" => &|s: [u64; 4]| put(get(s[0]).wrapping_sub(get(s[1]))),
+            "mul.lo" => &|s: [u64; 4]| put(get(s[0]).wrapping_mul(get(s[1]))),
+            "mul.hi" => &|s: [u64; 4]| put((((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) >> BITS) as T),
+            "mul.wide" => &|s: [u64; 4]| (((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) as $wide) as u64,
+            "mad.lo" => &|s: [u64; 4]| put(get(s[0]).wrapping_mul(get(s[1])).wrapping_add(get(s[2]))),
+            "mad.hi" => &|s: [u64; 4]| {
+                put(((((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) >> BITS) as T).wrapping_add(get(s[2])))
+            },
+            "mad.wide" => &|s: [u64; 4]| {
+                (((get(s[0]) as i128).wrapping_mul(get(s[1]) as i128)) as $wide).wrapping_add(s[2] as $wide) as u64
+            },
             // The result of a division by zero is unspecified; all ones is what devices return.
-            "div" => |s| if get(s[1]) == 0 { put(!0) } else { put(get(s[0]).wrapping_div(get(s[1]))) },
-            "rem" => |s| if get(s[1]) == 0 { put(get(s[0])) } else { put(get(s[0]).wrapping_rem(get(s[1]))) },
-            "min" => |s| put(get(s[0]).min(get(s[1]))),
-            "max" => |s| put(get(s[0]).max(get(s[1]))),
-            "neg" => |s| put((0 as T).wrapping_sub(get(s[0]))),
-            "abs" => |s| put(if get(s[0]) < 0 as T { (0 as T).wrapping_sub(get(s[0])) } else { get(s[0]) }),
-            "not" => |s| put(!get(s[0])),
-            "and" => |s| put(get(s[0]) & get(s[1])),
-            "or" => |s| put(get(s[0]) | get(s[1])),
-            "xor" => |s| put(get(s[0]) ^ get(s[1])),
-            // Shift amounts are 32 bits wide and clamp.
-            "shl" => |s| if s[1] as u32 as u64 >= BITS { 0 } else { put(get(s[0]) << s[1] as u32) },
-            "shr" => {
-                |s| put(get(s[0]) >> (s[1] as u32 as u64).min(BITS - 1) as u32 >> u32::from(s[1] as u32 as u64 >= BITS))
+            "div" => &|s: [u64; 4]| if get(s[1]) == 0 { put(!0) } else { put(get(s[0]).wrapping_div(get(s[1]))) },
+            "rem" => {
+                &|s: [u64; 4]| if get(s[1]) == 0 { put(get(s[0])) } else { put(get(s[0]).wrapping_rem(get(s[1]))) }
             }
-            "inc" => |s| if get(s[0]) >= get(s[1]) { 0 } else { put(get(s[0]).wrapping_add(1)) },
-            "dec" => |s| {
+            "min" => &|s: [u64; 4]| put(get(s[0]).min(get(s[1]))),
+            "max" => &|s: [u64; 4]| put(get(s[0]).max(get(s[1]))),
+            "neg" => &|s: [u64; 4]| put((0 as T).wrapping_sub(get(s[0]))),
+            "abs" => &|s: [u64; 4]| put(if get(s[0]) < 0 as T { (0 as T).wrapping_sub(get(s[0])) } else { get(s[0]) }),
+            "not" => &|s: [u64; 4]| put(!get(s[0])),
+            "and" => &|s: [u64; 4]| put(get(s[0]) & get(s[1])),
+            "or" => &|s: [u64; 4]| put(get(s[0]) | get(s[1])),
+            "xor" => &|s: [u64; 4]| put(get(s[0]) ^ get(s[1])),
+            // Shift amounts are 32 bits wide and clamp.
+            "shl" => &|s: [u64; 4]| if s[1] as u32 as u64 >= BITS { 0 } else { put(get(s[0]) << s[1] as u32) },
+            "shr" => &|s: [u64; 4]| {
+                put(get(s[0]) >> (s[1] as u32 as u64).min(BITS - 1) as u32 >> u32::from(s[1] as u32 as u64 >= BITS))
+            },
+            "inc" => &|s: [u64; 4]| if get(s[0]) >= get(s[1]) { 0 } else { put(get(s[0]).wrapping_add(1)) },
+            "dec" => &|s: [u64; 4]| {
                 if get(s[0]) == 0 || get(s[0]) > get(s[1]) { put(get(s[1])) } else { put(get(s[0]).wrapping_sub(1)) }
             },
-            "exch" => |s| put(get(s[1])),
-            "cas" => |s| put(if get(s[0]) == get(s[1]) { get(s[2]) } else { get(s[0]) }),
-            "mov" => |s| put(get(s[0])),
-            "selp" => |s| put(get(s[usize::from(s[2] & 1 == 0)])),
+            "exch" => &|s: [u64; 4]| put(get(s[1])),
+            "cas" => &|s: [u64; 4]| put(if get(s[0]) == get(s[1]) { get(s[2]) } else { get(s[0]) }),
+            "mov" => &|s: [u64; 4]| put(get(s[0])),
+            "selp" => &|s: [u64; 4]| put(get(s[usize::from(s[2] & 1 == 0)])),
             _ => return None,
         };
         Some(f)
@@ -82,11 +84,11 @@ pub(crate) fn integer(name: &str, ty: Type) -> Option<Compute> {
 
 fn predicate(name: &str) -> Option<Compute> {
     Some(match name {
-        "and" => |s| s[0] & s[1] & 1,
-        "or" => |s| (s[0] | s[1]) & 1,
-        "xor" => |s| (s[0] ^ s[1]) & 1,
-        "not" => |s| !s[0] & 1,
-        "mov" => |s| s[0] & 1,
+        "and" => &|s: [u64; 4]| s[0] & s[1] & 1,
+        "or" => &|s: [u64; 4]| (s[0] | s[1]) & 1,
+        "xor" => &|s: [u64; 4]| (s[0] ^ s[1]) & 1,
+        "not" => &|s: [u64; 4]| !s[0] & 1,
+        "mov" => &|s: [u64; 4]| s[0] & 1,
         _ => return None,
     })
 }
@@ -94,33 +96,35 @@ fn predicate(name: &str) -> Option<Compute> {
 /// Bit operations that carry their width in their name.
 pub(crate) fn bits(name: &str) -> Option<Compute> {
     Some(match name {
-        "popc.b32" => |s| u64::from((s[0] as u32).count_ones()),
-        "popc.b64" => |s| u64::from(s[0].count_ones()),
-        "clz.b32" => |s| u64::from((s[0] as u32).leading_zeros()),
-        "clz.b64" => |s| u64::from(s[0].leading_zeros()),
-        "brev.b32" => |s| u64::from((s[0] as u32).reverse_bits()),
-        "brev.b64" => |s| s[0].reverse_bits(),
-        "bfind.u64" => |s| u64::from(63u32.wrapping_sub(s[0].leading_zeros())),
-        "bfind.s32" => |s| u64::from(31u32.wrapping_sub((s[0] as i32 ^ s[0] as i32 >> 31).leading_zeros())),
-        "bfind.s64" => |s| u64::from(63u32.wrapping_sub((s[0] as i64 ^ s[0] as i64 >> 63).leading_zeros())),
-        "fns.b32" => nth_set,
-        "bfind.u32" => |s| u64::from(31u32.wrapping_sub((s[0] as u32).leading_zeros())),
-        "bfe.u32" => |s| extract(s[0] as u32 as u64, 32, false, s[1], s[2]),
-        "bfe.s32" => |s| extract(s[0] as u32 as u64, 32, true, s[1], s[2]) & 0xffff_ffff,
-        "bfe.u64" => |s| extract(s[0], 64, false, s[1], s[2]),
-        "bfe.s64" => |s| extract(s[0], 64, true, s[1], s[2]),
-        "bfi.b32" => |s| insert(s, 32) & 0xffff_ffff,
-        "bfi.b64" => |s| insert(s, 64),
-        "prmt.b32" => permute,
-        "lop3.b32" => logic3,
-        "shf.l.wrap.b32" => |s| funnel(s[0], s[1]) << (s[2] & 31) >> 32,
-        "shf.r.wrap.b32" => |s| funnel(s[0], s[1]) >> (s[2] & 31) & 0xffff_ffff,
-        "shf.l.clamp.b32" => |s| (u128::from(funnel(s[0], s[1])) << (s[2] as u32).min(32) >> 32) as u32 as u64,
-        "shf.r.clamp.b32" => |s| funnel(s[0], s[1]) >> (s[2] as u32).min(32) & 0xffff_ffff,
-        "dp4a.s32.s32" => |s| dot4(s, |a| i64::from(a as i8), |b| i64::from(b as i8)),
-        "dp4a.u32.u32" => |s| dot4(s, i64::from, i64::from),
-        "dp4a.u32.s32" => |s| dot4(s, i64::from, |b| i64::from(b as i8)),
-        "dp4a.s32.u32" => |s| dot4(s, |a| i64::from(a as i8), i64::from),
+        "popc.b32" => &|s: [u64; 4]| u64::from((s[0] as u32).count_ones()),
+        "popc.b64" => &|s: [u64; 4]| u64::from(s[0].count_ones()),
+        "clz.b32" => &|s: [u64; 4]| u64::from((s[0] as u32).leading_zeros()),
+        "clz.b64" => &|s: [u64; 4]| u64::from(s[0].leading_zeros()),
+        "brev.b32" => &|s: [u64; 4]| u64::from((s[0] as u32).reverse_bits()),
+        "brev.b64" => &|s: [u64; 4]| s[0].reverse_bits(),
+        "bfind.u64" => &|s: [u64; 4]| u64::from(63u32.wrapping_sub(s[0].leading_zeros())),
+        "bfind.s32" => &|s: [u64; 4]| u64::from(31u32.wrapping_sub((s[0] as i32 ^ s[0] as i32 >> 31).leading_zeros())),
+        "bfind.s64" => &|s: [u64; 4]| u64::from(63u32.wrapping_sub((s[0] as i64 ^ s[0] as i64 >> 63).leading_zeros())),
+        "fns.b32" => &nth_set,
+        "bfind.u32" => &|s: [u64; 4]| u64::from(31u32.wrapping_sub((s[0] as u32).leading_zeros())),
+        "bfe.u32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, false, s[1], s[2]),
+        "bfe.s32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, true, s[1], s[2]) & 0xffff_ffff,
+        "bfe.u64" => &|s: [u64; 4]| extract(s[0], 64, false, s[1], s[2]),
+        "bfe.s64" => &|s: [u64; 4]| extract(s[0], 64, true, s[1], s[2]),
+        "bfi.b32" => &|s: [u64; 4]| insert(s, 32) & 0xffff_ffff,
+        "bfi.b64" => &|s: [u64; 4]| insert(s, 64),
+        "prmt.b32" => &permute,
+        "lop3.b32" => &logic3,
+        "shf.l.wrap.b32" => &|s: [u64; 4]| funnel(s[0], s[1]) << (s[2] & 31) >> 32,
+        "shf.r.wrap.b32" => &|s: [u64; 4]| funnel(s[0], s[1]) >> (s[2] & 31) & 0xffff_ffff,
+        "shf.l.clamp.b32" => {
+            &|s: [u64; 4]| (u128::from(funnel(s[0], s[1])) << (s[2] as u32).min(32) >> 32) as u32 as u64
+        }
+        "shf.r.clamp.b32" => &|s: [u64; 4]| funnel(s[0], s[1]) >> (s[2] as u32).min(32) & 0xffff_ffff,
+        "dp4a.s32.s32" => &|s: [u64; 4]| dot4(s, |a| i64::from(a as i8), |b| i64::from(b as i8)),
+        "dp4a.u32.u32" => &|s: [u64; 4]| dot4(s, i64::from, i64::from),
+        "dp4a.u32.s32" => &|s: [u64; 4]| dot4(s, i64::from, |b| i64::from(b as i8)),
+        "dp4a.s32.u32" => &|s: [u64; 4]| dot4(s, |a| i64::from(a as i8), i64::from),
         _ => return None,
     })
 }
@@ -175,10 +179,10 @@ fn permute([a, b, selector, _]: [u64; 4]) -> u64 {
 
 /// Bit i of the result is bit (4 a + 2 b + c) of the table.
 fn logic3([a, b, c, table]: [u64; 4]) -> u64 {
-    (0..8).filter(|row| table >> row & 1 == 1).fold(0, |result, row| {
-        let pick = |v: u64, bit: u64| if row >> bit & 1 == 1 { v } else { !v };
-        result | pick(a, 2) & pick(b, 1) & pick(c, 0)
-    }) & 0xffff_ffff
+    let row = |i: u64| 0u64.wrapping_sub(table >> i & 1);
+    let of_c = |i: u64| row(i) & !c | row(i + 1) & c;
+    let of_b = |i: u64| of_c(i) & !b | of_c(i + 2) & b;
+    (of_b(0) & !a | of_b(4) & a) & 0xffff_ffff
 }
 
 fn dot4(s: [u64; 4], a: fn(u8) -> i64, b: fn(u8) -> i64) -> u64 {

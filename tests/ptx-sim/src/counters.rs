@@ -37,19 +37,10 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counts an instruction executed by some threads of a warp.
-    pub(crate) fn issue(&mut self, class: Class, threads: u32) {
-        self.warp_instructions += 1;
-        self.thread_instructions += u64::from(threads);
-        *self.classes.entry(class).or_default() += 1;
-    }
-
     /// Counts a warp's access to global memory: the addresses, each of `bytes` bytes.
     pub(crate) fn global(&mut self, addresses: &[u64], bytes: usize, write: bool) {
-        let mut sectors: Vec<u64> = addresses.iter().map(|address| address / SECTOR).collect();
-        sectors.sort_unstable();
-        sectors.dedup();
-        let (sectors, bytes) = (sectors.len() as u64, (addresses.len() * bytes) as u64);
+        let sectors = distinct(addresses.iter().map(|address| address / SECTOR));
+        let bytes = (addresses.len() * bytes) as u64;
         if write {
             self.global_sectors_written += sectors;
             self.global_bytes_written += bytes;
@@ -69,13 +60,40 @@ impl Counters {
     }
 }
 
-/// The most distinct words that one bank has to deliver.
+/// How many different numbers there are among at most 32.
+fn distinct(numbers: impl Iterator<Item = u64>) -> u64 {
+    let (mut all, mut count, mut ascending) = ([0; 32], 0, true);
+    for number in numbers {
+        if count > 0 && all[count - 1] == number {
+            continue;
+        }
+        ascending &= count == 0 || all[count - 1] < number;
+        all[count] = number;
+        count += 1;
+    }
+    if !ascending {
+        let all = &mut all[..count];
+        all.sort_unstable();
+        count = all.chunk_by(|a, b| a == b).count();
+    }
+    count as u64
+}
+
+/// The most distinct words that one bank has to deliver: at most 32 words, or two for each of at most 32 addresses.
 fn bank_passes(addresses: &[u64], bytes: u64) -> u64 {
-    let mut words: Vec<u64> = addresses.iter().flat_map(|at| at / 4..at.saturating_add(bytes).div_ceil(4)).collect();
-    words.sort_unstable();
-    words.dedup();
+    let (mut words, mut count) = ([0; 64], 0);
+    for at in addresses {
+        for word in at / 4..at.saturating_add(bytes).div_ceil(4) {
+            words[count] = word;
+            count += 1;
+        }
+    }
+    let words = &mut words[..count];
+    if !words.is_sorted() {
+        words.sort_unstable();
+    }
     let mut load = [0u64; BANKS as usize];
-    words.iter().for_each(|word| load[(word % BANKS) as usize] += 1);
+    words.chunk_by(|a, b| a == b).for_each(|same| load[(same[0] % BANKS) as usize] += 1);
     load.into_iter().max().unwrap_or(1).max(1)
 }
 

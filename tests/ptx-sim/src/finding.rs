@@ -80,12 +80,20 @@ pub enum Fault {
         /// The other thread, as a linear index within its block.
         thread: u32,
     },
-    /// An access to bytes that an asynchronous copy may still be writing.
-    #[error("accesses shared memory at {address:#x} while thread {thread} is still copying into it")]
+    /// An access to bytes that an asynchronous operation may still be reading or writing.
+    #[error("accesses memory at {address:#x} that an asynchronous operation of thread {thread} is still using")]
     InFlight {
         /// First such byte.
         address: u64,
-        /// The thread that started the copy, as a linear index within its block.
+        /// The thread that started the operation, as a linear index within its block.
+        thread: u32,
+    },
+    /// An asynchronous operation on bytes written by ordinary stores, without `fence.proxy.async` in between.
+    #[error("an asynchronous operation at {address:#x} may not see what thread {thread} wrote: no proxy fence")]
+    MissingProxyFence {
+        /// First such byte.
+        address: u64,
+        /// The thread that wrote, as a linear index within its block.
         thread: u32,
     },
     /// A thread exits before its asynchronous copies are waited for.
@@ -94,6 +102,18 @@ pub enum Fault {
     /// Threads wait at different barriers, or one exited while others wait.
     #[error("waits at a barrier that other threads of the block do not reach")]
     BarrierDivergence,
+    /// More threads and barriers of a block use asynchronous operations than the simulator can tell apart.
+    #[error("too many threads use asynchronous operations")]
+    TooManyEngines,
+    /// A barrier's number is not below 16, its number of threads is not a multiple of 32 or more than the block has, or
+    /// threads at it do not agree on it.
+    #[error("barrier {id} for {threads} threads is impossible here")]
+    BadBarrier {
+        /// The barrier's number.
+        id: u64,
+        /// Threads it is for.
+        threads: u64,
+    },
     /// A shuffle reads a lane, or is executed by a lane, that its membership mask does not name.
     #[error("lane {lane} is not in the membership mask {mask:#010x}")]
     OutsideMask {
@@ -108,8 +128,8 @@ pub enum Fault {
         /// Those lanes.
         missing: u32,
     },
-    /// A warp-wide operation waits for lanes that wait elsewhere.
-    #[error("deadlock: waits for lanes that wait elsewhere")]
+    /// A warp-wide operation waits for lanes that wait elsewhere, or threads spin and nothing changes any more.
+    #[error("deadlock: waits for what cannot happen any more")]
     Deadlock,
     /// The kernel executed `trap`.
     #[error("trap")]
@@ -143,6 +163,14 @@ pub enum LaunchProblem {
     Argument {
         /// The first that does not fit, from 0.
         index: usize,
+    },
+    /// A cooperative launch of more blocks than the device holds at once.
+    #[error("a cooperative grid of {blocks} blocks: the device holds {most} of this size at once")]
+    Cooperative {
+        /// Blocks asked for.
+        blocks: u64,
+        /// Blocks that fit.
+        most: u64,
     },
     /// More shared memory than a block can have.
     #[error("{bytes} bytes of shared memory are more than a block can have")]

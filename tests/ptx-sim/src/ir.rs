@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::convert::Conversion;
 use crate::float::{Arith, Format, Mode};
+use crate::order::{Order, Scope};
 use crate::types::{Space, Type};
 
 /// A parsed PTX module.
@@ -43,7 +44,7 @@ pub(crate) struct Global {
 }
 
 /// An instruction and where it came from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Instruction {
     pub op: Op,
     /// Predicate register, and whether it is negated.
@@ -68,6 +69,15 @@ pub enum Class {
     Matrix,
     Copy,
     Barrier,
+}
+
+impl Class {
+    pub(crate) const COUNT: usize = 10;
+    /// All, in the order of their numbers.
+    pub(crate) const ALL: [Class; Class::COUNT] = {
+        use Class::*;
+        [Integer, Float, Convert, Move, Memory, Control, Warp, Matrix, Copy, Barrier]
+    };
 }
 
 /// Index into a thread's registers.
@@ -120,8 +130,29 @@ pub(crate) struct Address {
     pub offset: i64,
 }
 
-/// An integer or bit operation on up to four operands; the unused ones are zero.
-pub(crate) type Compute = fn([u64; 4]) -> u64;
+/// An operation on up to four operands, the unused ones zero: for one thread, or at once for all of a warp.
+pub(crate) trait Lanewise: Sync {
+    fn one(&self, s: [u64; 4]) -> u64;
+
+    fn all(&self, d: &mut [u64; 32], s: [&[u64; 32]; 4]);
+}
+
+impl<F: Fn([u64; 4]) -> u64 + Sync> Lanewise for F {
+    #[inline]
+    fn one(&self, s: [u64; 4]) -> u64 {
+        self(s)
+    }
+
+    // A loop over a known function, which the compiler can unroll and vectorise: the point of this trait.
+    fn all(&self, d: &mut [u64; 32], s: [&[u64; 32]; 4]) {
+        for lane in 0..32 {
+            d[lane] = self([s[0][lane], s[1][lane], s[2][lane], s[3][lane]]);
+        }
+    }
+}
+
+/// See [`Lanewise`].
+pub(crate) type Compute = &'static dyn Lanewise;
 
 /// The second part of `setp` and the reductions of `vote`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +160,48 @@ pub(crate) enum Bool {
     And,
     Or,
     Xor,
+}
+
+/// What an access to memory moves and orders.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Transfer {
+    pub space: Space,
+    pub ty: Type,
+    pub order: Order,
+    pub scope: Scope,
+}
+
+impl Transfer {
+    /// A plain access, for instructions that know its size themselves.
+    pub fn plain(space: Space) -> Self {
+        Transfer { space, ty: Type::B8, order: Order::Weak, scope: Scope::Block }
+    }
+}
+
+/// `bar` and `barrier`: which of the block's barriers, for how many threads (`None`: all), and what happens there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meeting {
+    pub id: Operand,
+    pub threads: Option<Operand>,
+    pub role: Role,
+}
+
+/// What a thread does at a barrier.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Role {
+    Wait,
+    /// Is counted, and goes on.
+    Arrive,
+    /// Waits, and gets a reduction of all predicates: the number, or whether all or any are true.
+    Reduce(Reduction, Register, Flag),
+}
+
+/// `bar.red` operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduction {
+    Count,
+    And,
+    Or,
 }
 
 /// `shfl` modes.
@@ -157,7 +230,7 @@ pub(crate) struct Flag {
 }
 
 /// Decoded operations. `d` is always a destination.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Op {
     Compute {
         f: Compute,
@@ -201,21 +274,18 @@ pub(crate) enum Op {
         bits: u32,
     },
     Load {
-        space: Space,
-        ty: Type,
+        how: Transfer,
         d: Vec<Option<Register>>,
         at: Address,
     },
     Store {
-        space: Space,
-        ty: Type,
+        how: Transfer,
         s: Vec<Operand>,
         at: Address,
     },
     Atomic {
         f: Compute,
-        space: Space,
-        ty: Type,
+        how: Transfer,
         d: Option<Register>,
         at: Address,
         s: [Operand; 2],
@@ -225,7 +295,11 @@ pub(crate) enum Op {
     },
     Exit,
     Trap,
-    Barrier,
+    Barrier(Meeting),
+    Fence {
+        scope: Scope,
+    },
+    ProxyFence,
     WarpBarrier {
         members: Operand,
     },
@@ -281,6 +355,12 @@ pub(crate) enum Op {
         pending: Option<usize>,
     },
     Nothing,
+}
+
+impl std::fmt::Debug for Instruction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.line, self.text)
+    }
 }
 
 impl Module {

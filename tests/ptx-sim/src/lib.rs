@@ -32,11 +32,12 @@
 //!
 //! # The machine
 //!
-//! Text becomes a [`Module`] (`parse`), a module runs on [`Memory`] by [`launch`] (`exec`). Blocks run one after the other.
-//! Within a block, warps run in turn until every thread waits or has exited; within a warp, the threads with the lowest
-//! program counter go first, which rejoins diverged threads at the end of a branch. Warp-wide operations wait until every
-//! thread they name has arrived. Memory is sequentially consistent: reordering is not simulated, because the race check
-//! refuses every program in which it could be seen.
+//! Text becomes a [`Module`] (`parse`), a module runs on [`Memory`] by [`launch`] (`exec`). Blocks run one after the other,
+//! or all at once in a [cooperative](Launch::cooperative) launch. Warps take turns, which end when they wait, when a poll
+//! fails or after some thousand instructions; within a warp, the threads with the lowest program counter go first, which
+//! rejoins diverged threads at the end of a branch. Warp-wide operations wait until every thread they name has arrived.
+//! Memory is sequentially consistent: reordering is not simulated, because the race check refuses every program in which it
+//! could be seen.
 //!
 //! # What is checked
 //!
@@ -44,11 +45,20 @@
 //! asynchronous copies read too early or never waited for, divergent barriers, warp operations that miss a thread,
 //! deadlock. The first finding ends the launch.
 //!
+//! Races are judged by the memory model (`order`, `race`): barriers of any part of a block, `bar.warp.sync` of any part of
+//! a warp, and releases and acquires by fences, atomics and ordered loads and stores, with their scopes, order what is done
+//! before and after them; nothing else does. An atomic without an ordering publishes only what a fence came before it for,
+//! and what it observed counts only after another fence: `__threadfence()` on both sides of a block counter, or
+//! `atom.acq_rel`. A fence may be executed by another thread, if a barrier lies between.
+//!
+//! [`Checks::Addresses`] drops races and uninitialised memory, for long computations whose kernels are tested elsewhere.
+//!
 //! # What is not modelled
 //!
-//! Barriers over a part of a block, `mbarrier`, bulk copies (TMA), `wgmma`, clusters, surfaces and textures, function
-//! calls: refused by the parser. Blocks that wait for each other run out of steps. Approximate functions return correctly
-//! rounded results, and `mma` sums exactly before rounding: both inside what the ISA allows, neither the bits of a GPU.
+//! `mbarrier`, bulk copies (TMA), `wgmma`, surfaces and textures, function calls: refused by the parser. A cluster is one
+//! block. Approximate functions return correctly rounded results, and `mma` sums exactly before rounding: both inside what
+//! the ISA allows, neither the bits of a GPU. Time does not pass: `nanosleep` does nothing, clocks count instructions, and
+//! threads that spin for a time-out while nobody else changes anything are a deadlock.
 
 #![forbid(unsafe_code)]
 
@@ -60,13 +70,15 @@ mod finding;
 mod float;
 mod ir;
 mod memory;
+mod order;
 mod parse;
 mod race;
+mod region;
 mod types;
 
 pub use convert::Conversion;
 pub use counters::{Counters, Coverage, Report};
-pub use exec::{Arg, Launch, launch};
+pub use exec::{Arg, Checks, Launch, launch};
 pub use finding::{Fault, Finding, LaunchProblem, Place};
 pub use float::{Arith, Format, Mode, Round, add_to_odd};
 pub use ir::{Class, Module};

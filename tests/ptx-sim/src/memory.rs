@@ -1,146 +1,18 @@
-//! Global memory: allocations whose bytes know whether they were ever written, and the checks every access goes through.
+//! Global memory of a simulated device: allocations with addresses that never change, read and written by the host either
+//! whole, as numbers, or in parts, by address.
 
 use crate::finding::Fault;
-use crate::race::{Access, Log, Stamp};
+use crate::region::Region;
 use crate::types::Space;
 
-/// Generic addresses of shared, local and parameter memory start here (PTX ISA 6.4.1: the windows' places are the implementation's).
+/// Generic addresses of shared, local and parameter memory start here (PTX ISA 6.4.1: the windows' places are the
+/// implementation's).
 pub(crate) const SHARED_WINDOW: u64 = 1 << 60;
 pub(crate) const LOCAL_WINDOW: u64 = 2 << 60;
 pub(crate) const PARAM_WINDOW: u64 = 3 << 60;
 
 /// Each allocation has this much address space, so that no overrun reaches another one.
 const STRIDE_BITS: u32 = 36;
-
-/// A stretch of bytes: one allocation, the shared memory of one block or the local memory of one thread.
-#[derive(Debug, Default)]
-pub(crate) struct Region {
-    bytes: Vec<u8>,
-    known: Vec<bool>,
-    /// The thread whose asynchronous copy into this byte is under way, plus one.
-    copying: Vec<u32>,
-    log: Log,
-    read_only: bool,
-}
-
-/// The place of an access: space and address for the message, offset for the region.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spot {
-    pub space: Space,
-    pub address: u64,
-    pub offset: u64,
-}
-
-impl Spot {
-    fn at(self, byte: usize) -> u64 {
-        self.address + (byte as u64 - self.offset)
-    }
-}
-
-impl Region {
-    pub fn new(bytes: usize) -> Self {
-        Region { bytes: vec![POISON; bytes], known: vec![false; bytes], ..Region::default() }
-    }
-
-    fn from_bytes(bytes: Vec<u8>) -> Self {
-        Region { known: vec![true; bytes.len()], bytes, ..Region::default() }
-    }
-
-    fn check(&self, spot: Spot, bytes: usize, alignment: usize) -> Result<usize, Fault> {
-        let inside = spot.offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes.len() as u64);
-        if !inside {
-            return Err(Fault::OutOfBounds { space: spot.space, address: spot.address, bytes });
-        }
-        if !spot.address.is_multiple_of(alignment as u64) {
-            return Err(Fault::Misaligned { address: spot.address, bytes });
-        }
-        Ok(spot.offset as usize)
-    }
-
-    fn check_copies(&self, spot: Spot, start: usize, bytes: usize) -> Result<(), Fault> {
-        let Some(copying) = self.copying.get(start..start + bytes) else { return Ok(()) };
-        match copying.iter().position(|&thread| thread != 0) {
-            None => Ok(()),
-            Some(i) => Err(Fault::InFlight { address: spot.at(start + i), thread: copying[i] - 1 }),
-        }
-    }
-
-    fn record(&mut self, spot: Spot, range: (usize, usize), now: Stamp, access: Access) -> Result<(), Fault> {
-        self.check_copies(spot, range.0, range.1)?;
-        match self.log.access(range.0, range.1, now, access) {
-            None => Ok(()),
-            Some((byte, other)) => {
-                Err(Fault::Race { space: spot.space, address: spot.at(byte), block: other.block, thread: other.thread })
-            }
-        }
-    }
-
-    /// Fills `out` with the bytes at a spot; all of them must have been written.
-    pub fn read(&mut self, spot: Spot, now: Stamp, out: &mut [u8]) -> Result<(), Fault> {
-        let start = self.check(spot, out.len(), out.len())?;
-        self.record(spot, (start, out.len()), now, Access::Read)?;
-        self.take_known(spot, start, out)
-    }
-
-    fn take_known(&self, spot: Spot, start: usize, out: &mut [u8]) -> Result<(), Fault> {
-        match self.known[start..start + out.len()].iter().position(|known| !known) {
-            Some(i) => Err(Fault::Uninitialised { space: spot.space, address: spot.at(start + i) }),
-            None => {
-                out.copy_from_slice(&self.bytes[start..start + out.len()]);
-                Ok(())
-            }
-        }
-    }
-
-    pub fn write(&mut self, spot: Spot, now: Stamp, data: &[u8]) -> Result<(), Fault> {
-        let start = self.check(spot, data.len(), data.len())?;
-        if self.read_only {
-            return Err(Fault::ReadOnly { address: spot.address });
-        }
-        self.record(spot, (start, data.len()), now, Access::Write)?;
-        self.put(start, data);
-        Ok(())
-    }
-
-    fn put(&mut self, start: usize, data: &[u8]) {
-        self.bytes[start..start + data.len()].copy_from_slice(data);
-        self.known[start..start + data.len()].fill(true);
-    }
-
-    /// Replaces a value by `f` of it, atomically; returns the old one.
-    pub fn update(&mut self, spot: Spot, now: Stamp, bytes: usize, f: impl Fn(u64) -> u64) -> Result<u64, Fault> {
-        let start = self.check(spot, bytes, bytes)?;
-        if self.read_only {
-            return Err(Fault::ReadOnly { address: spot.address });
-        }
-        self.record(spot, (start, bytes), now, Access::Atomic)?;
-        let mut old = [0; 8];
-        self.take_known(spot, start, &mut old[..bytes])?;
-        let old = u64::from_le_bytes(old);
-        self.put(start, &f(old).to_le_bytes()[..bytes]);
-        Ok(old)
-    }
-
-    /// An asynchronous copy into these bytes begins: until it is complete nobody may touch them.
-    pub fn begin_copy(&mut self, spot: Spot, now: Stamp, bytes: usize) -> Result<usize, Fault> {
-        let start = self.check(spot, bytes, bytes)?;
-        self.record(spot, (start, bytes), now, Access::Write)?;
-        self.copying.resize(self.bytes.len(), 0);
-        self.copying[start..start + bytes].fill(now.thread + 1);
-        self.known[start..start + bytes].fill(false);
-        Ok(start)
-    }
-
-    /// The copy is complete, as seen by the thread that waited for it.
-    pub fn finish_copy(&mut self, start: usize, now: Stamp, data: &[u8]) {
-        self.copying[start..start + data.len()].fill(0);
-        self.log.access(start, data.len(), now, Access::Write);
-        self.put(start, data);
-    }
-}
-
-/// What unwritten memory holds: as a float of any width, a NaN or a huge number.
-const POISON: u8 = 0xff;
 
 /// An allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,9 +26,12 @@ impl Buffer {
 }
 
 /// The global memory of a simulated device.
+///
+/// Memory that was allocated and not written takes no memory of the host.
 #[derive(Debug, Default)]
 pub struct Memory {
-    regions: Vec<Region>,
+    /// `None` where an allocation was freed: its addresses are not used again.
+    regions: Vec<Option<Region>>,
 }
 
 /// A number that can be kept in memory.
@@ -197,6 +72,23 @@ impl Memory {
         self.push(Region::new(bytes))
     }
 
+    /// Gives an allocation back; from then on every access to it is out of bounds. `false` if it was free already.
+    pub fn free(&mut self, buffer: Buffer) -> bool {
+        self.regions.get_mut(buffer.0).is_some_and(|region| region.take().is_some())
+    }
+
+    /// The allocation that an address lies in, and how far inside.
+    pub fn buffer(&self, address: u64) -> Option<(Buffer, u64)> {
+        let (index, offset) = split(address)?;
+        let region = self.regions.get(index)?.as_ref()?;
+        (offset <= region.len() as u64).then_some((Buffer(index), offset))
+    }
+
+    /// Bytes of an allocation, 0 once it is free.
+    pub fn size(&self, buffer: Buffer) -> usize {
+        self.region_of(buffer).map_or(0, Region::len)
+    }
+
     /// A copy of some numbers.
     pub fn upload<T: Scalar>(&mut self, values: &[T]) -> Buffer {
         let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
@@ -219,81 +111,80 @@ impl Memory {
 
     /// What a buffer holds; the fault names the first byte never written.
     pub fn read<T: Scalar>(&self, buffer: Buffer) -> Result<Vec<T>, Fault> {
-        let region = &self.regions[buffer.0];
-        match region.known.iter().position(|known| !known) {
-            Some(i) => Err(Fault::Uninitialised { space: Space::Global, address: buffer.address() + i as u64 }),
-            None => Ok(region.bytes.chunks_exact(T::BYTES).map(T::from_bytes).collect()),
+        let size = self.size(buffer);
+        let region = self.region_of(buffer).ok_or(out_of_bounds(buffer.address(), size))?;
+        match region.first_unknown(0, size) {
+            Some(byte) => Err(uninitialised(buffer.address() + byte as u64)),
+            None => Ok(region.bytes(0, size).chunks_exact(T::BYTES).map(T::from_bytes).collect()),
         }
     }
 
     /// Elements of a buffer, `None` where a byte was never written.
     pub fn read_partly<T: Scalar>(&self, buffer: Buffer) -> Vec<Option<T>> {
-        let region = &self.regions[buffer.0];
-        let elements = region.bytes.chunks_exact(T::BYTES).zip(region.known.chunks_exact(T::BYTES));
-        elements.map(|(bytes, known)| known.iter().all(|k| *k).then(|| T::from_bytes(bytes))).collect()
-    }
-
-    /// Gives an allocation back; from then on every access to it is out of bounds.
-    pub fn free(&mut self, buffer: Buffer) -> bool {
-        self.regions[buffer.0] = Region::default();
-        true
-    }
-
-    /// The allocation that an address lies in, and how far inside.
-    pub fn buffer(&self, address: u64) -> Option<(Buffer, u64)> {
-        let index = (address >> STRIDE_BITS).checked_sub(1)? as usize;
-        let start = address & ((1 << STRIDE_BITS) - 1);
-        let region = self.regions.get(index)?;
-        (start <= region.bytes.len() as u64).then_some((Buffer(index), start))
-    }
-
-    /// Bytes of an allocation, 0 once it is free.
-    pub fn size(&self, buffer: Buffer) -> usize {
-        self.regions[buffer.0].bytes.len()
+        let Some(region) = self.region_of(buffer) else { return Vec::new() };
+        let known = |i: usize| region.first_unknown(i * T::BYTES, T::BYTES).is_none();
+        let elements = region.bytes(0, region.len()).chunks_exact(T::BYTES).enumerate();
+        elements.map(|(i, bytes)| known(i).then(|| T::from_bytes(bytes))).collect()
     }
 
     /// Copies bytes to the host. Where some were never written, it copies all the same and then names the first.
     pub fn read_bytes(&self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
-        let (index, start) = self.stretch(address, out.len())?;
-        out.copy_from_slice(&self.regions[index].bytes[start..start + out.len()]);
-        match self.regions[index].known[start..start + out.len()].iter().position(|known| !known) {
-            Some(i) => Err(Fault::Uninitialised { space: Space::Global, address: address + i as u64 }),
+        let (buffer, start) = self.part(address, out.len())?;
+        let region = self.region_of(buffer).ok_or(out_of_bounds(address, out.len()))?;
+        out.copy_from_slice(region.bytes(start, out.len()));
+        match region.first_unknown(start, out.len()) {
+            Some(byte) => Err(uninitialised(buffer.address() + byte as u64)),
             None => Ok(()),
         }
     }
 
     /// Copies bytes from the host.
     pub fn write_bytes(&mut self, address: u64, data: &[u8]) -> Result<(), Fault> {
-        let (index, start) = self.stretch(address, data.len())?;
-        self.regions[index].put(start, data);
+        let (region, start) = self.part_mut(address, data.len())?;
+        region.put(start, data);
         Ok(())
     }
 
     /// Writes the same few bytes `count` times.
     pub fn fill(&mut self, address: u64, pattern: &[u8], count: usize) -> Result<(), Fault> {
-        self.write_bytes(address, &pattern.repeat(count))
+        let bytes = pattern.len().checked_mul(count).ok_or(out_of_bounds(address, usize::MAX))?;
+        let (region, start) = self.part_mut(address, bytes)?;
+        region.put(start, &pattern.repeat(count));
+        Ok(())
     }
 
     /// Copies bytes from one place of the device to another; bytes never written stay so.
     pub fn copy_bytes(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), Fault> {
-        let ((source, start), (target, end)) = (self.stretch(from, bytes)?, self.stretch(to, bytes)?);
-        let data = self.regions[source].bytes[start..start + bytes].to_vec();
-        let known = self.regions[source].known[start..start + bytes].to_vec();
-        let region = &mut self.regions[target];
-        region.bytes[end..end + bytes].copy_from_slice(&data);
-        region.known[end..end + bytes].copy_from_slice(&known);
+        let (source, start) = self.part(from, bytes)?;
+        let region = self.region_of(source).ok_or(out_of_bounds(from, bytes))?;
+        let data = region.bytes(start, bytes).to_vec();
+        let all_known = region.first_unknown(start, bytes).is_none();
+        let unknown = |i: &usize| !all_known && region.first_unknown(start + i, 1).is_some();
+        let unknown: Vec<usize> = (0..bytes).filter(unknown).collect();
+        let (region, start) = self.part_mut(to, bytes)?;
+        region.put(start, &data);
+        unknown.into_iter().for_each(|i| region.forget(start + i, 1));
         Ok(())
     }
 
-    fn stretch(&self, address: u64, bytes: usize) -> Result<(usize, usize), Fault> {
-        let outside = Fault::OutOfBounds { space: Space::Global, address, bytes };
-        let (buffer, start) = self.buffer(address).ok_or(outside)?;
-        let start = start as usize;
-        if start.saturating_add(bytes) <= self.size(buffer) { Ok((buffer.0, start)) } else { Err(outside) }
+    fn part(&self, address: u64, bytes: usize) -> Result<(Buffer, usize), Fault> {
+        let (buffer, offset) = self.buffer(address).ok_or(out_of_bounds(address, bytes))?;
+        let inside = offset.checked_add(bytes as u64).is_some_and(|end| end <= self.size(buffer) as u64);
+        if inside { Ok((buffer, offset as usize)) } else { Err(out_of_bounds(address, bytes)) }
+    }
+
+    fn part_mut(&mut self, address: u64, bytes: usize) -> Result<(&mut Region, usize), Fault> {
+        let (_, start) = self.part(address, bytes)?;
+        let region = self.region(address).ok_or(out_of_bounds(address, bytes))?.0;
+        Ok((region, start))
+    }
+
+    fn region_of(&self, buffer: Buffer) -> Option<&Region> {
+        self.regions.get(buffer.0)?.as_ref()
     }
 
     fn push(&mut self, region: Region) -> Buffer {
-        self.regions.push(region);
+        self.regions.push(Some(region));
         Buffer(self.regions.len() - 1)
     }
 
@@ -313,13 +204,25 @@ impl Memory {
     }
 
     pub(crate) fn forget_accesses(&mut self) {
-        self.regions.iter_mut().for_each(|region| region.log.clear());
+        self.regions.iter_mut().flatten().for_each(Region::forget_accesses);
     }
 
     /// The allocation an address points into, by its upper bits, and the offset there.
     pub(crate) fn region(&mut self, address: u64) -> Option<(&mut Region, u64)> {
-        let index = (address >> STRIDE_BITS).checked_sub(1)?;
-        let region = self.regions.get_mut(usize::try_from(index).ok()?)?;
-        Some((region, address & ((1 << STRIDE_BITS) - 1)))
+        let (index, offset) = split(address)?;
+        Some((self.regions.get_mut(index)?.as_mut()?, offset))
     }
+}
+
+fn split(address: u64) -> Option<(usize, u64)> {
+    let index = usize::try_from((address >> STRIDE_BITS).checked_sub(1)?).ok()?;
+    Some((index, address & ((1 << STRIDE_BITS) - 1)))
+}
+
+fn out_of_bounds(address: u64, bytes: usize) -> Fault {
+    Fault::OutOfBounds { space: Space::Global, address, bytes }
+}
+
+fn uninitialised(address: u64) -> Fault {
+    Fault::Uninitialised { space: Space::Global, address }
 }

@@ -140,7 +140,7 @@ fn asynchronous_copies() {
     assert_eq!(fault(copy), Fault::NeverWaited);
     // Waited for, but by another thread, and no barrier.
     let other = "xor.b32 %r2, %r0, 1; mul.wide.u32 %rd8, %r2, 16; add.s64 %rd8, %rd6, %rd8;";
-    assert!(matches!(fault(&format!("{copy} cp.async.wait_all; {other} {read}")), Fault::Race { .. }));
+    assert!(matches!(fault(&format!("{copy} cp.async.wait_all; {other} {read}")), Fault::InFlight { thread: 1, .. }));
     fine(&format!("{copy} cp.async.wait_all; bar.sync 0; {other} {read}"));
     // Bytes past the source's valid ones are zero.
     fine(&format!(

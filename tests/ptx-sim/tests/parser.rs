@@ -24,7 +24,7 @@ fn errors_name_the_place() {
     assert_eq!(problem(".reg .b32 %r<3>;\n.reg .b32 %r2;"), at(7, "%r2", Problem::Duplicate));
     assert_eq!(problem(".reg .b32 %r<4000000000>;"), at(6, "4000000000", Problem::TooLarge));
     assert_eq!(problem(".reg .b32 %r<2>;\nmov.u32 %r1, 0xgg;"), at(7, "0xgg", Problem::BadNumber));
-    assert_eq!(problem("bar.sync 1;"), at(6, "bar.sync", Problem::Operands));
+    assert_eq!(problem("bar.arrive 1;"), at(6, "bar.arrive", Problem::Operands));
     assert_eq!(problem(".weird;"), at(6, ".weird", Problem::Directive));
     assert_eq!(problem("ret"), at(7, "}", Problem::Expected("an operand")));
     let text = ".version 7.0\n.func f() {}";

@@ -1,12 +1,15 @@
 //! Loads, stores and atomics of one warp (PTX ISA 9.7.9 and 9.7.13).
 
 use super::block::{Block, Site};
-use super::warp::{Lanes, lanes};
+use super::warp::{Lanes, Next, lanes};
+use super::{Checks, WARP};
 use crate::finding::{Fault, Finding};
-use crate::ir::{Address, Compute, Operand, Register};
-use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, Region, SHARED_WINDOW, Spot};
-use crate::race::Stamp;
-use crate::types::{Space, Type};
+use crate::ir::{Address, Compute, Operand, Register, Transfer};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
+use crate::order::Order;
+use crate::race::Who;
+use crate::region::{Region, Spot};
+use crate::types::Space;
 
 /// The widest access, in bytes.
 const WIDEST: usize = 16;
@@ -16,52 +19,72 @@ impl Block<'_, '_> {
         &mut self,
         site: Site,
         mask: u32,
-        space: Space,
-        ty: Type,
+        how: Transfer,
         d: &[Option<Register>],
         at: Address,
-    ) -> Result<(), Finding> {
+    ) -> Result<Next, Finding> {
         let addresses = self.addresses(site, at, mask)?;
-        let (bytes, size) = (ty.bytes() * d.len(), ty.bytes());
-        self.count(space, &addresses, mask, bytes, false);
+        let (bytes, size) = (how.ty.bytes() * d.len(), how.ty.bytes());
+        self.count(how.space, &addresses, mask, bytes, false);
+        let mut found = 0;
         for lane in lanes(mask) {
             let mut data = [0; WIDEST];
-            let read = self.read_lane(site.warp, lane, space, addresses[lane], &mut data[..bytes]);
+            let read = self.read_lane(site.warp, lane, how, addresses[lane], &mut data[..bytes]);
             read.map_err(|fault| self.finding(site, lane, fault))?;
-            for (register, part) in d.iter().zip(data.chunks_exact(size)) {
-                if let Some(register) = register {
-                    let width = self.machine.kernel.registers[*register as usize].mask();
-                    self.warps[site.warp].set(*register, lane, ty.extend(from_bytes(part)) & width);
-                }
+            found = mix(found, addresses[lane] ^ u64::from_le_bytes(*data.first_chunk().unwrap_or(&[0; 8])));
+            let warp = &mut self.state.warps[site.warp];
+            for (i, register) in d.iter().enumerate() {
+                let Some(register) = *register else { continue };
+                let width = self.machine.kernel.registers[register as usize].mask();
+                warp.registers[register as usize][lane] = how.ty.extend(from_bytes(&data[i * size..], size)) & width;
             }
         }
-        Ok(())
+        for register in d.iter().flatten() {
+            self.state.warps[site.warp].defined[*register as usize] |= mask;
+        }
+        let vain = how.order != Order::Weak && self.state.warps[site.warp].polls_in_vain(site.pc, mask, found);
+        Ok(if vain { Next::Yield } else { Next::Advance })
     }
 
     pub(super) fn store(
         &mut self,
         site: Site,
         mask: u32,
-        space: Space,
-        ty: Type,
+        how: Transfer,
         s: &[Operand],
         at: Address,
     ) -> Result<(), Finding> {
         let addresses = self.addresses(site, at, mask)?;
-        let (bytes, size) = (ty.bytes() * s.len(), ty.bytes());
-        self.count(space, &addresses, mask, bytes, true);
-        let values: Vec<Lanes> = s.iter().map(|s| self.fetch(site, *s, mask)).collect::<Result<_, _>>()?;
+        let (bytes, size) = (how.ty.bytes() * s.len(), how.ty.bytes());
+        self.count(how.space, &addresses, mask, bytes, true);
+        let mut values = [[0; WARP]; 4];
+        for (values, s) in values.iter_mut().zip(s) {
+            *values = self.fetch(site, *s, mask)?;
+        }
+        self.changed(site.warp);
         for lane in lanes(mask) {
             let mut data = [0; WIDEST];
-            for (part, value) in data.chunks_exact_mut(size).zip(&values) {
+            for (part, value) in data[..bytes].chunks_exact_mut(size).zip(&values) {
                 part.copy_from_slice(&value[lane].to_le_bytes()[..size]);
             }
-            let now = self.stamp(site.warp, lane);
-            let write = |region: &mut Region, spot| region.write(spot, now, &data[..bytes]);
-            let written = self.with_region(site.warp, lane, space, addresses[lane], bytes, write);
+            let write = |region: &mut Region, spot, who: Option<&Who<'_>>| {
+                region.write(spot, who, &data[..bytes])?;
+                if how.order != Order::Weak {
+                    region.release(spot, (how.order, how.scope, who));
+                }
+                Ok(())
+            };
+            let written = self.with_region(site.warp, lane, how, addresses[lane], bytes, write);
             written.map_err(|fault| self.finding(site, lane, fault))?;
+            self.tick(site.warp, lane, how.order);
         }
         Ok(())
+    }
+
+    /// Notes that a warp did something others may wait for.
+    pub(super) fn changed(&mut self, warp: usize) {
+        self.machine.changes += 1;
+        self.state.warps[warp].changes += 1;
     }
 
     #[allow(clippy::too_many_arguments)] // they are the instruction's
@@ -70,26 +93,54 @@ impl Block<'_, '_> {
         site: Site,
         mask: u32,
         f: Compute,
-        (space, ty): (Space, Type),
+        how: Transfer,
         d: Option<Register>,
         at: Address,
         s: [Operand; 2],
-    ) -> Result<(), Finding> {
+    ) -> Result<Next, Finding> {
         let addresses = self.addresses(site, at, mask)?;
-        self.count(space, &addresses, mask, ty.bytes(), true);
+        let bytes = how.ty.bytes();
+        self.count(how.space, &addresses, mask, bytes, true);
         let (first, second) = (self.fetch(site, s[0], mask)?, self.fetch(site, s[1], mask)?);
+        let (mut result, mut found, mut changed) = ([0; WARP], 0, false);
         for lane in lanes(mask) {
-            let now = self.stamp(site.warp, lane);
-            let update = |region: &mut Region, spot| {
-                region.update(spot, now, ty.bytes(), |old| f([old, first[lane], second[lane], 0]))
-            };
-            let old = self.with_region(site.warp, lane, space, addresses[lane], ty.bytes(), update);
-            let old = old.map_err(|fault| self.finding(site, lane, fault))?;
-            if let Some(d) = d {
-                self.warps[site.warp].set(d, lane, old);
-            }
+            let mut now = 0;
+            let old = self.update_lane(site, lane, how, addresses[lane], |old| {
+                now = f.one([old, first[lane], second[lane], 0]);
+                now
+            });
+            result[lane] = old.map_err(|fault| self.finding(site, lane, fault))?;
+            changed |= now & how.ty.mask() != result[lane];
+            found = mix(found, addresses[lane] ^ result[lane]);
         }
-        Ok(())
+        if let Some(d) = d {
+            self.assign(site, d, mask, &result);
+        }
+        if changed {
+            self.changed(site.warp);
+            return Ok(Next::Advance);
+        }
+        let vain = self.state.warps[site.warp].polls_in_vain(site.pc, mask, found);
+        Ok(if vain { Next::Yield } else { Next::Advance })
+    }
+
+    fn update_lane(
+        &mut self,
+        site: Site,
+        lane: usize,
+        how: Transfer,
+        address: u64,
+        f: impl FnMut(u64) -> u64,
+    ) -> Result<u64, Fault> {
+        let (space, offset) = resolve(how.space, address);
+        self.observe(site.warp, lane, how, Spot { space, address, offset });
+        let bytes = how.ty.bytes();
+        let update = |region: &mut Region, spot, who: Option<&Who<'_>>| {
+            region.update(spot, (how.order, how.scope, who), bytes, f)
+        };
+        let old = self.with_region(site.warp, lane, how, address, bytes, update)?;
+        self.tick(site.warp, lane, how.order);
+        Ok(old)
     }
 
     /// Reads for one lane from any space.
@@ -97,15 +148,32 @@ impl Block<'_, '_> {
         &mut self,
         warp: usize,
         lane: usize,
-        space: Space,
+        how: Transfer,
         address: u64,
         out: &mut [u8],
     ) -> Result<(), Fault> {
-        if let (Space::Param, offset) = resolve(space, address) {
+        let (space, offset) = resolve(how.space, address);
+        if space == Space::Param {
             return self.read_param(offset, out);
         }
-        let now: Stamp = self.stamp(warp, lane);
-        self.with_region(warp, lane, space, address, out.len(), |region, spot| region.read(spot, now, out))
+        if how.order != Order::Weak {
+            self.observe(warp, lane, how, Spot { space, address, offset });
+        }
+        self.with_region(warp, lane, how, address, out.len(), |region, spot, who| region.read(spot, who, out))
+    }
+
+    /// A strong read takes along what was released at its address.
+    fn observe(&mut self, warp: usize, lane: usize, how: Transfer, spot: Spot) {
+        let block = self.state.linear;
+        let region = match spot.space {
+            Space::Shared => Some((&mut self.state.shared, spot.offset)),
+            Space::Global => self.machine.memory.region(spot.address),
+            _ => None,
+        };
+        let Some((region, offset)) = region else { return };
+        if let Some(released) = region.released(Spot { offset, ..spot }) {
+            released.observe(&mut self.state.warps[warp].views[lane], block, how.order, how.scope);
+        }
     }
 
     fn read_param(&self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
@@ -125,37 +193,57 @@ impl Block<'_, '_> {
         &mut self,
         warp: usize,
         lane: usize,
-        space: Space,
+        how: Transfer,
         address: u64,
         bytes: usize,
-        act: impl FnOnce(&mut Region, Spot) -> Result<T, Fault>,
+        act: impl FnOnce(&mut Region, Spot, Option<&Who<'_>>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let (space, offset) = resolve(space, address);
+        let (space, offset) = resolve(how.space, address);
         let spot = Spot { space, address, offset };
+        let (threads, block) = (self.threads(), self.state.linear);
+        let checks = self.machine.launch.checks == Checks::All;
+        let warp = &mut self.state.warps[warp];
+        if space == Space::Local {
+            // Nobody else reaches it.
+            let me = warp.epoch(block, lane);
+            let who = Who { me, mark: me, view: &warp.views[lane], threads };
+            return act(&mut warp.local[lane], spot, checks.then_some(&who));
+        }
+        let mut who = warp.who(block, threads, lane);
+        if how.order != Order::Weak {
+            who.mark = who.mark.strong();
+        }
+        let who = checks.then_some(&who);
         match space {
             Space::Param if offset < self.machine.params.len() as u64 => Err(Fault::ReadOnly { address }),
             Space::Param => Err(Fault::OutOfBounds { space, address, bytes }),
-            Space::Shared => act(&mut self.shared, spot),
-            Space::Local => act(&mut self.warps[warp].local[lane], spot),
+            Space::Shared => act(&mut self.state.shared, spot, who),
             _ => match self.machine.memory.region(address) {
-                Some((region, offset)) => act(region, Spot { offset, ..spot }),
+                Some((region, offset)) => act(region, Spot { offset, ..spot }, who),
                 None => Err(Fault::OutOfBounds { space, address, bytes }),
             },
         }
     }
 
     fn count(&mut self, space: Space, addresses: &Lanes, mask: u32, bytes: usize, write: bool) {
-        let active: Vec<u64> = lanes(mask).map(|lane| addresses[lane]).collect();
-        match active.first().map(|first| resolve(space, *first).0) {
-            Some(Space::Shared) => self.machine.counters.shared(&active, bytes),
-            Some(Space::Global | Space::Const) => self.machine.counters.global(&active, bytes, write),
+        let (mut active, mut count) = (*addresses, WARP);
+        if mask != u32::MAX {
+            count = 0;
+            for lane in lanes(mask) {
+                active[count] = addresses[lane];
+                count += 1;
+            }
+        }
+        match active[..count].first().map(|first| resolve(space, *first).0) {
+            Some(Space::Shared) => self.machine.counters.shared(&active[..count], bytes),
+            Some(Space::Global | Space::Const) => self.machine.counters.global(&active[..count], bytes, write),
             _ => {}
         }
     }
 }
 
 /// The space a generic address lies in, and the offset there.
-fn resolve(space: Space, address: u64) -> (Space, u64) {
+pub(super) fn resolve(space: Space, address: u64) -> (Space, u64) {
     match space {
         Space::Generic if address >= PARAM_WINDOW => (Space::Param, address - PARAM_WINDOW),
         Space::Generic if address >= LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
@@ -165,8 +253,13 @@ fn resolve(space: Space, address: u64) -> (Space, u64) {
     }
 }
 
-fn from_bytes(part: &[u8]) -> u64 {
+fn from_bytes(data: &[u8], size: usize) -> u64 {
     let mut bytes = [0; 8];
-    bytes[..part.len()].copy_from_slice(part);
+    bytes[..size].copy_from_slice(&data[..size]);
     u64::from_le_bytes(bytes)
+}
+
+/// A running digest of what polls found.
+fn mix(digest: u64, value: u64) -> u64 {
+    (digest.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

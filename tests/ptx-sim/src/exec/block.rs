@@ -1,23 +1,33 @@
-//! One block: its warps in turn, its barriers, and the questions every instruction asks (operands, places, stamps).
+//! One block: its warps' turns, and the questions every instruction asks (operands, places).
 
+use std::collections::BTreeMap;
+
+use super::barrier::Barrier;
+use super::ordering::Engine;
 use super::warp::{Group, Lanes, Next, Warp, lanes};
-use super::{Machine, WARP};
+use super::{Machine, PROCESSORS, WARP};
 use crate::finding::{Fault, Finding, Place};
-use crate::ir::{Address, Op, Operand, Register, Special};
-use crate::memory::Region;
-use crate::race::Stamp;
+use crate::ir::{Address, Instruction, Op, Operand, Register, Special};
+use crate::region::Region;
 
-pub(crate) struct Block<'b, 'm> {
-    pub machine: &'b mut Machine<'m>,
-    index: [u32; 3],
-    linear: u32,
+/// Instructions after which another warp gets its turn.
+const TURN: u32 = 4096;
+
+/// What is left of a block between its turns.
+pub(crate) struct State {
+    pub index: [u32; 3],
+    pub linear: u32,
     pub shared: Region,
     pub warps: Vec<Warp>,
-    barriers: u32,
+    pub barriers: [Barrier; 16],
+    pub engines: BTreeMap<Engine, u32>,
 }
 
-/// Multiprocessors of the simulated device (an H100's); blocks go to them in turn.
-const PROCESSORS: u32 = 132;
+/// A block at work.
+pub(crate) struct Block<'b, 'm> {
+    pub machine: &'b mut Machine<'m>,
+    pub state: &'b mut State,
+}
 
 /// A warp at an instruction.
 #[derive(Debug, Clone, Copy)]
@@ -26,50 +36,112 @@ pub(crate) struct Site {
     pub pc: usize,
 }
 
-impl<'b, 'm> Block<'b, 'm> {
-    pub fn new(machine: &'b mut Machine<'m>, index: [u32; 3], linear: u32) -> Self {
+/// How a warp's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// All its threads have exited or wait.
+    Waits,
+    /// A poll failed; nothing else happened.
+    Polls,
+    /// It would go on.
+    Goes,
+}
+
+impl State {
+    pub fn new(machine: &Machine<'_>, linear: u32) -> Self {
         let (kernel, threads) = (machine.kernel, machine.launch.threads() as usize);
         let warps = (0..threads.div_ceil(WARP)).map(|w| Warp::new(kernel, w, threads - w * WARP)).collect();
-        let shared = Region::new(kernel.shared + machine.launch.shared);
-        Block { machine, index, linear, shared, warps, barriers: 0 }
+        let shared = Region::shared(kernel.shared + machine.launch.shared);
+        let (barriers, engines) = (Default::default(), BTreeMap::new());
+        let mut state = State { index: [0; 3], linear, shared, warps, barriers, engines };
+        state.place(machine);
+        state
     }
 
-    /// Runs every warp until it waits, opens the barrier, and again, until all threads have exited.
-    pub fn run(&mut self) -> Result<(), Finding> {
-        loop {
-            for w in 0..self.warps.len() {
-                self.run_warp(w)?;
+    fn place(&mut self, machine: &Machine<'_>) {
+        let [x, y, _] = machine.launch.grid;
+        self.index = [self.linear % x, self.linear / x % y, self.linear / x / y];
+    }
+
+    /// Starts another block where one has ended.
+    pub fn begin(&mut self, machine: &Machine<'_>, linear: u32) {
+        self.linear = linear;
+        self.place(machine);
+        self.shared.reset();
+        self.warps.iter_mut().for_each(Warp::reset);
+        self.barriers = Default::default();
+        self.engines.clear();
+    }
+}
+
+impl Block<'_, '_> {
+    /// Lets a warp go on until it waits or its turn is over.
+    pub fn turn(&mut self, w: usize) -> Result<Turn, Finding> {
+        let (mut left, changes) = (TURN, self.machine.changes);
+        while let Some(group) = self.state.warps[w].take_lowest() {
+            self.run_group(w, group, &mut left)?;
+            if left == 0 {
+                return Ok(Turn::Goes);
             }
-            if !self.open_barrier()? {
+        }
+        let polls = self.state.warps[w].end_turn();
+        Ok(match polls {
+            true if self.machine.changes == changes => Turn::Polls,
+            true => Turn::Goes,
+            false => Turn::Waits,
+        })
+    }
+
+    /// Runs threads that share a program counter for as long as they are the ones furthest behind.
+    fn run_group(&mut self, w: usize, mut group: Group, left: &mut u32) -> Result<(), Finding> {
+        let kernel = self.machine.kernel;
+        let others = self.state.warps[w].lowest_pc();
+        loop {
+            let instruction = &kernel.code[group.pc];
+            *left -= 1;
+            let Some(rest) = self.step(w, group, instruction)? else { return Ok(()) };
+            group = rest;
+            if *left == 0 || group.pc >= others {
+                self.state.warps[w].resume(group.pc, group.mask);
                 return Ok(());
             }
         }
     }
 
-    fn run_warp(&mut self, w: usize) -> Result<(), Finding> {
-        let kernel = self.machine.kernel;
-        while let Some(group) = self.warps[w].take_lowest() {
-            let (site, instruction) = (Site { warp: w, pc: group.pc }, &kernel.code[group.pc]);
-            let active = group.mask & self.guard(site, group.mask, instruction.guard)?;
-            self.spend_step(site, group)?;
-            // A branch not taken was executed all the same; another instruction whose guard is false was not.
-            let ran = if matches!(instruction.op, Op::Branch { .. }) { group.mask } else { active };
-            self.machine.executed[group.pc] += u64::from(ran.count_ones());
-            self.warps[w].settle(group.pc, group.mask & !active, Next::Advance);
-            if active == 0 {
-                continue;
-            }
-            let Some(active) = self.gather(site, &instruction.op, active)? else {
-                continue;
-            };
-            self.machine.counters.issue(instruction.class, active.count_ones());
-            let next = self.execute(site, &instruction.op, active)?;
-            self.warps[w].settle(group.pc, active, next);
+    /// Executes one instruction; returns the threads that go on at once, all others are settled.
+    fn step(&mut self, w: usize, group: Group, instruction: &Instruction) -> Result<Option<Group>, Finding> {
+        let site = Site { warp: w, pc: group.pc };
+        let active = match instruction.guard {
+            None => group.mask,
+            Some(guard) => group.mask & self.guard(site, group.mask, guard)?,
+        };
+        self.spend_step(site, group)?;
+        // A branch not taken was executed all the same; another instruction whose guard is false was not.
+        let ran = if matches!(instruction.op, Op::Branch { .. }) { group.mask } else { active };
+        self.machine.executed[group.pc] += u64::from(ran.count_ones());
+        let idle = Group { pc: group.pc + 1, mask: group.mask & !active };
+        if active == 0 {
+            return Ok(Some(idle));
         }
-        match self.warps[w].gathering.first() {
-            None => Ok(()),
-            Some(&stuck) => Err(self.finding_at(w, stuck, Fault::Deadlock)),
+        let idle = (idle.mask != 0).then_some(idle);
+        let Some(active) = self.gather(site, &instruction.op, active)? else {
+            return Ok(idle);
+        };
+        self.machine.classes[instruction.class as usize] += 1;
+        self.machine.counters.thread_instructions += u64::from(active.count_ones());
+        let next = self.execute(site, &instruction.op, active)?;
+        let warp = &mut self.state.warps[w];
+        match (next, idle) {
+            (Next::Advance, None) => return Ok(Some(Group { pc: group.pc + 1, mask: active })),
+            (Next::Advance, Some(idle)) => return Ok(Some(Group { mask: idle.mask | active, ..idle })),
+            (Next::Jump(target), None) => return Ok(Some(Group { pc: target, mask: active })),
+            // Where a group divides, its parts are put back and the lowest goes first.
+            (_, Some(idle)) => warp.resume(idle.pc, idle.mask),
+            (_, None) => {}
         }
+        warp.settle(group.pc, active, next);
+        self.machine.changes += u64::from(next == Next::Exit);
+        Ok(None)
     }
 
     fn spend_step(&mut self, site: Site, group: Group) -> Result<(), Finding> {
@@ -83,36 +155,31 @@ impl<'b, 'm> Block<'b, 'm> {
     }
 
     /// The lanes whose predicate lets them execute.
-    fn guard(&self, site: Site, mask: u32, guard: Option<(Register, bool)>) -> Result<u32, Finding> {
-        let Some((register, negated)) = guard else { return Ok(mask) };
-        let values = self.fetch(site, Operand::Register(register), mask)?;
-        Ok(lanes(mask).filter(|&lane| (values[lane] & 1 == 1) != negated).fold(0, |m, lane| m | 1 << lane))
+    fn guard(&self, site: Site, mask: u32, (register, negated): (Register, bool)) -> Result<u32, Finding> {
+        self.must_be_defined(site, register, mask)?;
+        let values = &self.state.warps[site.warp].registers[register as usize];
+        let set = (0..WARP).fold(0, |set, lane| set | (values[lane] as u32 & 1) << lane);
+        Ok(if negated { !set } else { set })
     }
 
-    /// Whether anybody is left to go on. All threads that have not exited wait at a barrier when this is called.
-    fn open_barrier(&mut self) -> Result<bool, Finding> {
-        let parked: Vec<(usize, Group)> =
-            self.warps.iter().flat_map(|warp| warp.parked.iter().map(|&group| (warp.index, group))).collect();
-        let Some(&(first_warp, first)) = parked.first() else {
-            return Ok(false);
-        };
-        if self.warps.iter().any(|warp| warp.exited != 0) {
-            return Err(self.finding_at(first_warp, first, Fault::BarrierDivergence));
-        }
-        if let Some(&(warp, group)) = parked.iter().find(|(_, group)| group.pc != first.pc) {
-            return Err(self.finding_at(warp, group, Fault::BarrierDivergence));
-        }
-        self.barriers += 1;
-        self.machine.counters.barriers += 1;
-        for warp in &mut self.warps {
-            for group in std::mem::take(&mut warp.parked) {
-                warp.resume(group.pc + 1, group.mask);
+    /// Nobody goes on any more: whoever has not exited waits for what will not happen.
+    pub fn finish(&mut self) -> Result<(), Finding> {
+        for w in 0..self.state.warps.len() {
+            if let Some(&stuck) = self.state.warps[w].gathering.first() {
+                return Err(self.finding_at(w, stuck, Fault::Deadlock));
             }
         }
-        Ok(true)
+        self.no_barrier_waits()
     }
 
-    fn finding_at(&self, warp: usize, group: Group, fault: Fault) -> Finding {
+    /// A warp that spins in vain.
+    pub fn spins(&self, w: usize) -> Finding {
+        let warp = &self.state.warps[w];
+        let group = Group { pc: warp.poll.pc, mask: warp.poll.mask };
+        self.finding_at(w, group, Fault::Deadlock)
+    }
+
+    pub fn finding_at(&self, warp: usize, group: Group, fault: Fault) -> Finding {
         self.finding(Site { warp, pc: group.pc }, group.mask.trailing_zeros() as usize, fault)
     }
 
@@ -120,12 +187,28 @@ impl<'b, 'm> Block<'b, 'm> {
     pub fn finding(&self, site: Site, lane: usize, fault: Fault) -> Finding {
         let instruction = &self.machine.kernel.code[site.pc];
         let place = Place {
-            block: self.index,
+            block: self.state.index,
             thread: self.thread(site.warp, lane),
             line: instruction.line,
             text: instruction.text.clone(),
         };
-        Finding { kernel: self.machine.kernel.name.clone(), place: Some(place), fault }
+        Finding { kernel: self.machine.kernel.name.clone(), place: Some(place), fault: self.name_issuer(fault) }
+    }
+
+    /// Says whose asynchronous operation it was, where the race check only knows an engine.
+    fn name_issuer(&self, fault: Fault) -> Fault {
+        let issuer = |block, actor| self.machine.engines.get(&(block, actor)).copied();
+        match fault {
+            Fault::Race { block, thread, address, .. } => match issuer(block, thread) {
+                Some(thread) => Fault::InFlight { address, thread },
+                None => fault,
+            },
+            Fault::MissingProxyFence { address, thread } => match issuer(self.state.linear, thread) {
+                Some(thread) => Fault::MissingProxyFence { address, thread },
+                None => fault,
+            },
+            _ => fault,
+        }
     }
 
     fn thread(&self, warp: usize, lane: usize) -> [u32; 3] {
@@ -133,40 +216,39 @@ impl<'b, 'm> Block<'b, 'm> {
         [linear % x, linear / x % y, linear / x / y]
     }
 
-    /// Who a lane is to the race check.
-    pub fn stamp(&self, warp: usize, lane: usize) -> Stamp {
-        Stamp {
-            block: self.linear,
-            thread: (warp * WARP + lane) as u32,
-            barriers: self.barriers,
-            warp_barriers: self.warps[warp].barriers,
+    pub fn must_be_defined(&self, site: Site, register: Register, mask: u32) -> Result<(), Finding> {
+        let undefined = mask & !self.state.warps[site.warp].defined[register as usize];
+        if undefined == 0 {
+            return Ok(());
         }
+        Err(self.finding(site, undefined.trailing_zeros() as usize, Fault::UndefinedRegister))
     }
 
     /// The value of an operand in every lane; those of `mask` must have one.
     pub fn fetch(&self, site: Site, operand: Operand, mask: u32) -> Result<Lanes, Finding> {
-        Ok(match operand {
+        if let Operand::Register(register) = operand {
+            self.must_be_defined(site, register, mask)?;
+            return Ok(self.state.warps[site.warp].registers[register as usize]);
+        }
+        Ok(self.constant(site.warp, operand))
+    }
+
+    /// The value of an operand that is no register.
+    pub fn constant(&self, warp: usize, operand: Operand) -> Lanes {
+        match operand {
             Operand::Immediate(value) => [value; WARP],
             Operand::Global(index) => [self.machine.globals[index as usize]; WARP],
             Operand::DynamicShared => [self.machine.kernel.shared as u64; WARP],
-            Operand::Special(special) => std::array::from_fn(|lane| self.special(site.warp, lane, special)),
-            Operand::Register(register) => {
-                let warp = &self.warps[site.warp];
-                let undefined = mask & !warp.defined[register as usize];
-                if undefined != 0 {
-                    let lane = undefined.trailing_zeros() as usize;
-                    return Err(self.finding(site, lane, Fault::UndefinedRegister));
-                }
-                warp.registers[register as usize]
-            }
-        })
+            Operand::Special(special) => std::array::from_fn(|lane| self.special(warp, lane, special)),
+            Operand::Register(register) => self.state.warps[warp].registers[register as usize],
+        }
     }
 
     fn special(&self, warp: usize, lane: usize, special: Special) -> u64 {
         u64::from(match special {
             Special::Thread(axis) => self.thread(warp, lane)[axis],
             Special::BlockSize(axis) => self.machine.launch.block[axis],
-            Special::Block(axis) => self.index[axis],
+            Special::Block(axis) => self.state.index[axis],
             Special::GridSize(axis) => self.machine.launch.grid[axis],
             Special::Lane => lane as u32,
             Special::Warp => warp as u32,
@@ -176,10 +258,10 @@ impl<'b, 'm> Block<'b, 'm> {
             Special::LanesAbove => (u32::MAX << lane) << 1,
             Special::LanesAboveOrEqual => u32::MAX << lane,
             Special::LaneBit => 1 << lane,
-            Special::WarpCount => self.warps.len() as u32,
+            Special::WarpCount => self.state.warps.len() as u32,
             Special::DynamicSharedSize => self.machine.launch.shared as u32,
             Special::TotalSharedSize => (self.machine.kernel.shared + self.machine.launch.shared) as u32,
-            Special::Processor => self.linear % PROCESSORS,
+            Special::Processor => self.state.linear % PROCESSORS,
             Special::ProcessorCount => PROCESSORS,
             Special::GridId | Special::ClusterIndex => 0,
             Special::ClusterSize => 1,
@@ -189,15 +271,22 @@ impl<'b, 'm> Block<'b, 'm> {
 
     /// The address an operand makes in every lane.
     pub fn addresses(&self, site: Site, at: Address, mask: u32) -> Result<Lanes, Finding> {
-        Ok(self.fetch(site, at.base, mask)?.map(|base| base.wrapping_add_signed(at.offset)))
+        let mut base = self.fetch(site, at.base, mask)?;
+        if at.offset != 0 {
+            base.iter_mut().for_each(|base| *base = base.wrapping_add_signed(at.offset));
+        }
+        Ok(base)
     }
 
     /// Gives the lanes of `mask` a new value, cut to the register's width.
     pub fn assign(&mut self, site: Site, register: Register, mask: u32, values: &Lanes) {
         let width = self.machine.kernel.registers[register as usize].mask();
-        let warp = &mut self.warps[site.warp];
-        for lane in lanes(mask) {
-            warp.registers[register as usize][lane] = values[lane] & width;
+        let warp = &mut self.state.warps[site.warp];
+        let own = &mut warp.registers[register as usize];
+        if mask == u32::MAX {
+            own.iter_mut().zip(values).for_each(|(own, value)| *own = value & width);
+        } else {
+            lanes(mask).for_each(|lane| own[lane] = values[lane] & width);
         }
         warp.defined[register as usize] |= mask;
     }

@@ -33,7 +33,7 @@ impl Block<'_, '_> {
             return Err(self.finding(site, lane, fault));
         }
         let aligned = matches!(op, Op::LoadMatrix { .. } | Op::Mma { .. });
-        let warp = &mut self.warps[site.warp];
+        let warp = &mut self.state.warps[site.warp];
         let missing = mask & (warp.exited | if aligned { !warp.present } else { 0 });
         if missing != 0 {
             return Err(self.finding(site, active.trailing_zeros() as usize, Fault::MissingLanes { missing }));
@@ -49,10 +49,9 @@ impl Block<'_, '_> {
         Ok(Some(here))
     }
 
-    /// Orders the accesses of a warp, if the whole of it takes part.
+    /// Orders the accesses of those that take part.
     pub(super) fn warp_barrier(&mut self, site: Site, mask: u32) {
-        let warp = &mut self.warps[site.warp];
-        warp.barriers += u32::from(mask == warp.present);
+        self.meet(site.warp, mask);
     }
 
     pub(super) fn shuffle(
@@ -108,7 +107,7 @@ impl Block<'_, '_> {
 
     pub(super) fn reduce(&mut self, site: Site, mask: u32, f: Compute, d: Register, s: Operand) -> Result<(), Finding> {
         let values = self.fetch(site, s, mask)?;
-        let total = lanes(mask).map(|lane| values[lane]).reduce(|a, b| f([a, b, 0, 0])).unwrap_or(0);
+        let total = lanes(mask).map(|lane| values[lane]).reduce(|a, b| f.one([a, b, 0, 0])).unwrap_or(0);
         self.assign(site, d, mask, &[total; WARP]);
         Ok(())
     }

@@ -1,14 +1,20 @@
 //! Asynchronous copies from global to shared memory, `cp.async` (PTX ISA 9.7.9.25.3).
 //!
-//! A copy is modelled as late as it can be: its bytes arrive when its thread waits for the group, and until then nobody
-//! may touch them. Other threads still need a barrier after that wait, which the race check sees to.
+//! A copy is modelled as late as it can be: its bytes arrive when its thread waits for the group. To the race check it is an
+//! actor of its own, the thread's engine, whose clock is the group's number: whoever has not learned that the group is
+//! complete races with it. Only its thread learns that by waiting; others need a barrier after the wait.
 
 use std::collections::VecDeque;
 
+use super::WARP;
 use super::block::{Block, Site};
+use super::ordering::Engine;
 use super::warp::lanes;
 use crate::finding::{Fault, Finding};
-use crate::ir::{Address, Operand};
+use crate::ir::{Address, Operand, Transfer};
+use crate::order::Epoch;
+use crate::race::Who;
+use crate::region::Region;
 use crate::types::Space;
 
 /// A copy under way: where it goes and what it brings.
@@ -21,11 +27,18 @@ pub(crate) struct Copy {
 /// The copies of one thread, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    pub open: Vec<Copy>,
-    pub groups: VecDeque<Vec<Copy>>,
+    open: Vec<Copy>,
+    groups: VecDeque<Vec<Copy>>,
+    /// Groups committed so far; the open one's number is the next.
+    committed: u32,
 }
 
 impl Copies {
+    /// The number of the last group that is complete.
+    fn complete_groups(&self) -> u32 {
+        self.committed - self.groups.len() as u32
+    }
+
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.groups.iter().all(Vec::is_empty)
     }
@@ -36,6 +49,7 @@ impl Copies {
         let mut done: Vec<Copy> = self.groups.drain(..self.groups.len() - keep).flatten().collect();
         if pending.is_none() {
             done.append(&mut self.open);
+            self.committed += 1;
         }
         done
     }
@@ -58,7 +72,7 @@ impl Block<'_, '_> {
             let valid = (valid[lane] as u32 as usize).min(bytes);
             let copy = self.start_copy(site, lane, bytes, [to[lane], from[lane]], valid);
             let copy = copy.map_err(|fault| self.finding(site, lane, fault))?;
-            self.warps[site.warp].copies[lane].open.push(copy);
+            self.state.warps[site.warp].copies[lane].open.push(copy);
         }
         Ok(())
     }
@@ -75,29 +89,43 @@ impl Block<'_, '_> {
             return Err(Fault::Misaligned { address: from, bytes });
         }
         let mut data = vec![0; bytes];
+        let global = Transfer::plain(Space::Global);
         for (i, byte) in data[..valid].iter_mut().enumerate() {
-            self.read_lane(site.warp, lane, Space::Global, from.wrapping_add(i as u64), std::slice::from_mut(byte))?;
+            self.read_lane(site.warp, lane, global, from.wrapping_add(i as u64), std::slice::from_mut(byte))?;
         }
-        let now = self.stamp(site.warp, lane);
-        let begin = |region: &mut crate::memory::Region, spot| region.begin_copy(spot, now, bytes);
-        let start = self.with_region(site.warp, lane, Space::Shared, to, bytes, begin)?;
+        let thread = (site.warp * WARP + lane) as u32;
+        let engine = self.engine(Engine::Copies(thread)).ok_or(Fault::TooManyEngines)?;
+        let group = self.state.warps[site.warp].copies[lane].committed + 1;
+        let mark = Epoch::new(self.state.linear, engine, group);
+        let begin = |region: &mut Region, spot, who: Option<&Who<'_>>| {
+            let who = who.map(|who| Who { mark, ..*who });
+            let start = region.begin_write(spot, who.as_ref(), bytes, bytes)?;
+            region.forget(start, bytes);
+            Ok(start)
+        };
+        let start = self.with_region(site.warp, lane, Transfer::plain(Space::Shared), to, bytes, begin)?;
         Ok(Copy { start, data })
     }
 
     pub(super) fn commit_copies(&mut self, site: Site, mask: u32) {
         for lane in lanes(mask) {
-            let copies = &mut self.warps[site.warp].copies[lane];
+            let copies = &mut self.state.warps[site.warp].copies[lane];
             let group = std::mem::take(&mut copies.open);
             copies.groups.push_back(group);
+            copies.committed += 1;
         }
     }
 
     pub(super) fn wait_copies(&mut self, site: Site, mask: u32, pending: Option<usize>) {
         for lane in lanes(mask) {
-            let now = self.stamp(site.warp, lane);
-            for copy in self.warps[site.warp].copies[lane].complete(pending) {
-                self.shared.finish_copy(copy.start, now, &copy.data);
+            for copy in self.state.warps[site.warp].copies[lane].complete(pending) {
+                self.state.shared.put(copy.start, &copy.data);
             }
+            let engine = Engine::Copies((site.warp * WARP + lane) as u32);
+            let Some(&engine) = self.state.engines.get(&engine) else { continue };
+            let warp = &mut self.state.warps[site.warp];
+            let complete = warp.copies[lane].complete_groups();
+            warp.views[lane].seen.raise(self.state.linear, engine, complete);
         }
     }
 }

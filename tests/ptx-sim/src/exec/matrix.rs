@@ -6,8 +6,8 @@ use super::WARP;
 use super::block::{Block, Site};
 use super::warp::Lanes;
 use crate::finding::Finding;
-use crate::float::{Format, Round};
-use crate::ir::{Address, Operand, Register};
+use crate::float::Format;
+use crate::ir::{Address, Operand, Register, Transfer};
 use crate::types::Space;
 
 impl Block<'_, '_> {
@@ -26,7 +26,7 @@ impl Block<'_, '_> {
             let mut rows = [[0u16; 8]; 8];
             for (lane, row) in lanes.zip(&mut rows) {
                 let mut data = [0; 16];
-                let read = self.read_lane(site.warp, lane, Space::Shared, addresses[lane], &mut data);
+                let read = self.read_lane(site.warp, lane, Transfer::plain(Space::Shared), addresses[lane], &mut data);
                 read.map_err(|fault| self.finding(site, lane, fault))?;
                 *row = std::array::from_fn(|i| u16::from_le_bytes([data[2 * i], data[2 * i + 1]]));
             }
@@ -57,28 +57,40 @@ impl Block<'_, '_> {
         let (mut left, mut right) = ([[0.0; 16]; 16], [[0.0; 16]; 8]);
         for lane in 0..WARP {
             let (g, q) = (lane / 4, lane % 4);
-            for half in 0..2 {
-                let value = |registers: &[Lanes], i: usize| format.widen(registers[i][lane] >> (16 * half) & 0xffff);
-                for i in 0..k / 4 {
-                    left[g + i % 2 * 8][2 * q + half + i / 2 * 8] = value(&a, i);
-                }
-                for i in 0..k / 8 {
-                    right[g][2 * q + half + i * 8] = value(&b, i);
-                }
+            for (i, a) in a.iter().enumerate().take(k / 4) {
+                let at = 2 * q + i / 2 * 8;
+                left[g + i % 2 * 8][at..at + 2].copy_from_slice(&pair(format, a[lane]));
+            }
+            for (i, b) in b.iter().enumerate().take(k / 8) {
+                let at = 2 * q + i * 8;
+                right[g][at..at + 2].copy_from_slice(&pair(format, b[lane]));
             }
         }
         for (i, register) in d.iter().enumerate() {
             let values: Lanes = std::array::from_fn(|lane| {
                 let (row, column) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
                 let products: f64 = left[row].iter().zip(&right[column]).map(|(x, y)| x * y).sum();
-                Format::F32.narrow(products + Format::F32.widen(c[i][lane]), Round::Nearest)
+                let sum = products + f64::from(f32::from_bits(c[i][lane] as u32));
+                if sum.is_nan() { F32_NAN } else { u64::from((sum as f32).to_bits()) }
             });
             self.assign(site, *register, u32::MAX, &values);
         }
         Ok(())
     }
 
-    fn fetch_all(&self, site: Site, operands: &[Operand]) -> Result<Vec<Lanes>, Finding> {
-        operands.iter().map(|operand| self.fetch(site, *operand, u32::MAX)).collect()
+    fn fetch_all(&self, site: Site, operands: &[Operand]) -> Result<[Lanes; 4], Finding> {
+        let mut all = [[0; WARP]; 4];
+        for (values, operand) in all.iter_mut().zip(operands) {
+            *values = self.fetch(site, *operand, u32::MAX)?;
+        }
+        Ok(all)
     }
+}
+
+/// The NaN that arithmetic returns.
+const F32_NAN: u64 = 0x7fff_ffff;
+
+/// The two elements of a register.
+fn pair(format: Format, bits: u64) -> [f64; 2] {
+    [format.widen(bits & 0xffff), format.widen(bits >> 16 & 0xffff)]
 }

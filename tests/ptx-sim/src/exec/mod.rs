@@ -1,22 +1,40 @@
 //! Launching a kernel: arguments to parameters, then block after block.
 
 mod access;
+mod barrier;
 mod block;
 mod collective;
 mod copy;
+mod grid;
 mod matrix;
+mod ordering;
 mod step;
 mod warp;
 
+use std::collections::BTreeMap;
+
 use crate::counters::{Counters, Coverage, Report};
 use crate::finding::{Fault, Finding, LaunchProblem};
-use crate::ir::{Kernel, Module};
+use crate::ir::{Class, Kernel, Module};
 use crate::memory::{Buffer, Memory};
+use crate::order::MOST_BLOCKS;
+use warp::Lanes;
 
 /// Threads of a warp.
 pub(crate) const WARP: usize = 32;
+/// Multiprocessors of the simulated device (an H100's); blocks go to them in turn.
+pub(crate) const PROCESSORS: u32 = 132;
 /// The most shared memory a block can have (compute capability 9.0: 227 KiB).
 const MOST_SHARED: usize = 227 * 1024;
+
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checks {
+    /// Everything.
+    All,
+    /// Everything but races and uninitialised memory: for long computations whose kernels are tested elsewhere.
+    Addresses,
+}
 
 /// The shape of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +47,23 @@ pub struct Launch {
     pub shared: usize,
     /// Warp instructions after which the launch is given up.
     pub steps: u64,
+    /// All blocks live at once, so that they can wait for each other.
+    pub cooperative: bool,
+    /// What is checked.
+    pub checks: Checks,
 }
 
 impl Launch {
     /// One-dimensional, without dynamic shared memory, with a generous number of steps.
     pub fn new(blocks: u32, threads: u32) -> Self {
-        Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0, steps: 1 << 26 }
+        Launch {
+            grid: [blocks, 1, 1],
+            block: [threads, 1, 1],
+            shared: 0,
+            steps: 1 << 26,
+            cooperative: false,
+            checks: Checks::All,
+        }
     }
 
     /// The same with a grid of two dimensions.
@@ -45,6 +74,16 @@ impl Launch {
     /// The same with dynamic shared memory.
     pub fn shared(self, bytes: usize) -> Self {
         Launch { shared: bytes, ..self }
+    }
+
+    /// The same with all blocks alive at once.
+    pub fn cooperative(self) -> Self {
+        Launch { cooperative: true, ..self }
+    }
+
+    /// The same with other checks.
+    pub fn checks(self, checks: Checks) -> Self {
+        Launch { checks, ..self }
     }
 
     fn threads(&self) -> u64 {
@@ -94,9 +133,17 @@ pub(crate) struct Machine<'m> {
     /// Addresses of the module's variables.
     pub globals: Vec<u64>,
     pub counters: Counters,
+    /// Warp instructions of each class.
+    pub classes: [u64; Class::COUNT],
     /// Threads that executed each instruction.
     pub executed: Vec<u64>,
     pub steps: u64,
+    /// Threads whose engines have been used, by block and actor.
+    pub engines: BTreeMap<(u32, u32), u32>,
+    /// How often anything happened that another thread could wait for.
+    pub changes: u64,
+    /// Room for operands that are no registers.
+    pub scratch: [Lanes; 4],
 }
 
 /// Runs a kernel to its end or to the first finding.
@@ -115,11 +162,21 @@ pub fn launch(
     let variables = module.globals.iter().map(|g| memory.add_variable(g.data.clone(), g.constant).address());
     let globals = variables.collect();
     memory.forget_accesses();
-    let executed = vec![0; code.code.len()];
-    let counters = Counters::default();
-    let mut machine =
-        Machine { kernel: code, launch, memory, params, globals, counters, executed, steps: launch.steps };
-    let outcome = machine.run();
+    let mut machine = Machine {
+        kernel: code,
+        launch,
+        memory,
+        params,
+        globals,
+        counters: Counters::default(),
+        classes: [0; Class::COUNT],
+        executed: vec![0; code.code.len()],
+        steps: launch.steps,
+        engines: BTreeMap::new(),
+        changes: 0,
+        scratch: [[0; WARP]; 4],
+    };
+    let outcome = grid::run(&mut machine);
     let report = outcome.map(|()| machine.report());
     memory.truncate(allocations);
     report
@@ -127,8 +184,12 @@ pub fn launch(
 
 fn check_extent(kernel: &Kernel, launch: &Launch) -> Result<(), LaunchProblem> {
     let (threads, blocks, most) = (launch.threads(), launch.blocks(), kernel.max_threads);
-    if threads == 0 || threads > u64::from(most.min(1024)) || blocks == 0 || blocks > u64::from(u32::MAX) {
+    if threads == 0 || threads > u64::from(most.min(1024)) || blocks == 0 || blocks >= MOST_BLOCKS {
         return Err(LaunchProblem::Extent { threads, blocks, most });
+    }
+    let at_once = u64::from(PROCESSORS) * (2048 / threads).min(32);
+    if launch.cooperative && blocks > at_once {
+        return Err(LaunchProblem::Cooperative { blocks, most: at_once });
     }
     let bytes = kernel.shared.saturating_add(launch.shared);
     if bytes > MOST_SHARED { Err(LaunchProblem::Shared { bytes }) } else { Ok(()) }
@@ -150,18 +211,13 @@ fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u8>, LaunchProblem> {
 }
 
 impl Machine<'_> {
-    fn run(&mut self) -> Result<(), Finding> {
-        let [x, y, z] = self.launch.grid;
-        for linear in 0..x * y * z {
-            let index = [linear % x, linear / x % y, linear / x / y];
-            block::Block::new(self, index, linear).run()?;
-        }
-        Ok(())
-    }
-
     fn report(&self) -> Report {
         let code = self.kernel.code.iter().zip(&self.executed);
         let lines = code.map(|(instruction, &threads)| (instruction.line, instruction.text.clone(), threads)).collect();
-        Report { counters: self.counters.clone(), coverage: Coverage { lines } }
+        let mut counters = self.counters.clone();
+        let classes = Class::ALL.into_iter().zip(self.classes).filter(|(_, count)| *count != 0);
+        counters.classes = classes.collect();
+        counters.warp_instructions = self.classes.iter().sum();
+        Report { counters, coverage: Coverage { lines } }
     }
 }

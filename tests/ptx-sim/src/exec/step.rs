@@ -1,20 +1,26 @@
 //! Executing one instruction in the active lanes of a warp: dispatch and everything that stays within a thread.
 
+use super::WARP;
 use super::block::{Block, Site};
 use super::warp::{Lanes, Next, lanes};
 use crate::convert::Conversion;
 use crate::finding::{Fault, Finding};
-use crate::ir::{Bool, Flag, Op, Operand, Register};
+use crate::ir::{Bool, Compute, Flag, Op, Operand, Register};
+
+/// The operand of most unused places.
+static ZERO: Lanes = [0; WARP];
 
 impl Block<'_, '_> {
     pub(super) fn execute(&mut self, site: Site, op: &Op, mask: u32) -> Result<Next, Finding> {
         match op {
             Op::Branch { target } => return Ok(Next::Jump(*target)),
-            Op::Barrier => return Ok(Next::Barrier),
+            Op::Barrier(meeting) => return self.barrier(site, mask, *meeting),
+            Op::Fence { scope } => self.fence(site.warp, mask, *scope),
+            Op::ProxyFence => self.proxy_fence(site.warp, mask),
             Op::Exit => return self.exit(site, mask),
             Op::Trap => return Err(self.finding(site, mask.trailing_zeros() as usize, Fault::Trap)),
             Op::Nothing => {}
-            Op::Compute { f, d, s } => self.map(site, mask, *d, *s, *f)?,
+            Op::Compute { f, d, s } => self.compute(site, mask, *d, *s, *f)?,
             Op::Arith { op, format, packed, mode, d, s } => {
                 self.map(site, mask, *d, *s, |s| op.apply(*format, *packed, *mode, s))?;
             }
@@ -25,9 +31,9 @@ impl Block<'_, '_> {
             }
             Op::Pack { d, s, bits } => self.pack(site, mask, *d, s, *bits)?,
             Op::Unpack { d, s, bits } => self.unpack(site, mask, d, *s, *bits)?,
-            Op::Load { space, ty, d, at } => self.load(site, mask, *space, *ty, d, *at)?,
-            Op::Store { space, ty, s, at } => self.store(site, mask, *space, *ty, s, *at)?,
-            Op::Atomic { f, space, ty, d, at, s } => self.atomic(site, mask, *f, (*space, *ty), *d, *at, *s)?,
+            Op::Load { how, d, at } => return self.load(site, mask, *how, d, *at),
+            Op::Store { how, s, at } => self.store(site, mask, *how, s, *at)?,
+            Op::Atomic { f, how, d, at, s } => return self.atomic(site, mask, *f, *how, *d, *at, *s),
             Op::WarpBarrier { .. } => self.warp_barrier(site, mask),
             Op::Shuffle { mode, d, valid, s, members } => {
                 self.shuffle(site, mask, *mode, (*d, *valid), *s, *members)?;
@@ -35,7 +41,7 @@ impl Block<'_, '_> {
             Op::Vote { mode, d, s, .. } => self.vote(site, mask, *mode, *d, *s)?,
             Op::Reduce { f, d, s, .. } => self.reduce(site, mask, *f, *d, *s)?,
             Op::Elect { d, elected, .. } => self.elect(site, mask, *d, *elected),
-            Op::ActiveMask { d } => self.assign(site, *d, mask, &[u64::from(mask); super::WARP]),
+            Op::ActiveMask { d } => self.assign(site, *d, mask, &[u64::from(mask); WARP]),
             Op::LoadMatrix { transposed, d, at } => self.load_matrix(site, *transposed, d, *at)?,
             Op::Mma { format, k, d, a, b, c } => self.mma(site, *format, *k, d, [a, b, c])?,
             Op::CopyAsync { bytes, to, from, valid } => self.copy(site, mask, *bytes, [*to, *from], *valid)?,
@@ -46,10 +52,31 @@ impl Block<'_, '_> {
     }
 
     fn exit(&mut self, site: Site, mask: u32) -> Result<Next, Finding> {
-        match lanes(mask).find(|&lane| !self.warps[site.warp].copies[lane].is_empty()) {
+        match lanes(mask).find(|&lane| !self.state.warps[site.warp].copies[lane].is_empty()) {
             Some(lane) => Err(self.finding(site, lane, Fault::NeverWaited)),
             None => Ok(Next::Exit),
         }
+    }
+
+    /// The common case of `map`: no operand is copied.
+    fn compute(&mut self, site: Site, mask: u32, d: Register, s: [Operand; 4], f: Compute) -> Result<(), Finding> {
+        for (i, source) in s.into_iter().enumerate() {
+            match source {
+                Operand::Register(register) => self.must_be_defined(site, register, mask)?,
+                Operand::Immediate(0) => {}
+                _ => self.machine.scratch[i] = self.constant(site.warp, source),
+            }
+        }
+        let (registers, scratch) = (&self.state.warps[site.warp].registers, &self.machine.scratch);
+        let operand = |i: usize| match s[i] {
+            Operand::Register(register) => &registers[register as usize],
+            Operand::Immediate(0) => &ZERO,
+            _ => &scratch[i],
+        };
+        let mut result = [0; WARP];
+        f.all(&mut result, [operand(0), operand(1), operand(2), operand(3)]);
+        self.assign(site, d, mask, &result);
+        Ok(())
     }
 
     fn map<const N: usize>(
@@ -60,11 +87,11 @@ impl Block<'_, '_> {
         sources: [Operand; N],
         f: impl Fn([u64; N]) -> u64,
     ) -> Result<(), Finding> {
-        let mut values = [[0; super::WARP]; N];
+        let mut values = [[0; WARP]; N];
         for (value, source) in values.iter_mut().zip(sources) {
             *value = self.fetch(site, source, mask)?;
         }
-        let mut result = [0; super::WARP];
+        let mut result = [0; WARP];
         for lane in lanes(mask) {
             result[lane] = f(std::array::from_fn(|i| values[i][lane]));
         }
@@ -101,7 +128,7 @@ impl Block<'_, '_> {
         let second = with.map(|(_, flag)| self.flags(site, flag, mask)).transpose()?;
         for (register, inverted) in d.into_iter().zip([false, true]) {
             let Some(register) = register else { continue };
-            let mut result = [0; super::WARP];
+            let mut result = [0; WARP];
             for lane in lanes(mask) {
                 let value = u64::from(f(a[lane], b[lane]) != inverted);
                 result[lane] = match (with, &second) {
@@ -118,7 +145,7 @@ impl Block<'_, '_> {
 
     fn pack(&mut self, site: Site, mask: u32, d: Register, s: &[Operand], bits: u32) -> Result<(), Finding> {
         let part = u64::MAX >> (64 - bits);
-        let mut result = [0; super::WARP];
+        let mut result = [0; WARP];
         for (i, source) in s.iter().enumerate() {
             let values = self.fetch(site, *source, mask)?;
             for lane in lanes(mask) {

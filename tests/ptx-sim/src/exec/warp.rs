@@ -1,11 +1,10 @@
 //! One warp: 32 program counters, kept as groups of threads that share one, and 32 sets of registers.
 
-use std::collections::VecDeque;
-
 use super::WARP;
 use super::copy::Copies;
-use crate::ir::{Kernel, Register};
-use crate::memory::Region;
+use crate::ir::Kernel;
+use crate::order::View;
+use crate::region::Region;
 
 /// One value a lane.
 pub(crate) type Lanes = [u64; WARP];
@@ -18,8 +17,13 @@ pub(crate) struct Group {
 }
 
 /// Indices of the set bits.
-pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
-    (0..WARP).filter(move |lane| mask >> lane & 1 == 1)
+#[inline]
+pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask.wrapping_sub(1);
+        (lane < WARP).then_some(lane)
+    })
 }
 
 /// What becomes of the threads that executed an instruction.
@@ -28,10 +32,22 @@ pub(crate) enum Next {
     Advance,
     Jump(usize),
     Exit,
-    /// Wait for the block.
-    Barrier,
+    /// Wait; whoever ends the waiting knows of them.
+    Wait,
     /// Wait for other lanes.
     Lanes,
+    /// Go on, but let others run first.
+    Yield,
+}
+
+/// The last poll of a warp: where, by whom, and what it found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Poll {
+    pub pc: usize,
+    pub mask: u32,
+    pub found: u64,
+    /// The warp's own changes up to then.
+    pub changes: u64,
 }
 
 pub(crate) struct Warp {
@@ -39,42 +55,73 @@ pub(crate) struct Warp {
     /// The lanes that exist: fewer than 32 in the last warp of an odd-sized block.
     pub present: u32,
     running: Vec<Group>,
+    /// Threads whose turn is over until others have run.
+    yielded: Vec<Group>,
     /// Threads at a warp-wide operation that not all of its lanes have reached.
     pub gathering: Vec<Group>,
-    /// Threads at a block-wide barrier.
-    pub parked: Vec<Group>,
     pub exited: u32,
-    /// How many times the whole warp has synchronised.
-    pub barriers: u32,
     pub registers: Vec<Lanes>,
     /// Lanes in which a register has a value.
     pub defined: Vec<u32>,
     pub local: Vec<Region>,
     pub copies: Vec<Copies>,
+    /// What each lane knows of other threads, and its own clock.
+    pub views: Vec<View>,
+    pub clocks: [u32; WARP],
+    pub poll: Poll,
+    /// How often the warp itself has changed memory.
+    pub changes: u64,
 }
 
 impl Warp {
     pub fn new(kernel: &Kernel, index: usize, threads: usize) -> Self {
-        let present = u32::MAX >> (WARP - threads.min(WARP));
-        Warp {
+        let mut warp = Warp {
             index,
-            present,
-            running: vec![Group { pc: 0, mask: present }],
+            present: u32::MAX >> (WARP - threads.min(WARP)),
+            running: Vec::new(),
+            yielded: Vec::new(),
             gathering: Vec::new(),
-            parked: Vec::new(),
             exited: 0,
-            barriers: 0,
             registers: vec![[0; WARP]; kernel.registers.len()],
             defined: vec![0; kernel.registers.len()],
             local: (0..WARP).map(|_| Region::new(kernel.local)).collect(),
-            copies: (0..WARP).map(|_| Copies { open: Vec::new(), groups: VecDeque::new() }).collect(),
-        }
+            copies: (0..WARP).map(|_| Copies::default()).collect(),
+            views: vec![View::default(); WARP],
+            clocks: [1; WARP],
+            poll: Poll::default(),
+            changes: 0,
+        };
+        warp.reset();
+        warp
+    }
+
+    /// Back to the kernel's first instruction.
+    pub fn reset(&mut self) {
+        self.running = vec![Group { pc: 0, mask: self.present }];
+        self.yielded.clear();
+        self.gathering.clear();
+        self.defined.fill(0);
+        self.local.iter_mut().for_each(Region::reset);
+        self.copies.iter_mut().for_each(|copies| *copies = Copies::default());
+        self.views.fill(View::default());
+        (self.exited, self.changes, self.clocks, self.poll) = (0, 0, [1; WARP], Poll::default());
     }
 
     /// Takes the group with the lowest program counter.
     pub fn take_lowest(&mut self) -> Option<Group> {
         let lowest = (0..self.running.len()).min_by_key(|&i| self.running[i].pc)?;
         Some(self.running.swap_remove(lowest))
+    }
+
+    /// The lowest program counter of those that run.
+    pub fn lowest_pc(&self) -> usize {
+        self.running.iter().map(|group| group.pc).min().unwrap_or(usize::MAX)
+    }
+
+    /// Threads that yielded may run again; whether there are any.
+    pub fn end_turn(&mut self) -> bool {
+        std::mem::swap(&mut self.running, &mut self.yielded);
+        !self.running.is_empty()
     }
 
     /// Lets threads go on at an instruction, together with any that are there already.
@@ -88,14 +135,16 @@ impl Warp {
             Next::Advance => self.resume(pc + 1, mask),
             Next::Jump(target) => self.resume(target, mask),
             Next::Exit => self.exited |= mask,
-            Next::Barrier => join(&mut self.parked, pc, mask),
+            Next::Wait => {}
             Next::Lanes => join(&mut self.gathering, pc, mask),
+            Next::Yield => join(&mut self.yielded, pc + 1, mask),
         }
     }
 
-    pub fn set(&mut self, register: Register, lane: usize, value: u64) {
-        self.registers[register as usize][lane] = value;
-        self.defined[register as usize] |= 1 << lane;
+    /// Whether a poll found nothing new: the same thing at the same place, with nothing done in between.
+    pub fn polls_in_vain(&mut self, pc: usize, mask: u32, found: u64) -> bool {
+        let poll = Poll { pc, mask, found, changes: self.changes };
+        std::mem::replace(&mut self.poll, poll) == poll
     }
 }
 

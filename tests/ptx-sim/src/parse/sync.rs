@@ -6,7 +6,8 @@ use super::opcode::{Decoded, Opcode};
 use super::operand::Arguments;
 use crate::alu;
 use crate::float::Format;
-use crate::ir::{Class, Op, Operand, Shuffle, Vote};
+use crate::ir::{Class, Meeting, Op, Operand, Reduction, Role, Shuffle, Vote};
+use crate::order::Scope;
 use crate::types::Type;
 
 /// Every lane of a warp, for the instructions that have no membership operand.
@@ -16,10 +17,7 @@ pub(super) fn decode(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     match opcode.name {
         "ret" | "exit" => plain(opcode, a, &["uni"], Op::Exit, Class::Control),
         "trap" => plain(opcode, a, &[], Op::Trap, Class::Control),
-        // Memory is sequentially consistent here: the checks need no help from fences.
-        "membar" | "fence" => {
-            plain(opcode, a, &["cta", "gl", "gpu", "sys", "sc", "acq_rel"], Op::Nothing, Class::Barrier)
-        }
+        "membar" | "fence" => fence(opcode, a),
         "nanosleep" => hint(opcode, a, &["u32"], 1),
         "prefetch" | "prefetchu" | "discard" | "applypriority" => prefetch(opcode, a),
         "createpolicy" => cache_policy(opcode, a),
@@ -90,18 +88,58 @@ fn require(opcode: &mut Opcode<'_>, modifiers: &[&str]) -> Result<(), Problem> {
     if modifiers.iter().all(|m| opcode.take(m)) { Ok(()) } else { Err(Problem::Opcode) }
 }
 
-/// `bar.sync 0` over the whole block, `bar.warp.sync mask`. Barriers over part of a block are not modelled.
+/// `fence.{sc,acq_rel}.scope`, `membar.scope`, `fence.proxy.async`, `fence.mbarrier_init`.
+fn fence(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    a.exactly(0)?;
+    if opcode.take("proxy") {
+        require(opcode, &["async"])?;
+        opcode.ignore(&["global", "shared::cta", "shared::cluster"]);
+        return Ok((Op::ProxyFence, Class::Barrier));
+    }
+    if opcode.take("mbarrier_init") {
+        require(opcode, &["release", "cluster"])?;
+        return Ok((Op::Fence { scope: Scope::Block }, Class::Barrier));
+    }
+    opcode.ignore(&["sc", "acq_rel", "acquire", "release"]);
+    let scope = opcode.take_as(super::transfer::scope).ok_or(Problem::Opcode)?;
+    Ok((Op::Fence { scope }, Class::Barrier))
+}
+
+/// `bar.sync id[, threads]`, `bar.arrive id, threads`, `bar.red.op d, id[, threads], p`, `bar.warp.sync mask`.
 fn barrier(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
-    require(opcode, &["sync"])?;
-    a.exactly(1)?;
     if opcode.take("warp") {
+        require(opcode, &["sync"])?;
+        a.exactly(1)?;
         return Ok((Op::WarpBarrier { members: a.source(0)? }, Class::Barrier));
     }
     opcode.ignore(&["cta", "aligned"]);
-    if a.source(0)? != Operand::Immediate(0) {
-        return Err(Problem::Operands);
-    }
-    Ok((Op::Barrier, Class::Barrier))
+    let (role, first) = if opcode.take("red") {
+        let last = a.len().checked_sub(1).ok_or(Problem::Operands)?;
+        (Role::Reduce(reduction(opcode)?, a.register(0)?, a.flag(last)?), 1)
+    } else if opcode.take("arrive") {
+        (Role::Arrive, 0)
+    } else {
+        require(opcode, &["sync"])?;
+        (Role::Wait, 0)
+    };
+    let counts = a.len().saturating_sub(2 * first);
+    let threads = match (counts, role) {
+        (2, _) => Some(a.source(first + 1)?),
+        (1, Role::Wait | Role::Reduce(..)) => None,
+        _ => return Err(Problem::Operands),
+    };
+    Ok((Op::Barrier(Meeting { id: a.source(first)?, threads, role }), Class::Barrier))
+}
+
+fn reduction(opcode: &mut Opcode<'_>) -> Result<Reduction, Problem> {
+    let (reduction, ty) = match () {
+        () if opcode.take("popc") => (Reduction::Count, "u32"),
+        () if opcode.take("and") => (Reduction::And, "pred"),
+        () if opcode.take("or") => (Reduction::Or, "pred"),
+        () => return Err(Problem::Opcode),
+    };
+    require(opcode, &[ty])?;
+    Ok(reduction)
 }
 
 fn shuffle(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {

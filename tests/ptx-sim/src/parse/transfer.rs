@@ -5,21 +5,12 @@ use super::opcode::{Decoded, Opcode};
 use super::operand::Arguments;
 use crate::alu;
 use crate::float::{Arith, Format, Mode, Round};
-use crate::ir::{Class, Compute, Op, Operand};
+use crate::ir::{Class, Compute, Op, Operand, Transfer};
+use crate::order::{Order, Scope};
 use crate::types::{Space, Type};
 
-/// Cache hints, and orderings and scopes weaker than the simulator's sequentially consistent memory.
-const HINTS: [&str; 31] = [
-    "weak",
-    "relaxed",
-    "acquire",
-    "release",
-    "acq_rel",
-    "volatile",
-    "cta",
-    "cluster",
-    "gpu",
-    "sys",
+/// Cache hints, which change nothing here.
+const HINTS: [&str; 20] = [
     "nc",
     "ca",
     "cg",
@@ -40,7 +31,6 @@ const HINTS: [&str; 31] = [
     "L2::128B",
     "L2::256B",
     "noftz",
-    "mmio",
 ];
 
 pub(super) fn decode(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
@@ -95,30 +85,67 @@ pub(super) fn policy(opcode: &mut Opcode<'_>) -> usize {
     usize::from(opcode.take("L2::cache_hint"))
 }
 
-fn load(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+/// What an access moves and orders, and where it does so; `order` if nothing is said.
+fn transfer(opcode: &mut Opcode<'_>, a: &Arguments, address: usize, order: Order) -> Result<Transfer, Problem> {
     let ty = opcode.ty()?;
-    let space = space(opcode, a, 1);
+    let space = space(opcode, a, address);
+    let order = match opcode.take_as(ordering) {
+        Some(order) => order,
+        // Volatile accesses are relaxed ones at the widest scope; `.mmio` accesses likewise.
+        None if opcode.take("volatile") || opcode.take("mmio") => Order::Relaxed,
+        None => order,
+    };
+    let scope = opcode.take_as(scope).unwrap_or(Scope::Device);
     opcode.ignore(&HINTS);
-    let lanes = vector(opcode, ty)?;
+    Ok(Transfer { space, ty, order, scope })
+}
+
+fn ordering(name: &str) -> Option<Order> {
+    Some(match name {
+        "weak" => Order::Weak,
+        "relaxed" => Order::Relaxed,
+        "acquire" => Order::Acquire,
+        "release" => Order::Release,
+        "acq_rel" => Order::Both,
+        _ => return None,
+    })
+}
+
+/// How far an ordered access or a fence reaches. A cluster is one block here.
+pub(super) fn scope(name: &str) -> Option<Scope> {
+    match name {
+        "cta" | "cluster" => Some(Scope::Block),
+        "gpu" | "gl" | "sys" => Some(Scope::Device),
+        _ => None,
+    }
+}
+
+fn load(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    let how = transfer(opcode, a, 1, Order::Weak)?;
+    let lanes = vector(opcode, how.ty)?;
     a.exactly(2 + policy(opcode))?;
     let d = a.destination_list(0)?;
     if d.len() != lanes {
         return Err(Problem::Operands);
     }
-    Ok((Op::Load { space, ty, d, at: a.address(1)? }, Class::Memory))
+    if how.order.releases() {
+        return Err(Problem::Opcode);
+    }
+    Ok((Op::Load { how, d, at: a.address(1)? }, Class::Memory))
 }
 
 fn store(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
-    let ty = opcode.ty()?;
-    let space = space(opcode, a, 0);
-    opcode.ignore(&HINTS);
-    let lanes = vector(opcode, ty)?;
+    let how = transfer(opcode, a, 0, Order::Weak)?;
+    let lanes = vector(opcode, how.ty)?;
     a.exactly(2 + policy(opcode))?;
     let s = a.source_list(1)?;
-    if s.len() != lanes || matches!(space, Space::Param | Space::Const) {
+    if s.len() != lanes || matches!(how.space, Space::Param | Space::Const) {
         return Err(Problem::Operands);
     }
-    Ok((Op::Store { space, ty, s, at: a.address(0)? }, Class::Memory))
+    if how.order.acquires() {
+        return Err(Problem::Opcode);
+    }
+    Ok((Op::Store { how, s, at: a.address(0)? }, Class::Memory))
 }
 
 /// `cvta` adds a space's window to an address, `cvta.to` takes it off.
@@ -130,29 +157,27 @@ fn address(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
         return Err(Problem::Opcode);
     }
     let f: Compute = match (space, to) {
-        (Space::Shared, false) => |s| s[0].wrapping_add(crate::memory::SHARED_WINDOW),
-        (Space::Shared, true) => |s| s[0].wrapping_sub(crate::memory::SHARED_WINDOW),
-        (Space::Local, false) => |s| s[0].wrapping_add(crate::memory::LOCAL_WINDOW),
-        (Space::Local, true) => |s| s[0].wrapping_sub(crate::memory::LOCAL_WINDOW),
-        (Space::Param, false) => |s| s[0].wrapping_add(crate::memory::PARAM_WINDOW),
-        (Space::Param, true) => |s| s[0].wrapping_sub(crate::memory::PARAM_WINDOW),
-        (Space::Global | Space::Const, _) => |s| s[0],
+        (Space::Shared, false) => &|s: [u64; 4]| s[0].wrapping_add(crate::memory::SHARED_WINDOW),
+        (Space::Shared, true) => &|s: [u64; 4]| s[0].wrapping_sub(crate::memory::SHARED_WINDOW),
+        (Space::Local, false) => &|s: [u64; 4]| s[0].wrapping_add(crate::memory::LOCAL_WINDOW),
+        (Space::Local, true) => &|s: [u64; 4]| s[0].wrapping_sub(crate::memory::LOCAL_WINDOW),
+        (Space::Param, false) => &|s: [u64; 4]| s[0].wrapping_add(crate::memory::PARAM_WINDOW),
+        (Space::Param, true) => &|s: [u64; 4]| s[0].wrapping_sub(crate::memory::PARAM_WINDOW),
+        (Space::Global | Space::Const, _) => &|s: [u64; 4]| s[0],
         _ => return Err(Problem::Opcode),
     };
     Ok((Op::Compute { f, d: a.register(0)?, s: a.sources(1, 1)? }, Class::Integer))
 }
 
 fn atomic(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
-    let ty = opcode.ty()?;
     let returns = opcode.name == "atom";
     let first = usize::from(returns);
-    let space = space(opcode, a, first);
-    opcode.ignore(&HINTS);
+    let how = transfer(opcode, a, first, Order::Relaxed)?;
     let name = opcode.modifiers.pop().ok_or(Problem::Opcode)?;
-    let f = update(name, ty).ok_or(Problem::Opcode)?;
+    let f = update(name, how.ty).ok_or(Problem::Opcode)?;
     let operands = if name == "cas" { 2 } else { 1 };
     a.exactly(first + 1 + operands + policy(opcode))?;
-    if matches!(space, Space::Param | Space::Const | Space::Local) {
+    if matches!(how.space, Space::Param | Space::Const | Space::Local) {
         return Err(Problem::Opcode);
     }
     let d = if returns { a.register_or_sink(0)? } else { None };
@@ -160,18 +185,18 @@ fn atomic(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     for (i, slot) in s.iter_mut().enumerate().take(operands) {
         *slot = a.source(first + 1 + i)?;
     }
-    Ok((Op::Atomic { f, space, ty, d, at: a.address(first)?, s }, Class::Memory))
+    Ok((Op::Atomic { f, how, d, at: a.address(first)?, s }, Class::Memory))
 }
 
 /// The function (old, operand, second operand) -> new.
 fn update(name: &str, ty: Type) -> Option<Compute> {
     match (name, ty) {
-        ("add", Type::F32) => Some(|s| add(Format::F32, false, s)),
-        ("add", Type::F64) => Some(|s| add(Format::F64, false, s)),
-        ("add", Type::F16) => Some(|s| add(Format::F16, false, s)),
-        ("add", Type::Bf16) => Some(|s| add(Format::Bf16, false, s)),
-        ("add", Type::F16x2) => Some(|s| add(Format::F16, true, s)),
-        ("add", Type::Bf16x2) => Some(|s| add(Format::Bf16, true, s)),
+        ("add", Type::F32) => Some(&|s: [u64; 4]| add(Format::F32, false, s)),
+        ("add", Type::F64) => Some(&|s: [u64; 4]| add(Format::F64, false, s)),
+        ("add", Type::F16) => Some(&|s: [u64; 4]| add(Format::F16, false, s)),
+        ("add", Type::Bf16) => Some(&|s: [u64; 4]| add(Format::Bf16, false, s)),
+        ("add", Type::F16x2) => Some(&|s: [u64; 4]| add(Format::F16, true, s)),
+        ("add", Type::Bf16x2) => Some(&|s: [u64; 4]| add(Format::Bf16, true, s)),
         (_, Type::F16 | Type::Bf16 | Type::F32 | Type::F64 | Type::F16x2 | Type::Bf16x2) => None,
         ("add" | "min" | "max" | "and" | "or" | "xor" | "inc" | "dec" | "exch" | "cas", _) => alu::integer(name, ty),
         _ => None,
