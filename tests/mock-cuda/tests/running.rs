@@ -75,6 +75,17 @@ fn reading_what_nobody_wrote_is_found() {
 }
 
 #[test]
+fn checks_can_be_left_to_other_tests() {
+    let rig = rig(Config { checks: false, ..Config::default() });
+    // SAFETY: not initialised on purpose.
+    let mut x = unsafe { rig.stream.alloc::<u32>(4) }.unwrap();
+    rig.scale(&mut x, 4, (0, 9)).unwrap();
+    assert_eq!(rig.stream.clone_dtoh(&x).unwrap(), [9; 4]);
+    rig.scale(&mut x, 5, (0, 9)).unwrap();
+    assert_eq!(status(rig.stream.synchronize()), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
+#[test]
 fn a_launch_out_of_bounds_ends_the_context() {
     both(|rig| {
         let mut x = rig.stream.clone_htod(&[1u32, 2, 3]).unwrap();
@@ -157,6 +168,47 @@ fn cooperative_grids_must_fit() {
     };
     assert_eq!(rig.last_byte.occupancy_max_active_blocks_per_multiprocessor(1024, 16, None), Ok(2));
     assert_eq!(launch(5), Status::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+}
+
+/// Every block adds one, waits for all, and writes what it then sees.
+const TOGETHER: &str = ".version 7.0
+.target sm_80
+.address_size 64
+.visible .entry together(.param .u64 count, .param .u64 seen) {
+    .reg .pred %p<2>;
+    .reg .b32 %r<6>;
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [count];
+    ld.param.u64 %rd2, [seen];
+    mov.u32 %r1, %ctaid.x;
+    mov.u32 %r2, %nctaid.x;
+    atom.acq_rel.gpu.global.add.u32 %r3, [%rd1], 1;
+AGAIN:
+    ld.acquire.gpu.global.u32 %r4, [%rd1];
+    setp.lt.u32 %p1, %r4, %r2;
+    @%p1 bra AGAIN;
+    mul.wide.u32 %rd3, %r1, 4;
+    add.s64 %rd3, %rd2, %rd3;
+    st.global.u32 [%rd3], %r4;
+    ret;
+}";
+
+#[test]
+fn blocks_of_a_cooperative_launch_wait_for_each_other() {
+    both(|rig| {
+        let kernel = rig.context.load_module(TOGETHER.into()).unwrap().load_function("together").unwrap();
+        let mut count = rig.stream.clone_htod(&[0u32]).unwrap();
+        let mut seen = rig.stream.clone_htod(&[0u32; 5]).unwrap();
+        let shape = LaunchConfig { grid_dim: (5, 1, 1), ..shape(1) };
+        // SAFETY: the kernel's parameters.
+        unsafe { rig.stream.launch_builder(&kernel).arg(&mut count).arg(&mut seen).launch_cooperative(shape) }.unwrap();
+        assert_eq!(rig.stream.clone_dtoh(&seen).unwrap(), [5; 5]);
+        // Without the promise that all run at once, the first may wait for ever.
+        rig.stream.memset_zeros(&mut count).unwrap();
+        // SAFETY: as above.
+        unsafe { rig.stream.launch_builder(&kernel).arg(&mut count).arg(&mut seen).launch(shape) }.unwrap();
+        assert_eq!(status(rig.stream.synchronize()), Status::CUDA_ERROR_LAUNCH_TIMEOUT);
+    });
 }
 
 /// `cuLaunchKernelEx` with one attribute; `scale` of one element by two.

@@ -83,5 +83,5 @@ pub use finding::{Fault, Finding, LaunchProblem, Place};
 pub use float::{Arith, Format, Mode, Round, add_to_odd};
 pub use ir::{Class, Module};
 pub use memory::{Buffer, Memory, Scalar};
-pub use parse::{ParseError, Problem};
+pub use parse::{MNEMONICS, ParseError, Problem};
 pub use types::{Space, Type};

@@ -12,6 +12,7 @@ mod operand;
 mod sync;
 mod transfer;
 
+pub use opcode::MNEMONICS;
 use thiserror::Error;
 
 use crate::ir::Module;

@@ -53,8 +53,25 @@ impl<'a> Opcode<'a> {
     }
 }
 
+/// Every mnemonic that is understood in some form; no other gets past [`decode`]. Who checks the simulator against something
+/// else can tell from this what to check.
+#[rustfmt::skip]
+pub const MNEMONICS: &[&str] = &[
+    "add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "neg", "abs",
+    "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh",
+    "and", "or", "xor", "not", "shl", "shr", "selp", "setp", "cvt",
+    "popc", "clz", "brev", "bfind", "bfe", "bfi", "prmt", "lop3", "shf", "dp4a", "fns",
+    "mov", "ld", "ldu", "st", "atom", "red", "cvta",
+    "ret", "exit", "trap", "bra", "membar", "fence", "nanosleep", "prefetch", "prefetchu", "discard", "applypriority",
+    "createpolicy", "griddepcontrol", "setmaxnreg", "elect", "bar", "barrier", "shfl", "vote", "redux", "activemask",
+    "ldmatrix", "mma", "cp",
+];
+
 pub(super) fn decode(token: Token<'_>, arguments: &Arguments) -> Result<(Op, Class), ParseError> {
     let mut opcode = Opcode::new(token.text);
+    if !MNEMONICS.contains(&opcode.name) {
+        return Err(token.problem(Problem::Opcode));
+    }
     let decoded = dispatch(&mut opcode, arguments).map_err(|problem| token.problem(problem))?;
     if opcode.modifiers.is_empty() { Ok(decoded) } else { Err(token.problem(Problem::Opcode)) }
 }
