@@ -81,9 +81,10 @@ impl Lower<'_> {
             return self.gemm(segment, p);
         }
         let blocks = row_groups.min(self.abilities.multiprocessors * GEMV_BLOCKS);
+        let gap = segment.form.group() as u32;
         let staged = match input {
-            Input::Plain(_) => 0,
-            _ => p.columns.min(GEMV_COLUMNS) * p.inputs * 2,
+            Input::Plain(_) if p.inputs.is_multiple_of(64) => 0,
+            _ => p.columns.min(GEMV_COLUMNS) * (p.inputs.next_multiple_of(64) + gap) * 2,
         };
         Ok(self.launch(names.gemv, [blocks, 1, 1], p)?.shared(staged))
     }

@@ -5,6 +5,7 @@
 
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
+use super::weights::Kind;
 use super::{Rng, all_f32, attention, elementwise, from_bf16, gemv, rope};
 
 /// What a case saw: coverage of the kernels it ran, by name.
@@ -23,11 +24,16 @@ pub const CASES: &[(&str, Case)] = &[
     ("copy_blocks", elementwise::copy_blocks),
     ("embed", embed),
     ("rope_kv", rope::case),
-    ("gemv_bf16", gemv::bf16_case),
-    ("gemv_q8_0", gemv::q8_0_case),
-    ("gemv_f16", gemv::f16_case),
-    ("gemv_q4_0", gemv::q4_0_case),
-    ("gemv_q4_1", gemv::q4_1_case),
+    ("gemv_bf16", |module| gemv::case(module, Kind::Bf16)),
+    ("gemv_f16", |module| gemv::case(module, Kind::F16)),
+    ("gemv_f32", |module| gemv::case(module, Kind::F32)),
+    ("gemv_q8_0", |module| gemv::case(module, Kind::Q8_0)),
+    ("gemv_q4_0", |module| gemv::case(module, Kind::Q4_0)),
+    ("gemv_q4_1", |module| gemv::case(module, Kind::Q4_1)),
+    ("gemv_q4_k", |module| gemv::case(module, Kind::Q4K)),
+    ("gemv_q5_k", |module| gemv::case(module, Kind::Q5K)),
+    ("gemv_q6_k", |module| gemv::case(module, Kind::Q6K)),
+    ("gemv_grouped", |module| gemv::case(module, Kind::Grouped)),
 ];
 
 /// Launches, collects coverage and returns the counters; findings become text.

@@ -1,247 +1,295 @@
-//! The gemv kernels: repacking as their headers describe it, and the cases.
+//! The gemv kernels of every format: all sources, sinks and column counts at sizes that no tile divides.
 
-use ptx_sim::{Arg, Counters, Launch, Memory, Module};
+use ptx_sim::{Arg, Buffer, Counters, Launch, Memory, Module};
 
 use super::cases::{Covered, go};
-use super::{Rng, all_bf16, all_f32, bf16, from_bf16, from_f16, judge, to_f16};
+use super::element::Fields;
+use super::weights::{Kind, Weights};
+use super::{Rng, bf16, from_bf16, judge, to_bf16};
 
-/// A matrix in some format: its values, exactly, and its bytes in fragment order.
-struct Matrix {
-    kernel: &'static str,
-    values: Vec<f64>,
-    /// The buffers between `out` and `x` in the kernel's parameters.
-    packed: Vec<Vec<u8>>,
+/// Where the inputs come from (params.cuh).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Bf16,
+    Norm,
+    SwiGlu,
 }
 
-/// rows, inputs, columns.
-pub type Shape = (usize, usize, usize);
-
-pub fn bf16_case(module: &Module) -> Result<Covered, String> {
-    run(module, &[(40, 616, 1), (16, 32, 8), (17, 2080, 3)], bf16_matrix)
+/// What becomes of the outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    Bf16,
+    F32,
+    Add,
 }
 
-pub fn q8_0_case(module: &Module) -> Result<Covered, String> {
-    run(module, &[(40, 608, 1), (16, 32, 8), (17, 2080, 3)], q8_0_matrix)
+/// One product.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub rows: usize,
+    pub inputs: usize,
+    pub columns: usize,
+    pub source: Source,
+    pub sink: Sink,
+    /// With a bias, gathered columns, and a gap between the columns of the output.
+    pub extras: bool,
+    /// Blocks along x; 0: one for each group of 16 rows.
+    pub blocks: usize,
 }
 
-pub fn q4_0_case(module: &Module) -> Result<Covered, String> {
-    run(module, &[(40, 608, 1), (16, 64, 8), (17, 4192, 3)], q4_0_matrix)
+const EPS: f32 = 1e-5;
+const GAP: usize = 5;
+
+const fn shape(rows: usize, inputs: usize, columns: usize, source: Source, sink: Sink) -> Shape {
+    Shape { rows, inputs, columns, source, sink, extras: false, blocks: 0 }
 }
 
-pub fn q4_1_case(module: &Module) -> Result<Covered, String> {
-    run(module, &[(40, 608, 1), (16, 64, 8), (17, 4192, 3)], q4_1_matrix)
+/// Inputs of 96 and 352 leave part of the last tile empty; those of 8 x 64 x 9 fill every slot of the ring.
+const BLOCKS_OF_32: [Shape; 6] = [
+    shape(40, 96, 1, Source::Bf16, Sink::Bf16),
+    Shape { extras: true, ..shape(17, 352, 9, Source::Bf16, Sink::F32) },
+    Shape { blocks: 2, ..shape(40, 96, 3, Source::Norm, Sink::Add) },
+    Shape { extras: true, ..shape(9, 1056, 8, Source::SwiGlu, Sink::Bf16) },
+    Shape { extras: true, ..shape(16, 640, 3, Source::Norm, Sink::F32) },
+    Shape { extras: true, blocks: 1, ..shape(17, 4608, 2, Source::Bf16, Sink::Add) },
+];
+
+/// Of numbers that are not in blocks there may be any number: 203 and 77 are odd, 200 is whole fours.
+const PLAIN: [Shape; 4] = [
+    shape(17, 203, 3, Source::Bf16, Sink::Bf16),
+    Shape { extras: true, ..shape(9, 77, 2, Source::Norm, Sink::Bf16) },
+    shape(3, 77, 1, Source::SwiGlu, Sink::F32),
+    shape(16, 200, 9, Source::Bf16, Sink::F32),
+];
+
+const BLOCKS_OF_256: [Shape; 6] = [
+    shape(40, 256, 1, Source::Bf16, Sink::Bf16),
+    Shape { extras: true, ..shape(17, 768, 9, Source::Bf16, Sink::F32) },
+    Shape { blocks: 2, ..shape(40, 256, 3, Source::Norm, Sink::Add) },
+    Shape { extras: true, ..shape(9, 1280, 8, Source::SwiGlu, Sink::Bf16) },
+    Shape { extras: true, ..shape(3, 512, 2, Source::Norm, Sink::F32) },
+    Shape { extras: true, blocks: 1, ..shape(17, 4352, 1, Source::Bf16, Sink::Add) },
+];
+
+/// What a product was computed from.
+struct Inputs {
+    weights: Weights,
+    /// As the kernel gets them: bf16 columns, the residual, or gate and up.
+    given: Vec<f64>,
+    gain: Vec<f32>,
+    /// The columns, in f64 and in plain bf16.
+    exact: Vec<f64>,
+    plain: Vec<f64>,
+    gather: Vec<u32>,
+    bias: Vec<f32>,
+    /// What the output holds before.
+    before: Vec<f32>,
 }
 
-pub fn f16_case(module: &Module) -> Result<Covered, String> {
-    run(module, &[(40, 616, 1), (16, 32, 8), (17, 2080, 3)], f16_matrix)
-}
-
-fn run(module: &Module, shapes: &[Shape], make: fn(&mut Rng, usize, usize) -> Matrix) -> Result<Covered, String> {
+pub fn case(module: &Module, kind: Kind) -> Result<Covered, String> {
     let mut covered = Vec::new();
-    for (i, &(rows, inputs, columns)) in shapes.iter().enumerate() {
-        let mut rng = Rng(10 + i as u64);
-        let matrix = make(&mut rng, rows, inputs);
-        let x = rng.bf16s(columns * inputs);
-        let (_, logits) = multiply(&mut covered, module, &matrix, &x, (rows, inputs, columns), true)?;
-        let (_, out) = multiply(&mut covered, module, &matrix, &x, (rows, inputs, columns), false)?;
-        judge_product(&matrix, &x, (rows, inputs, columns), &logits, &out)?;
-        // A column's bits do not depend on its company.
-        let (_, alone) = multiply(&mut covered, module, &matrix, &x[..inputs], (rows, inputs, 1), true)?;
-        if alone[..] != logits[..rows] {
-            return Err(format!("{}: a column changes with its neighbours", matrix.kernel));
+    let shapes = if kind.is_k() { BLOCKS_OF_256 } else { BLOCKS_OF_32 };
+    let plain = if kind.is_float() { &PLAIN[..] } else { &[] };
+    for (i, shape) in shapes.iter().chain(plain).enumerate() {
+        let inputs = inputs(&mut Rng(10 + i as u64), kind, shape);
+        let got = multiply(&mut covered, module, shape, &inputs)?.1;
+        judge_product(shape, &inputs, &got)?;
+        // The last column alone: its bits do not depend on its company.
+        let alone = inputs.column(shape, shape.columns - 1);
+        let last = multiply(&mut covered, module, &Shape { columns: 1, ..*shape }, &alone)?.1;
+        if last[..] != got[got.len() - shape.rows..] {
+            return Err(format!("{}, {shape:?}: a column changes with its neighbours", kind.name()));
         }
     }
     Ok(covered)
 }
 
 /// The counters of one product in a format, and the bytes of its weights.
-pub fn measure(module: &Module, format: &str, shape: Shape) -> Result<(Counters, u64), String> {
-    let (mut rng, (rows, inputs, columns)) = (Rng(30), shape);
-    let matrix = match format {
-        "q8_0" => q8_0_matrix(&mut rng, rows, inputs),
-        "q4_0" => q4_0_matrix(&mut rng, rows, inputs),
-        "q4_1" => q4_1_matrix(&mut rng, rows, inputs),
-        "f16" => f16_matrix(&mut rng, rows, inputs),
-        _ => bf16_matrix(&mut rng, rows, inputs),
-    };
-    let x = rng.bf16s(columns * inputs);
-    let (counters, _) = multiply(&mut Vec::new(), module, &matrix, &x, shape, false)?;
-    Ok((counters, matrix.packed.iter().map(|bytes| bytes.len() as u64).sum()))
+pub fn measure(
+    module: &Module,
+    kind: Kind,
+    (rows, inputs, columns): (usize, usize, usize),
+) -> Result<(Counters, u64), String> {
+    let shape = shape(rows, inputs, columns, Source::Bf16, Sink::Bf16);
+    let inputs = self::inputs(&mut Rng(30), kind, &shape);
+    let (counters, _) = multiply(&mut Vec::new(), module, &shape, &inputs)?;
+    Ok((counters, inputs.weights.tiles().len() as u64))
 }
 
+fn kernel(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bf16 => "gemv_bf16_bf16",
+        Kind::F16 => "gemv_f16_bf16",
+        Kind::F32 => "gemv_f32_bf16",
+        Kind::Q8_0 => "gemv_q8_0_bf16",
+        Kind::Q4_0 => "gemv_q4_0_bf16",
+        Kind::Q4_1 => "gemv_q4_1_bf16",
+        Kind::Q4K => "gemv_q4_k_bf16",
+        Kind::Q5K => "gemv_q5_k_bf16",
+        Kind::Q6K => "gemv_q6_k_bf16",
+        Kind::Grouped => "gemv_grouped_bf16",
+    }
+}
+
+fn inputs(rng: &mut Rng, kind: Kind, shape: &Shape) -> Inputs {
+    let weights = Weights::random(rng, kind, shape.rows, shape.inputs);
+    // One row of the input more than there are columns: gathered ones leave it out.
+    let rows = shape.columns + usize::from(shape.extras);
+    let width = if shape.source == Source::SwiGlu { 2 } else { 1 } * shape.inputs;
+    let given: Vec<f64> = (0..rows * width).map(|_| given(rng, shape.source)).collect();
+    let gain = rng.units(shape.inputs);
+    let gather: Vec<u32> = (0..shape.columns as u32).map(|c| (c + 1) * u32::from(shape.extras)).rev().collect();
+    let at = |column: usize| if shape.extras { gather[column] as usize } else { column };
+    let columns: Vec<_> =
+        (0..shape.columns).map(|c| column(shape.source, &given[at(c) * width..][..width], &gain)).collect();
+    Inputs {
+        weights,
+        exact: columns.iter().flat_map(|(exact, _)| exact.clone()).collect(),
+        plain: columns.iter().flat_map(|(_, plain)| plain.clone()).collect(),
+        bias: rng.units(shape.rows),
+        before: rng.units(shape.columns * stride(shape)),
+        given,
+        gain,
+        gather,
+    }
+}
+
+fn stride(shape: &Shape) -> usize {
+    shape.rows + if shape.extras { GAP } else { 0 }
+}
+
+fn given(rng: &mut Rng, source: Source) -> f64 {
+    let value = f64::from(rng.unit());
+    match source {
+        Source::Bf16 => bf16(value),
+        // A mean square near eps.
+        Source::Norm => f64::from(rng.unit() * 0.01),
+        Source::SwiGlu => bf16(4.0 * value),
+    }
+}
+
+/// A column of the product from a row of the input: in f64, and computed plainly in bf16.
+fn column(source: Source, row: &[f64], gain: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    match source {
+        Source::Bf16 => (row.to_vec(), row.to_vec()),
+        Source::Norm => {
+            let factor = 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64 + f64::from(EPS)).sqrt();
+            let scaled = row
+                .iter()
+                .zip(gain)
+                .map(|(v, &g)| (v * factor * f64::from(g), bf16(bf16(v * factor) * bf16(f64::from(g)))));
+            scaled.unzip()
+        }
+        Source::SwiGlu => {
+            let (gates, ups) = row.split_at(row.len() / 2);
+            let silu = |g: f64| g / (1.0 + (-g).exp());
+            gates.iter().zip(ups).map(|(&g, u)| (silu(g) * u, bf16(bf16(silu(g)) * u))).unzip()
+        }
+    }
+}
+
+impl Inputs {
+    /// The same with one column only.
+    fn column(&self, shape: &Shape, column: usize) -> Inputs {
+        let width = self.given.len() / (shape.columns + usize::from(shape.extras));
+        let row = |values: &[f64], n: usize, width: usize| values[n * width..][..width].to_vec();
+        let weights = Weights { raw: self.weights.raw.clone(), values: self.weights.values.clone(), ..self.weights };
+        Inputs {
+            weights,
+            given: if shape.extras { self.given.clone() } else { row(&self.given, column, width) },
+            gain: self.gain.clone(),
+            exact: row(&self.exact, column, shape.inputs),
+            plain: row(&self.plain, column, shape.inputs),
+            gather: vec![self.gather[column]],
+            bias: self.bias.clone(),
+            before: self.before[column * stride(shape)..][..stride(shape)].to_vec(),
+        }
+    }
+}
+
+/// The outputs, [columns, rows].
 fn multiply(
     covered: &mut Covered,
     module: &Module,
-    matrix: &Matrix,
-    x: &[u16],
-    (rows, inputs, columns): Shape,
-    f32_out: bool,
+    shape: &Shape,
+    inputs: &Inputs,
 ) -> Result<(Counters, Vec<f64>), String> {
     let mut memory = Memory::new();
-    let out = memory.alloc(rows * columns * if f32_out { 4 } else { 2 });
-    let mut args = vec![Arg::Buffer(out)];
-    args.extend(matrix.packed.iter().map(|bytes| Arg::Buffer(memory.upload(bytes))));
-    args.push(Arg::Buffer(memory.upload(x)));
-    args.extend([rows, inputs, columns, usize::from(f32_out)].map(|n| Arg::U32(n as u32)));
-    let shape = Launch::new((rows as u32).div_ceil(16), 256);
-    let counters = go(covered, module, matrix.kernel, &mut memory, shape, &args)?;
-    let fault = |fault: ptx_sim::Fault| fault.to_string();
-    let values = match f32_out {
-        true => all_f32(&memory.read(out).map_err(fault)?),
-        false => all_bf16(&memory.read(out).map_err(fault)?),
+    let (arg, out) = linear(&mut memory, shape, inputs);
+    let (x, y) = (shape.rows.div_ceil(16), shape.columns.div_ceil(8));
+    let x = if shape.blocks == 0 { x } else { shape.blocks };
+    let staged = shape.source != Source::Bf16 || !shape.inputs.is_multiple_of(64);
+    let gap = inputs.weights.kind.group();
+    let shared = if staged { shape.columns.min(8) * (shape.inputs.next_multiple_of(64) + gap) * 2 } else { 0 };
+    let launch = Launch::new(1, 256).grid(x as u32, y as u32).shared(shared);
+    let counters = go(covered, module, kernel(inputs.weights.kind), &mut memory, launch, &[arg])?;
+    Ok((counters, outputs(&memory, shape, inputs, out)?))
+}
+
+/// The kernel's struct, and where its output is.
+fn linear(memory: &mut Memory, shape: &Shape, inputs: &Inputs) -> (Arg, Buffer) {
+    let weights = memory.upload(&inputs.weights.tiles());
+    let input = match shape.source {
+        Source::Norm => memory.upload(&inputs.given.iter().map(|&v| v as f32).collect::<Vec<_>>()),
+        _ => memory.upload(&inputs.given.iter().map(|&v| to_bf16(v)).collect::<Vec<_>>()),
     };
-    Ok((counters, values))
+    let gain = memory.upload(&inputs.gain);
+    let out = match shape.sink {
+        Sink::Add => memory.upload(&inputs.before),
+        Sink::F32 => memory.alloc(shape.columns * stride(shape) * 4),
+        Sink::Bf16 => memory.alloc(shape.columns * stride(shape) * 2),
+    };
+    let fields = Fields::default().buffers(&[weights, input]);
+    let fields = if shape.extras { fields.buffers(&[memory.upload(&inputs.gather)]) } else { fields.null() };
+    let fields = if shape.source == Source::Norm { fields.buffers(&[gain]) } else { fields.null() };
+    let fields = if shape.extras { fields.buffers(&[memory.upload(&inputs.bias)]) } else { fields.null() };
+    let fields = fields.buffers(&[out]).words(&[shape.rows, shape.inputs, shape.columns, stride(shape)]);
+    let fields = fields.words(&[shape.source as usize, shape.sink as usize]).float(EPS).words(&[0]);
+    (fields.arg(), out)
 }
 
-fn judge_product(matrix: &Matrix, x: &[u16], shape: Shape, logits: &[f64], out: &[f64]) -> Result<(), String> {
-    let (rows, inputs, columns) = shape;
-    let (mut truth, mut plain_f32, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-    for column in 0..columns {
-        for row in 0..rows {
-            let terms = || (0..inputs).map(|i| (matrix.values[row * inputs + i], from_bf16(x[column * inputs + i])));
-            truth.push(terms().map(|(w, x)| w * x).sum::<f64>());
-            let chain = terms().fold(0f32, |sum, (w, x)| (w as f32).mul_add(x as f32, sum));
-            plain_f32.push(f64::from(chain));
-            // Plainly in bf16: the weight dequantised to bf16, the sum in f32.
-            plain.push(bf16(f64::from(terms().fold(0f32, |sum, (w, x)| (bf16(w) as f32).mul_add(x as f32, sum)))));
-        }
-    }
-    judge(matrix.kernel, logits, &plain_f32, &truth)?;
-    judge(matrix.kernel, out, &plain, &truth)
-}
-
-/// Inputs (within a tile of 32) of mma step `step`, pair `pair`, lane quarter `q`: two consecutive ones.
-fn inputs_of(q: usize, step: usize, pair: usize) -> usize {
-    8 * q + 4 * step + 2 * (pair / 2)
-}
-
-/// Row (within a tile of 16) of pair `pair` in lanes of group `g`.
-fn row_of(g: usize, pair: usize) -> usize {
-    g + 8 * (pair % 2)
-}
-
-fn bf16_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
-    let bits = rng.bf16s(rows * inputs);
-    let values = bits.iter().map(|&b| from_bf16(b)).collect();
-    Matrix { kernel: "gemv_bf16_bf16", values, packed: vec![pack_16_bits(&bits, rows, inputs)] }
-}
-
-fn f16_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
-    let bits: Vec<u16> = (0..rows * inputs).map(|_| to_f16(f64::from(rng.unit()))).collect();
-    let values = bits.iter().map(|&b| from_f16(b)).collect();
-    Matrix { kernel: "gemv_f16_bf16", values, packed: vec![pack_16_bits(&bits, rows, inputs)] }
-}
-
-fn pack_16_bits(bits: &[u16], rows: usize, inputs: usize) -> Vec<u8> {
-    let at = |row: usize, input: usize| if row < rows && input < inputs { bits[row * inputs + input] } else { 0 };
-    let mut packed = Vec::new();
-    for (tile_row, tile) in tiles(rows, inputs, 32) {
-        for step in 0..2 {
-            for lane in 0..32 {
-                for pair in 0..4 {
-                    let (row, input) = (tile_row + row_of(lane / 4, pair), tile + inputs_of(lane % 4, step, pair));
-                    packed.extend(at(row, input).to_le_bytes());
-                    packed.extend(at(row, input + 1).to_le_bytes());
+/// Reads [columns, rows] from an output whose gaps must be as they were.
+fn outputs(memory: &Memory, shape: &Shape, inputs: &Inputs, out: Buffer) -> Result<Vec<f64>, String> {
+    let untouched = |i: usize, value: Option<f32>| match shape.sink {
+        Sink::Add => value == Some(inputs.before[i]),
+        _ => value.is_none(),
+    };
+    let values: Vec<Option<f32>> = match shape.sink {
+        Sink::Bf16 => memory.read_partly::<u16>(out).iter().map(|v| v.map(|v| from_bf16(v) as f32)).collect(),
+        _ => memory.read_partly(out),
+    };
+    let mut got = Vec::new();
+    for (i, value) in values.into_iter().enumerate() {
+        match value {
+            _ if i % stride(shape) >= shape.rows => {
+                if !untouched(i, value) {
+                    return Err(format!("{shape:?}: wrote between columns"));
                 }
             }
+            Some(value) => got.push(f64::from(value)),
+            None => return Err(format!("{shape:?}: output {i} was not written")),
         }
     }
-    packed
+    Ok(got)
 }
 
-/// First row and first input of every tile of 16 x `width`.
-fn tiles(rows: usize, inputs: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..rows.div_ceil(16)).flat_map(move |r| (0..inputs.div_ceil(width)).map(move |t| (16 * r, width * t)))
-}
-
-/// Random quants and one f16 scale per 32 inputs.
-#[derive(Clone)]
-struct Quantised {
-    rows: usize,
-    inputs: usize,
-    quants: Vec<i32>,
-    scales: Vec<u16>,
-}
-
-impl Quantised {
-    fn random(rng: &mut Rng, rows: usize, inputs: usize, lowest: i32, count: usize) -> Self {
-        let quants = (0..rows * inputs).map(|_| lowest + rng.below(count) as i32).collect();
-        let scales = (0..rows * inputs / 32).map(|_| to_f16(f64::from(rng.unit()) * 0.1)).collect();
-        Quantised { rows, inputs, quants, scales }
-    }
-
-    fn quant(&self, row: usize, input: usize) -> i32 {
-        let inside = row < self.rows && input < self.inputs;
-        if inside { self.quants[row * self.inputs + input] } else { 0 }
-    }
-
-    fn scale(&self, row: usize, input: usize) -> u16 {
-        let inside = row < self.rows && input < self.inputs;
-        if inside { self.scales[(row * self.inputs + input) / 32] } else { 0 }
-    }
-
-    fn values(&self) -> Vec<f64> {
-        let scaled = |(i, quant): (usize, &i32)| f64::from(*quant) * from_f16(self.scales[i / 32]);
-        self.quants.iter().enumerate().map(scaled).collect()
-    }
-}
-
-fn q8_0_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
-    let matrix = Quantised::random(rng, rows, inputs, -128, 256);
-    let (mut quants, mut scales) = (Vec::new(), Vec::new());
-    for (tile_row, tile) in tiles(rows, inputs, 32) {
-        for lane in 0..32 {
-            for (step, pair) in (0..8).map(|i| (i / 4, i % 4)) {
-                let (row, input) = (tile_row + row_of(lane / 4, pair), tile + inputs_of(lane % 4, step, pair));
-                quants.extend([matrix.quant(row, input) as u8, matrix.quant(row, input + 1) as u8]);
-            }
-        }
-        for g in 0..8 {
-            scales.extend(matrix.scale(tile_row + g, tile).to_le_bytes());
-            scales.extend(matrix.scale(tile_row + g + 8, tile).to_le_bytes());
+fn judge_product(shape: &Shape, inputs: &Inputs, got: &[f64]) -> Result<(), String> {
+    let (mut truth, mut plain) = (Vec::new(), Vec::new());
+    // Weights in f32 and inputs in bf16 as they are: then only the sum is inexact.
+    let exact = shape.source == Source::Bf16 && inputs.weights.kind != Kind::F32;
+    let narrow = |w: f32| if exact && shape.sink != Sink::Bf16 { w } else { bf16(f64::from(w)) as f32 };
+    for column in 0..shape.columns {
+        for row in 0..shape.rows {
+            let weights = &inputs.weights.values[row * shape.inputs..][..shape.inputs];
+            let columns = [&inputs.exact, &inputs.plain].map(|x| &x[column * shape.inputs..][..shape.inputs]);
+            let bias = if shape.extras { inputs.bias[row] } else { 0.0 };
+            let before = if shape.sink == Sink::Add { inputs.before[column * stride(shape) + row] } else { 0.0 };
+            let sum: f64 = weights.iter().zip(columns[0]).map(|(&w, x)| f64::from(w) * x).sum();
+            truth.push(sum + f64::from(bias) + f64::from(before));
+            let chain = weights.iter().zip(columns[1]).fold(0f32, |sum, (&w, &x)| narrow(w).mul_add(x as f32, sum));
+            let value = f64::from(before + (chain + bias));
+            plain.push(if shape.sink == Sink::Bf16 { bf16(value) } else { value });
         }
     }
-    Matrix { kernel: "gemv_q8_0_bf16", values: matrix.values(), packed: vec![quants, scales] }
-}
-
-/// Four-bit quants, stored `bias` higher than their value; nothing where the matrix ends.
-fn pack_nibbles(matrix: &Quantised, bias: i32) -> Vec<u8> {
-    let mut packed = Vec::new();
-    for (tile_row, tile) in tiles(matrix.rows, matrix.inputs, 64) {
-        for lane in 0..32 {
-            for (block, step) in (0..4).map(|i| (i / 2, i % 2)) {
-                let mut word = 0u32;
-                for pair in 0..4 {
-                    let row = tile_row + row_of(lane / 4, pair);
-                    let input = tile + 32 * block + inputs_of(lane % 4, step, pair);
-                    let nibble = |input| (matrix.quant(row, input) + bias) as u32;
-                    word |= nibble(input) << (4 * pair) | nibble(input + 1) << (4 * pair + 16);
-                }
-                packed.extend(word.to_le_bytes());
-            }
-        }
-    }
-    packed
-}
-
-/// Row and first input of every scale of a matrix of four-bit quants, in the order the kernels read them.
-fn nibble_scales(matrix: &Quantised) -> impl Iterator<Item = (usize, usize)> {
-    tiles(matrix.rows, matrix.inputs, 64)
-        .flat_map(|(tile_row, tile)| (0..32).map(move |i| (tile_row + i / 4 + i % 2 * 8, tile + 32 * (i / 2 % 2))))
-}
-
-fn q4_0_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
-    let matrix = Quantised::random(rng, rows, inputs, -8, 16);
-    let scales = nibble_scales(&matrix).flat_map(|(row, input)| matrix.scale(row, input).to_le_bytes()).collect();
-    Matrix { kernel: "gemv_q4_0_bf16", values: matrix.values(), packed: vec![pack_nibbles(&matrix, 8), scales] }
-}
-
-fn q4_1_matrix(rng: &mut Rng, rows: usize, inputs: usize) -> Matrix {
-    let matrix = Quantised::random(rng, rows, inputs, 0, 16);
-    let minima = Quantised { scales: Quantised::random(rng, rows, inputs, 0, 1).scales, ..matrix.clone() };
-    let pair = |(row, input)| [matrix.scale(row, input), minima.scale(row, input)];
-    let scales = nibble_scales(&matrix).flat_map(pair).flat_map(u16::to_le_bytes).collect();
-    let scaled = matrix.values().into_iter().enumerate();
-    let values = scaled.map(|(i, value)| value + from_f16(minima.scales[i / 32])).collect();
-    Matrix { kernel: "gemv_q4_1_bf16", values, packed: vec![pack_nibbles(&matrix, 0), scales] }
+    judge(&format!("{}, {shape:?}", inputs.weights.kind.name()), got, &plain, &truth)
 }

@@ -8,7 +8,9 @@ pub mod cases;
 pub mod element;
 pub mod elementwise;
 pub mod gemv;
+pub mod gemv_bugs;
 pub mod rope;
+pub mod weights;
 
 use std::path::PathBuf;
 
