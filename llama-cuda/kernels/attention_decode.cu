@@ -1,233 +1,364 @@
-// Attention of one new token a sequence over its paged KV cache, in two kernels: partitions of the context, then their
-// combination. The heads of a group share one read of k and v.
+// Decode attention: one new token a sequence over its paged cache, from qkv as the linear left it to the output, in one
+// launch: q and k are turned, the new k and v stored, the context attended to, and its parts folded.
 //
-// attention_decode_bf16_{64,128} (by head_dim)
-//   thread  lane 4 g + q: head g of the group; of the scores positions 2q, 2q+1, 2q+8, 2q+9 of its warp's 16
-//   warp    16 positions of every tile of 64, on its own: scores by mma from k in registers, softmax, p v by mma from v
-//           in shared memory (two stages of cp.async: the next tile's v is under way while this one is used)
-//   block   one partition of 256 positions of one kv head of one sequence; its 4 warps merge at the end
-//   grid    (partitions of the longest context, kv_heads, sequences)
-// attention_combine_bf16
-//   thread  one feature of one head; block = one head of one sequence; grid = (heads, sequences), blockDim.x = head_dim
+// attention_decode_bf16_{bf16,e4m3}_{64,128,256} (by cache and padded head_dim)
+//   thread  of the copies every 256th chunk of 16 bytes; of the arithmetic what mma gives a lane
+//   warp    8 positions of every unit's scores, an eighth of the columns of its p v: the warps meet twice a unit, for the
+//           maximum and for p
+//   block   a run of `run` units of the context of one token, for up to 16 heads of one kv head: k and v are read once for
+//           all of them. 256 threads; 384 D + 2576 bytes of shared memory
+//   grid    (runs of the longest context, kv_heads * tiles of heads, tokens); runs past the end of a context do nothing, so
+//           a launch recorded for longer contexts serves shorter ones. A tile of heads is 16 of the group's.
+//   bytes   4 D (2 D of e4m3) a position and kv head; with several runs also 8 D / 64 a position and head: a sixteenth at a
+//           group of 4; floor = those / memory bandwidth
+//   order   attention.cuh's. A run's units leave their m, l and acc in memory, and the last block of a token and tile to
+//           arrive folds them all, from the first; a context of one run is folded where it is. The same bits either way.
 //
-// bytes   k and v once: 4 * head_dim a position and kv head; floor = that / memory bandwidth. The partials are 1/64 of
-//         it at 256 positions and a group of 4.
-// order   partitions lie at absolute positions and are merged in order, so neither batch nor grid changes a bit.
-//
-// The cache is [blocks, kv_heads, block_len, head_dim] (rope_kv.cu). A group has at most 8 heads. m, l and the scores
-// are in base 2: scale = log2(e) / sqrt(head_dim).
-#include "common.cuh"
+// Workspace, for B block ids and S sequences at most, in units U = B / 4 + S: a sequence's begin at kv_indptr / 4 + its number.
+//   partials  U * heads * D f32       stats  U * heads f32 pairs       arrivals  tokens * kv_heads * tiles, zero; they
+//   return to zero by themselves.
+#include "attention.cuh"
+#include "dependent.cuh"
 
-constexpr u32 PARTITION = 256, TILE = 64, WARP_TILE = 16, WARPS = 4, GROUP = 8;
-
-__device__ __forceinline__ void mma_rows_0_to_7(float (&d)[4], u32 a0, u32 a2, u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%5}, {%7,%8}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(0), "r"(a2), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void copy_16_bytes(void* shared, const void* global, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(shared)),
-                 "l"(global), "r"(inside ? 16 : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_all_but_the_last_group() {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
-}
-__device__ __forceinline__ void wait_for_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-__device__ __forceinline__ void load_transposed(u32 (&r)[4], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((u32)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-
-// 16 rows of v; each row's 16-byte chunks are permuted by its number, so that 8 rows of a chunk lie in different banks.
+// Shared memory: the ring, whose third tile first holds q and the new k and v; p of a unit; each warp's maxima; a flag.
 template <u32 D>
-struct Stage {
-    bf16 rows[WARP_TILE][D];
-    __device__ __forceinline__ bf16* chunk(u32 row, u32 chunk) { return rows[row] + (chunk ^ (row & 7)) * 8; }
+struct Shared {
+    Ring<D> ring;
+    Tile<D> q;     // 16 rows, then the new k and v
+    Tile<UNIT> p;  // 16 rows
+    float (*maxima)[TILE_ROWS];
+    u32* flag;
+    float4* weights; // of the fold, over the ring
+
+    __device__ __forceinline__ explicit Shared(u8* bytes)
+        : ring(Ring<D>::at(shared_address(bytes))), q(ring.next_k), p{ring.k.address + Ring<D>::BYTES},
+          maxima(reinterpret_cast<float(*)[TILE_ROWS]>(bytes + Ring<D>::BYTES + TILE_ROWS * UNIT * 2)),
+          flag(reinterpret_cast<u32*>(maxima + WARPS)), weights(reinterpret_cast<float4*>(bytes)) {}
 };
 
-template <u32 D>
-union Shared {
-    Stage<D> v[WARPS][2];
-    float sums[WARPS][GROUP][D];
+// What a block does: units from begin to before end, of a context from unit first to last.
+struct Work {
+    u32 token, head, heads, kv_head; // heads: of this tile, from `head` on
+    u32 arrival, runs;
+    u32 begin, end, first, last;
+    u64 slot;                        // of unit 0 in the workspace
+    Visible visible;
+    bool stores;                     // the new k and v, into the cache
+    __device__ __forceinline__ bool has_newest() const { return end == last + 1; }
 };
 
-// Where a position's row of one kv head lies in the cache.
-struct Cache {
-    const u32* table;
-    u32 kv_head, kv_heads, block_len, head_dim;
-    __device__ __forceinline__ u64 row(u32 position) const {
-        const u64 block = table[position / block_len];
-        return ((block * kv_heads + kv_head) * block_len + position % block_len) * head_dim;
-    }
-};
-
-template <u32 D>
-__device__ __forceinline__ void load_values(Stage<D>& stage, const bf16* v, const Cache& cache, u32 first, u32 end) {
-    const u32 lane = threadIdx.x % WARP;
-#pragma unroll
-    for (u32 i = lane; i < WARP_TILE * D / 8; i += WARP) {
-        const u32 row = i / (D / 8), chunk = i % (D / 8), position = first + row;
-        const bool inside = position < end;
-        copy_16_bytes(stage.chunk(row, chunk), v + (inside ? cache.row(position) + chunk * 8 : 0), inside);
-    }
-    commit_copies();
-}
-
-// scores[j] = q . k for positions first + 8 j + (0..7), in base 2; -inf past the end.
-template <u32 D>
-__device__ __forceinline__ void score(float (&scores)[2][2], const uint4 (&q)[D / 32], const bf16* k,
-                                      const Cache& cache, u32 first, u32 end, float scale) {
-    const u32 lane = threadIdx.x % WARP;
-#pragma unroll
-    for (u32 j = 0; j < 2; j++) {
-        const u32 position = first + 8 * j + lane / 4;
-        const uint4* row = reinterpret_cast<const uint4*>(k + (position < end ? cache.row(position) : 0)) + lane % 4;
-        float dot[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-        for (u32 c = 0; c < D / 32; c++) {
-            const uint4 b = position < end ? __ldg(row + 4 * c) : make_uint4(0, 0, 0, 0);
-            mma_rows_0_to_7(dot, q[c].x, q[c].y, b.x, b.y);
-            mma_rows_0_to_7(dot, q[c].z, q[c].w, b.z, b.w);
-        }
-#pragma unroll
-        for (u32 i = 0; i < 2; i++) {
-            scores[j][i] = first + 8 * j + lane % 4 * 2 + i < end ? dot[i] * scale : __int_as_float(0xff800000);
-        }
-    }
-}
-
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(ALL_LANES, x, 1);
-    return x + __shfl_xor_sync(ALL_LANES, x, 2);
+__device__ __forceinline__ Work work_of(const Attention& p, u32 run, u32 tile, u32 token) {
+    const u32 group = p.shape.heads / p.shape.kv_heads, tiles = (group + TILE_ROWS - 1) / TILE_ROWS;
+    const u32 sequence = p.sequence_of[token], within = tile % tiles * TILE_ROWS;
+    Work work;
+    work.token = token;
+    work.kv_head = tile / tiles;
+    work.head = work.kv_head * group + within;
+    work.heads = min(group - within, TILE_ROWS);
+    work.stores = within == 0;
+    work.visible = visible_from(p.positions[token], p.window);
+    work.first = work.visible.first / UNIT;
+    work.last = work.visible.last / UNIT;
+    work.runs = (work.last - work.first) / p.run + 1;
+    work.begin = work.first + run * p.run;
+    work.end = min(work.begin + p.run, work.last + 1);
+    work.arrival = token * p.shape.kv_heads * tiles + tile;
+    work.slot = p.kv_indptr[sequence] / (UNIT / BLOCK_TOKENS) + sequence;
+    return work;
 }
 
 template <u32 D>
-__device__ __forceinline__ void add_values(float (&acc)[D / 8][4], Stage<D>& stage, u32 p0, u32 p1) {
-    const u32 lane = threadIdx.x % WARP;
-#pragma unroll
-    for (u32 j = 0; j < D / 16; j++) {
-        u32 b[4];
-        load_transposed(b, stage.chunk(lane % 16, 2 * j + lane / 16));
-        mma_rows_0_to_7(acc[2 * j], p0, p1, b[0], b[1]);
-        mma_rows_0_to_7(acc[2 * j + 1], p0, p1, b[2], b[3]);
+__device__ __forceinline__ void store_pair(const Tile<D>& tile, u32 row, const Pair& pair) {
+    store_shared(tile.element(row, pair.first), __bfloat16_as_ushort(__float2bfloat16_rn(pair.a)));
+    store_shared(tile.element(row, pair.second), __bfloat16_as_ushort(__float2bfloat16_rn(pair.b)));
+}
+
+// q's rows after the turn into shared memory, zeros where there is no head.
+template <u32 D>
+__device__ __forceinline__ void turn_queries(const Attention& p, const Work& work, const bf16* row, const float2* angles,
+                                             const Tile<D>& q) {
+    for (u32 i = threadIdx.x; i < TILE_ROWS * D / 2; i += THREADS) {
+        const u32 r = i / (D / 2);
+        Pair pair = {2 * (i % (D / 2)), 2 * (i % (D / 2)) + 1, 0.0f, 0.0f};
+        if (r < work.heads) {
+            pair = turned_pair(row + (work.head + r) * p.shape.head_dim, i % (D / 2), p.shape, angles);
+        }
+        store_pair(q, r, pair);
     }
 }
 
-// partials[sequence][head][partition][D] (not yet divided by l) and stats[sequence][head][partition] = (m, l)
+// The new k (row 16 of q's tile) and v (row 17), as the cache keeps them, and into the cache.
+template <class Kv, u32 D>
+__device__ __forceinline__ void make_newest(const Attention& p, const Work& work, const bf16* row, const float2* angles,
+                                            const Tile<D>& q) {
+    if (threadIdx.x >= D) return;
+    const bool is_v = threadIdx.x >= D / 2;
+    const u32 i = threadIdx.x % (D / 2);
+    const bf16* head = row + (p.shape.heads + work.kv_head + (is_v ? p.shape.kv_heads : 0)) * p.shape.head_dim;
+    const Pair pair = is_v ? pair_of(head, i, p.shape) : turned_pair(head, i, p.shape, angles);
+    store_pair(q, TILE_ROWS + is_v, {pair.first, pair.second, kept<Kv>(pair.a), kept<Kv>(pair.b)});
+    if (work.stores) {
+        store_pair(static_cast<Kv*>(is_v ? p.v : p.k) + cache_row(p.slots[work.token], work.kv_head, p.shape), pair);
+    }
+}
+
+// The new token's row of a tile, from the threads that hold it: the first D / 8 hold k, as many again v.
 template <u32 D>
-__device__ __forceinline__ void attention_decode(float* partials, float2* stats, const bf16* qkv, const bf16* k,
-                                                 const bf16* v, const u32* contexts, const u32* tables, u32 max_blocks,
-                                                 u32 block_len, u32 heads, u32 q_stride, float scale) {
-    __shared__ __align__(16) Shared<D> shared;
-    __shared__ float maxima[WARPS][GROUP], lengths[WARPS][GROUP];
-    const u32 partition = blockIdx.x, kv_head = blockIdx.y, kv_heads = gridDim.y, sequence = blockIdx.z;
-    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, group = heads / kv_heads;
-    const u32 begin = partition * PARTITION, end = min(contexts[sequence], begin + PARTITION);
-    if (begin >= end) return;
+__device__ __forceinline__ void place_newest(const Tile<D>& to, u32 position, const uint4& newest, bool is_v) {
+    if (threadIdx.x / (D / 8) == is_v) store_shared(to.chunk(position % UNIT, threadIdx.x % (D / 8)), newest);
+}
 
-    const Cache cache{tables + (u64)sequence * max_blocks, kv_head, kv_heads, block_len, D};
-    const bf16* head = qkv + (u64)sequence * q_stride + (kv_head * group + g) * D;
-    uint4 q[D / 32];
-#pragma unroll
-    for (u32 c = 0; c < D / 32; c++) {
-        q[c] = g < group ? reinterpret_cast<const uint4*>(head)[4 * c + lane % 4] : make_uint4(0, 0, 0, 0);
-    }
-
-    float acc[D / 8][4] = {}, m = __int_as_float(0xff800000), l = 0.0f;
-    u32 first = begin + warp * WARP_TILE;
-    load_values(shared.v[warp][0], v, cache, first, end);
-    for (u32 stage = 0; first < end; stage ^= 1, first += TILE) {
-        load_values(shared.v[warp][stage ^ 1], v, cache, first + TILE, end);
-        float scores[2][2];
-        score<D>(scores, q, k, cache, first, end, scale);
-        const float highest = quad_max(fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1])));
-        const float next = fmaxf(m, highest), fade = exp2f(m - next);
-        u32 p[2];
-        l *= fade;
-        m = next;
-#pragma unroll
-        for (u32 j = 0; j < 2; j++) {
-            const float p0 = exp2f(scores[j][0] - m), p1 = exp2f(scores[j][1] - m);
-            l += p0 + p1;
-            p[j] = pack_bf16(p0, p1);
-        }
-#pragma unroll
-        for (u32 j = 0; j < D / 8; j++) {
-            acc[j][0] *= fade;
-            acc[j][1] *= fade;
-        }
-        wait_for_all_but_the_last_group();
-        __syncwarp();
-        add_values<D>(acc, shared.v[warp][stage], p[0], p[1]);
-        __syncwarp();
-    }
-    wait_for_all_copies();
-
-    // Merge the warps: a warp without positions has m = -inf and l = 0, and so no weight.
-    l = quad_sum(l);
+// The maximum of a tile's rows g and g + 8 over all warps' positions; a barrier lies between the two halves.
+__device__ __forceinline__ void share_maxima(const float (&s)[4], float (*maxima)[TILE_ROWS]) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const float low = quad_max(fmaxf(s[0], s[1])), high = quad_max(fmaxf(s[2], s[3]));
     if (lane % 4 == 0) {
-        maxima[warp][g] = m;
-        lengths[warp][g] = l;
+        maxima[warp][lane / 4] = low;
+        maxima[warp][lane / 4 + 8] = high;
     }
-    __syncthreads();
-    float highest = maxima[0][g], length = 0.0f;
+}
+__device__ __forceinline__ void take_maxima(float (&m)[2], const float (*maxima)[TILE_ROWS]) {
+    const u32 g = threadIdx.x % WARP / 4;
+    m[0] = m[1] = minus_infinity();
 #pragma unroll
-    for (u32 w = 1; w < WARPS; w++) highest = fmaxf(highest, maxima[w][g]);
-#pragma unroll
-    for (u32 w = 0; w < WARPS; w++) length += lengths[w][g] * exp2f(maxima[w][g] - highest);
-    const float weight = exp2f(m - highest);
-#pragma unroll
-    for (u32 j = 0; j < D / 8; j++) {
-        *reinterpret_cast<float2*>(&shared.sums[warp][g][8 * j + lane % 4 * 2]) =
-            make_float2(acc[j][0] * weight, acc[j][1] * weight);
-    }
-    __syncthreads();
-    const u32 first_head = sequence * heads + kv_head * group, partitions = gridDim.x;
-    if (warp == 0 && lane % 4 == 0 && g < group) {
-        stats[(u64)(first_head + g) * partitions + partition] = make_float2(highest, length);
-    }
-    for (u32 i = threadIdx.x; i < group * D; i += blockDim.x) {
-        float sum = 0.0f;
-#pragma unroll
-        for (u32 w = 0; w < WARPS; w++) sum += shared.sums[w][i / D][i % D];
-        partials[((u64)(first_head + i / D) * partitions + partition) * D + i % D] = sum;
+    for (u32 w = 0; w < WARPS; w++) {
+        m[0] = fmaxf(m[0], maxima[w][g]);
+        m[1] = fmaxf(m[1], maxima[w][g + 8]);
     }
 }
 
-// One entry point a head_dim.
-#define DECODE(D) \
-    extern "C" __global__ void __launch_bounds__(128) attention_decode_bf16_##D( \
-        float* __restrict__ partials, float2* __restrict__ stats, const bf16* __restrict__ qkv, \
-        const bf16* __restrict__ k, const bf16* __restrict__ v, const u32* __restrict__ contexts, \
-        const u32* __restrict__ tables, u32 max_blocks, u32 block_len, u32 heads, u32 q_stride, float scale) { \
-        attention_decode<D>(partials, stats, qkv, k, v, contexts, tables, max_blocks, block_len, heads, q_stride, scale); \
+// Scores of this warp's 8 positions, -inf where they are not seen.
+template <u32 D>
+__device__ __forceinline__ void score_positions(float (&s)[4], const u32 (&q)[D / 16][4], const Tile<D>& k,
+                                                const Visible& visible, u32 unit, float scale) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    score<D>(s, q, k, 8 * warp);
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        s[i] = visible.sees(unit * UNIT + 8 * warp + lane % 4 * 2 + i % 2) ? s[i] * scale : minus_infinity();
     }
-DECODE(64)
-DECODE(128)
-
-extern "C" __global__ void __launch_bounds__(128)
-attention_combine_bf16(bf16* __restrict__ out, const float* __restrict__ partials, const float2* __restrict__ stats,
-                       const u32* __restrict__ contexts, u32 partitions) {
-    const u32 head = blockIdx.y * gridDim.x + blockIdx.x, used = (contexts[blockIdx.y] + PARTITION - 1) / PARTITION;
-    const float2* stat = stats + (u64)head * partitions;
-    const float* partial = partials + (u64)head * partitions * blockDim.x + threadIdx.x;
-    float m = __int_as_float(0xff800000), l = 0.0f, sum = 0.0f;
-    for (u32 i = 0; i < used; i++) {
-        const float2 s = stat[i];
-        const float next = fmaxf(m, s.x), fade = exp2f(m - next), weight = exp2f(s.x - next);
-        sum = fmaf(sum, fade, partial[(u64)i * blockDim.x] * weight);
-        l = fmaf(l, fade, s.y * weight);
-        m = next;
-    }
-    out[(u64)head * blockDim.x + threadIdx.x] = __float2bfloat16_rn(sum / l);
 }
+
+__device__ __forceinline__ void share_weights(const float (&s)[4], const float (&m)[2], const Tile<UNIT>& p) {
+    const u32 lane = threadIdx.x % WARP, column = threadIdx.x / WARP * 8 + lane % 4 * 2;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        store_shared(p.element(lane / 4 + 8 * i, column),
+                     pack_bf16(power_of_2(s[2 * i] - m[i]), power_of_2(s[2 * i + 1] - m[i])));
+    }
+}
+
+// What a warp has of a unit or of a total: rows g and g + 8 of its columns.
+template <u32 D>
+struct Part {
+    static constexpr u32 NS = D / 8 / WARPS;
+    float acc[NS][4];
+};
+
+template <u32 D>
+__device__ __forceinline__ void fold_part(Part<D>& total, const Part<D>& unit, const Weights (&weights)[2]) {
+#pragma unroll
+    for (u32 n = 0; n < Part<D>::NS; n++) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) total.acc[n][i] = folded(total.acc[n][i], unit.acc[n][i], weights[i / 2]);
+    }
+}
+
+// Calls store(row of the tile, column, two values) for what this lane has.
+template <u32 D, class Store>
+__device__ __forceinline__ void for_each_pair(const Part<D>& part, u32 heads, Store store) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        const u32 r = lane / 4 + 8 * i;
+        if (r >= heads) continue;
+#pragma unroll
+        for (u32 n = 0; n < Part<D>::NS; n++) {
+            store(r, 8 * (warp * Part<D>::NS + n) + lane % 4 * 2, part.acc[n][2 * i], part.acc[n][2 * i + 1]);
+        }
+    }
+}
+
+// A unit's m, l and acc into the workspace.
+template <u32 D>
+__device__ __forceinline__ void leave(const Attention& p, const Work& work, u32 unit, const float (&m)[2],
+                                      const float (&sums)[4], const Part<D>& part) {
+    const u64 at = (work.slot + unit) * p.shape.heads + work.head;
+    const u32 g = threadIdx.x % WARP / 4;
+    if (threadIdx.x < WARP && threadIdx.x % 4 == 0) {
+        if (g < work.heads) p.stats[at + g] = make_float2(m[0], sums[0]);
+        if (g + 8 < work.heads) p.stats[at + g + 8] = make_float2(m[1], sums[2]);
+    }
+    for_each_pair<D>(part, work.heads, [&](u32 r, u32 column, float a, float b) {
+        *reinterpret_cast<float2*>(p.partials + (at + r) * D + column) = make_float2(a, b);
+    });
+}
+
+// Whether this block is the last of its token and tile to come here with its units left in memory. The counter returns to
+// zero with the last.
+__device__ __forceinline__ bool last_to_arrive(const Attention& p, const Work& work, u32* flag) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *flag = atomicInc(p.arrivals + work.arrival, work.runs - 1) == work.runs - 1;
+    __syncthreads();
+    __threadfence();
+    return *flag != 0;
+}
+
+constexpr u32 FOLD = WARP, AHEAD = 8; // units whose weights are made together; whose partials are loaded together
+
+// (weight of the total, weight of the unit, l of the unit) of up to 32 units from `unit` on, for every head: a warp takes
+// every 8th head, a lane a unit, and a scan gives the maximum so far. `m` is the maximum before, then after.
+__device__ __forceinline__ void make_weights(const Attention& p, const Work& work, u32 unit, float (&m)[2],
+                                             float4* weights) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        const u32 head = warp + WARPS * i;
+        if (head >= work.heads) continue;
+        const u64 at = (work.slot + unit + lane) * p.shape.heads + work.head + head;
+        const float2 stat = unit + lane <= work.last ? __ldcg(p.stats + at) : make_float2(minus_infinity(), 0.0f);
+        float next = fmaxf(m[i], stat.x);
+#pragma unroll
+        for (u32 step = 1; step < WARP; step *= 2) next = fmaxf(next, __shfl_up_sync(ALL_LANES, next, step));
+        const float before = __shfl_up_sync(ALL_LANES, next, 1);
+        const Weights w = weights_of(lane == 0 ? m[i] : before, stat.x, next);
+        weights[head * FOLD + lane] = make_float4(w.total, w.unit, stat.y, 0.0f);
+        m[i] = __shfl_sync(ALL_LANES, next, WARP - 1);
+    }
+}
+
+// Folds up to 32 units into two columns of a head.
+__device__ __forceinline__ void fold_units(float2& total, float& l, const float* partials, u64 stride, u32 units,
+                                           const float4* weights) {
+    for (u32 first = 0; first < units; first += AHEAD) {
+        float2 parts[AHEAD];
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            if (first + i < units) parts[i] = __ldcg(reinterpret_cast<const float2*>(partials + (first + i) * stride));
+        }
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            if (first + i >= units) continue;
+            const float4 w = weights[first + i];
+            total = make_float2(folded(total.x, parts[i].x, {w.x, w.y}), folded(total.y, parts[i].y, {w.x, w.y}));
+            l = folded(l, w.z, {w.x, w.y});
+        }
+    }
+}
+
+// The output from the units in the workspace. In a pass a thread has two columns of a head.
+template <u32 D>
+__device__ __forceinline__ void fold_all(const Attention& p, const Work& work, float4* weights) {
+    const u64 stride = (u64)p.shape.heads * D;
+    for (u32 first = 0; first < work.heads * D / 2; first += THREADS) {
+        const u32 head = (first + threadIdx.x) / (D / 2), column = threadIdx.x % (D / 2) * 2;
+        float2 total = {};
+        float l = 0.0f, m[2] = {minus_infinity(), minus_infinity()};
+        for (u32 unit = work.first; unit <= work.last; unit += FOLD) {
+            __syncthreads();
+            make_weights(p, work, unit, m, weights);
+            __syncthreads();
+            if (head >= work.heads) continue;
+            const float* partials = p.partials + (work.slot + unit) * stride + (work.head + head) * D + column;
+            fold_units(total, l, partials, stride, min(work.last + 1 - unit, FOLD), weights + head * FOLD);
+        }
+        if (head < work.heads) store_output(p, work.token, work.head + head, column, total.x, total.y, 1.0f / l);
+    }
+}
+
+// A task: `run` and `tile` of `token`.
+template <class Kv, u32 D>
+__device__ __forceinline__ void attention_decode(const Attention& p, u32 run, u32 tile, u32 token, u8* bytes) {
+    const Work work = work_of(p, run, tile, token);
+    if (work.begin > work.last) return;
+    Shared<D> shared(bytes);
+    Ring<D> ring = shared.ring;
+    const u32 position = work.visible.last, sequence = p.sequence_of[token];
+    const Context context = {p.block_ids + p.kv_indptr[sequence], work.visible.first, position, position};
+    Loader<Kv, D> loader(p, context, work.kv_head);
+    typename Loader<Kv, D>::Held k, v;
+    loader.locate(work.begin);
+    loader.begin(k, loader.k, work.begin, true, ring.k);
+    loader.begin(v, loader.v, work.begin, true, ring.v);
+    loader.locate(work.begin + 1);
+
+    const u64 width = (p.shape.heads + 2 * p.shape.kv_heads) * p.shape.head_dim;
+    const bf16* row = static_cast<const bf16*>(p.qkv) + token * width;
+    const float2* angles = p.angles + (u64)token * p.shape.half;
+    turn_queries<D>(p, work, row, angles, shared.q);
+    if (work.has_newest()) make_newest<Kv, D>(p, work, row, angles, shared.q);
+    __syncthreads();
+    u32 q[D / 16][4];
+#pragma unroll
+    for (u32 i = 0; i < D / 16; i++) load_rows(q[i], shared.q, i);
+    uint4 newest = {};
+    if (work.has_newest() && threadIdx.x < D / 4) {
+        newest = load_shared(shared.q.chunk(TILE_ROWS + threadIdx.x / (D / 8), threadIdx.x % (D / 8)));
+    }
+    if (work.begin == work.last) {
+        place_newest(ring.k, position, newest, false);
+        place_newest(ring.v, position, newest, true);
+    }
+
+    Softmax softmax[2];
+    Part<D> total = {};
+    for (u32 unit = work.begin; unit < work.end; unit++, ring = ring.turned()) {
+        const bool more = unit + 1 < work.end, newest_is_next = unit + 1 == work.last && more;
+        loader.finish(k, unit, ring.k);
+        __syncthreads();
+        loader.begin(k, loader.k, unit + 1, more, ring.next_k);
+        if (newest_is_next) place_newest(ring.next_k, position, newest, false);
+        float s[4], m[2], sums[4];
+        score_positions<D>(s, q, ring.k, work.visible, unit, p.scale);
+        share_maxima(s, shared.maxima);
+        __syncthreads();
+        take_maxima(m, shared.maxima);
+        share_weights(s, m, shared.p);
+        loader.finish(v, unit, ring.v);
+        __syncthreads();
+        loader.begin(v, loader.v, unit + 1, more, ring.next_v());
+        if (newest_is_next) place_newest(ring.next_v(), position, newest, true);
+        loader.locate(unit + 2);
+        u32 weights[UNIT / 16][4];
+#pragma unroll
+        for (u32 i = 0; i < UNIT / 16; i++) load_rows(weights[i], shared.p, i);
+        add_weights(sums, weights);
+        Part<D> part;
+#pragma unroll
+        for (u32 n = 0; n < Part<D>::NS; n++) {
+            weigh<D>(part.acc[n], weights, ring.v, threadIdx.x / WARP * Part<D>::NS + n);
+        }
+        if (work.runs > 1) {
+            leave<D>(p, work, unit, m, sums, part);
+        } else {
+            const Weights fold[2] = {softmax[0].fold(m[0], sums[0]), softmax[1].fold(m[1], sums[2])};
+            fold_part<D>(total, part, fold);
+        }
+    }
+    if (work.runs == 1) {
+        const float inverse[2] = {1.0f / softmax[0].l, 1.0f / softmax[1].l};
+        for_each_pair<D>(total, work.heads, [&](u32 r, u32 column, float a, float b) {
+            store_output(p, token, work.head + r, column, a, b, r < 8 ? inverse[0] : inverse[1]);
+        });
+    } else if (last_to_arrive(p, work, shared.flag)) {
+        fold_all<D>(p, work, shared.weights);
+    }
+}
+
+extern __shared__ __align__(1024) u8 shared_bytes[];
+
+// One entry point a format of the cache and padded head_dim.
+#define DECODE(kv, Kv, D) \
+    extern "C" __global__ void __launch_bounds__(256, D == 256 ? 1 : 2) \
+    attention_decode_bf16_##kv##_##D(const __grid_constant__ Attention p) { \
+        begin_dependents(); \
+        wait_for_earlier(); \
+        attention_decode<Kv, D>(p, blockIdx.x, blockIdx.y, blockIdx.z, shared_bytes); \
+    }
+DECODE(bf16, bf16, 64)
+DECODE(bf16, bf16, 128)
+DECODE(bf16, bf16, 256)
+DECODE(e4m3, E4m3, 64)
+DECODE(e4m3, E4m3, 128)
+DECODE(e4m3, E4m3, 256)

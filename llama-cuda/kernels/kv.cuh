@@ -8,9 +8,9 @@
 #include "common.cuh"
 
 __device__ __forceinline__ u8 to_e4m3(float value) {
-    const u32 bits = __float_as_uint(value), sign = bits >> 24 & 0x80;
-    if (value != value) return (u8)(sign | 0x7f);
-    const float size = fminf(fabsf(value), 448.0f);
+    const u32 sign = __float_as_uint(value) >> 24 & 0x80;
+    // 480 would be 0x7f.
+    const float size = value == value ? fminf(fabsf(value), 448.0f) : 480.0f;
     // Below 2^-6 steps are of 2^-9: what one unit is at 2^14, so an addition rounds.
     if (size < 0.015625f) return (u8)(sign | (__float_as_uint(size + 16384.0f) - __float_as_uint(16384.0f)));
     // Above, twenty bits of fraction go; a carry into the exponent is what it should be.
@@ -41,10 +41,18 @@ struct E4m3 {
     u8 code;
 };
 
-__device__ __forceinline__ float load_f32(const float* at) { return *at; }
-__device__ __forceinline__ float load_f32(const bf16* at) { return __bfloat162float(*at); }
-__device__ __forceinline__ float load_f32(const E4m3* at) { return from_e4m3(at->code); }
+// Read from L2, past L1: inside a persistent kernel another SM may just have written it.
+__device__ __forceinline__ float load_f32(const float* at) { return __ldcg(at); }
+__device__ __forceinline__ float load_f32(const bf16* at) {
+    return __uint_as_float((u32)__ldcg(reinterpret_cast<const u16*>(at)) << 16);
+}
 
 __device__ __forceinline__ void store_rounded(float* at, float value) { *at = value; }
 __device__ __forceinline__ void store_rounded(bf16* at, float value) { *at = __float2bfloat16_rn(value); }
 __device__ __forceinline__ void store_rounded(E4m3* at, float value) { at->code = to_e4m3(value); }
+
+// What of a value the cache keeps, where that is less than a bf16.
+template <class Kv>
+__device__ __forceinline__ float kept(float value) { return value; }
+template <>
+__device__ __forceinline__ float kept<E4m3>(float value) { return from_e4m3(to_e4m3(value)); }

@@ -125,3 +125,32 @@ struct CopyBlocks {
     const u32* pairs; // [count][2]: from, to
     u32 count, bytes; // bytes of one block of k, a multiple of 16
 };
+
+// A tile of prefill: rows of one sequence, a row being a query token and a head of the kv head's group, token by token.
+struct RowTile {
+    u32 sequence, first; // NO_SEQUENCE: nothing to do
+};
+
+// Attention of every row of a batch over its sequence's cache.
+struct Attention {
+    void* out;              // [tokens, heads head_dim]
+    const void* qkv;        // as in Rope; turned already, except for decode, which turns q and k itself
+    void* k;                // this layer's cache, as in Rope
+    void* v;
+    const float2* angles;   // [tokens, half], decode
+    const u32* positions;   // [tokens]
+    const u32* slots;       // [tokens], decode
+    const u32* sequence_of; // [tokens], decode and f32
+    const u32* q_indptr;    // [sequences + 1], prefill
+    const u32* kv_indptr;   // [sequences + 1], in blocks
+    const u32* block_ids;
+    const RowTile* tiles;   // prefill
+    float* partials;        // decode: [units][heads][padded]; see attention_decode.cu for all three
+    float2* stats;          // decode: [units][heads] of (maximum, sum)
+    u32* arrivals;          // decode: [tokens][kv_heads][tiles of heads], zero
+    Heads shape;
+    float scale;            // log2(e) times the scale of scores
+    u32 window;             // a query sees this many positions, its own included; 0: all
+    u32 run;                // decode: units a block takes
+    u32 unused;
+};

@@ -8,6 +8,7 @@
 //           each rounded once; past head_dim zeros are written, since a block of the cache may hold anything before
 //   block   one token; grid = tokens
 //   bytes   8 a pair of q, 8 to 16 a pair of k and v; floor = those / memory bandwidth, or one launch
+#include "dependent.cuh"
 #include "rope.cuh"
 
 // Reduction by pi/2 in two steps (Cody and Waite), then Taylor on [-pi/4, pi/4], all in f64: the CPU's method, but for a
@@ -29,6 +30,8 @@ __device__ __forceinline__ float2 cos_sin(float angle) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) rope_angles(const __grid_constant__ Angles p) {
+    begin_dependents();
+    wait_for_earlier();
     const u32 i = blockIdx.x * 256 + threadIdx.x;
     if (i >= p.tokens * p.half) return;
     const float2 turn = cos_sin((float)p.positions[i / p.half] * p.inv_freq[i % p.half]);
@@ -67,6 +70,8 @@ __device__ __forceinline__ void rope_kv(const Rope& p, u32 token) {
 // One entry point a type of activation and of cache.
 #define ROPE_KV(act, kv, Act, Kv) \
     extern "C" __global__ void __launch_bounds__(256) rope_kv_##act##_##kv(const __grid_constant__ Rope p) { \
+        begin_dependents(); \
+        wait_for_earlier(); \
         rope_kv<Act, Kv>(p, blockIdx.x); \
     }
 ROPE_KV(bf16, bf16, bf16, bf16)

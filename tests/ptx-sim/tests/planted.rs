@@ -10,24 +10,12 @@ use common::{attention_bugs, elementwise, gemv_bugs, parse, ptx};
 #[rustfmt::skip]
 const BUGS: &[Bug] = &[
     // Synchronisation.
-    bug("barrier dropped between statistics and merge", "attention_decode", ("bar.sync", 0), "", ""),
-    bug("barrier dropped before the merged sum", "attention_decode", ("bar.sync", 1), "", ""),
-    bug("warp barrier dropped between copy and use", "attention_decode", ("bar.warp.sync", 0), "", ""),
-    bug("warp barrier dropped between use and next copy", "attention_decode", ("bar.warp.sync", 1), "", ""),
-    bug("wait for copies dropped", "attention_decode", ("cp.async.wait_group", 0), "", ""),
-    bug("wait for one group too few", "attention_decode", ("cp.async.wait_group", 0), "1;", "2;"),
-    bug("last copies never waited for", "attention_decode", ("cp.async.wait_all", 0), "", ""),
-    bug("commit forgotten", "attention_decode", ("cp.async.commit_group", 1), "", ""),
     // Bounds.
     bug("row one group too long", "embed", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
     bug("second half of a row on top of the first", "embed", ("[%rd17+16]", 0), "+16", ""),
     bug("second half of a row misaligned", "embed", ("[%rd17+16]", 0), "+16", "+8"),
-    bug("last partition left out", "attention_decode", ("add.s32 \t%r17, %r16, 255", 0), "255", "0"),
-    bug("one partition too many", "attention_decode", ("add.s32 \t%r17, %r16, 255", 0), "255", "256"),
     // Arithmetic.
     bug("row of the token's index, not its id", "embed", ("mul.wide.u32 \t%rd7", 0), "%r8", "%r7"),
-    bug("v not transposed", "attention_decode", ("ldmatrix", 0), ".trans", ""),
-    bug("maximum's scale not applied", "attention_decode", ("ex2.approx", 0), "ex2.approx.f32", "mov.f32"),
 ];
 
 #[test]

@@ -9,6 +9,7 @@ pub mod element;
 pub mod elementwise;
 pub mod gemv;
 pub mod gemv_bugs;
+pub mod paged;
 pub mod rope;
 pub mod weights;
 
