@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Parser;
-use llama_core::Result;
 use llama_core::backend::Backend;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::format::Format;
-use llama_examples::{ModelArgs, exit, print};
+use llama_core::{Loader, Result};
+use llama_examples::{ModelArgs, Use, exit, print};
 use llama_kernels::Tier;
 
 /// Look at a model without loading it.
@@ -37,7 +37,6 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let loader = arguments.model.open()?.options(arguments.model.engine_options(arguments.sequences));
-    let backend = arguments.model.backend()?;
     header(loader.checkpoint())?;
     formats(loader.checkpoint(), arguments.tensors)?;
     if let (true, Some(metadata)) = (arguments.metadata, loader.checkpoint().metadata()) {
@@ -45,14 +44,25 @@ fn run(arguments: &Arguments) -> Result<()> {
             print(format_args!("  {key} = {}\n", shortened(&format!("{value:?}"))))?;
         }
     }
-    let limits = loader.limits(&backend)?;
-    let tiers = Tier::available().map(Tier::name).collect::<Vec<_>>().join(", ");
-    print(format_args!("backend    {} (this CPU has {tiers})\n", backend.name()))?;
-    print(format_args!(
-        "limits     {} sequences of {} tokens, {} tokens a step, {} KV blocks\n",
-        limits.sequences, limits.context, limits.tokens, limits.blocks
-    ))?;
-    print(format_args!("memory     {}\n", loader.memory_plan(&backend)?))
+    arguments.model.on_device(Memory(loader))
+}
+
+/// What the model will hold on a backend.
+struct Memory(Loader);
+
+impl Use for Memory {
+    type Outcome = ();
+
+    fn with<B: Backend>(self, backend: B) -> Result<()> {
+        let limits = self.0.limits(&backend)?;
+        let tiers = Tier::available().map(Tier::name).collect::<Vec<_>>().join(", ");
+        print(format_args!("backend    {} (this CPU has {tiers})\n", backend.name()))?;
+        print(format_args!(
+            "limits     {} sequences of {} tokens, {} tokens a step, {} KV blocks\n",
+            limits.sequences, limits.context, limits.tokens, limits.blocks
+        ))?;
+        print(format_args!("memory     {}\n", self.0.memory_plan(&backend)?))
+    }
 }
 
 fn header(checkpoint: &Checkpoint) -> Result<()> {

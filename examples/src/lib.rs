@@ -4,14 +4,16 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use llama_core::backend::{KvFormat, Numerics};
+use llama_core::backend::{Backend, KvFormat, Numerics};
 use llama_core::engine::{Engine, EngineOptions};
 use llama_core::sample::Sampling;
 use llama_core::{Error, Loader, Result};
+use llama_cuda::{Cuda, CudaOptions};
 use llama_kernels::{Cpu, CpuOptions, Tier};
 
 /// Which model, and how to run it.
@@ -20,13 +22,16 @@ pub struct ModelArgs {
     /// A GGUF file or a Hugging Face folder [default: the model that ships with the examples]
     #[arg(long, short)]
     pub model: Option<PathBuf>,
-    /// Threads [default: as many as this process may use]
+    /// cpu, or cuda for the first GPU, cuda:1 for the second
+    #[arg(long, default_value = "cpu")]
+    pub device: Device,
+    /// Threads, on a CPU [default: as many as this process may use]
     #[arg(long, short)]
     pub threads: Option<usize>,
-    /// Instruction-set tier: portable, avx2, avx512-vnni [default: the fastest this CPU has]
+    /// Instruction-set tier of a CPU: portable, avx2, avx512-vnni [default: the fastest there is]
     #[arg(long, value_parser = tier)]
     pub tier: Option<Tier>,
-    /// int8 activations for quantised weights, or f32 arithmetic on decoded weights
+    /// int8 (CPU) or bf16 (GPU) activations, or f32 arithmetic on decoded weights
     #[arg(long, value_enum, default_value_t = NumericsArg::Default)]
     pub numerics: NumericsArg,
     /// How keys and values are kept
@@ -40,10 +45,40 @@ pub struct ModelArgs {
     pub memory_limit: Option<u64>,
 }
 
+/// `--device`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, number) = text.split_once(':').unwrap_or((text, "0"));
+        match (text, kind, number.parse()) {
+            ("cpu", ..) => Ok(Device::Cpu),
+            (_, "cuda", Ok(number)) => Ok(Device::Cuda(number)),
+            _ => Err("expected cpu, cuda or cuda:NUMBER"),
+        }
+    }
+}
+
+/// What is done with a backend, whichever it is.
+pub trait Use {
+    /// What comes of it.
+    type Outcome;
+    /// Does it.
+    fn with<B: Backend>(self, backend: B) -> Result<Self::Outcome>;
+}
+
 /// `--numerics`
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum NumericsArg {
-    /// int8 activations for quantised weights
+    /// int8 activations for quantised weights on a CPU, bf16 activations on a GPU
     Default,
     /// f32 arithmetic
     Precise,
@@ -99,13 +134,16 @@ impl ModelArgs {
         Loader::open(self.model.as_deref().unwrap_or(shipped_model()))
     }
 
-    /// The backend.
-    pub fn backend(&self) -> Result<Cpu> {
+    /// Makes the backend and hands it over.
+    pub fn on_device<U: Use>(&self, of: U) -> Result<U::Outcome> {
         let numerics = match self.numerics {
             NumericsArg::Default => Numerics::Default,
             NumericsArg::Precise => Numerics::Precise,
         };
-        Cpu::new(CpuOptions { threads: self.threads, tier: self.tier, numerics })
+        match self.device {
+            Device::Cpu => of.with(Cpu::new(CpuOptions { threads: self.threads, tier: self.tier, numerics })?),
+            Device::Cuda(device) => of.with(Cuda::new(CudaOptions { device, numerics })?),
+        }
     }
 
     /// Options of an engine that runs `sequences` at once.
@@ -130,9 +168,18 @@ impl ModelArgs {
 
     /// Loads what is open already.
     pub fn load_from(&self, loader: Loader, sequences: usize) -> Result<Engine> {
-        let loader = loader.options(self.engine_options(sequences));
+        self.on_device(Load(loader.options(self.engine_options(sequences))))
+    }
+}
+
+struct Load(Loader);
+
+impl Use for Load {
+    type Outcome = Engine;
+
+    fn with<B: Backend>(self, backend: B) -> Result<Engine> {
         let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");
-        let engine = loader.load_with(self.backend()?, |progress| {
+        let engine = self.0.load_with(backend, |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         });
@@ -201,4 +248,19 @@ pub fn note(line: impl Display) {
 /// An I/O error of standard input or output.
 pub fn stdio(error: std::io::Error) -> Error {
     Error::io("standard input or output", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        assert_eq!("cpu".parse(), Ok(Device::Cpu));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
+        for wrong in ["", "cpu:1", "cuda:", "cuda:-1", "cuda:x", "gpu", "CUDA"] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
 }
