@@ -149,7 +149,7 @@ fn opcode(form: &str) -> &str {
 
 const FRAME: &str = "\
 .visible .entry k(.param .u64 operands, .param .u64 results) {
-.shared .align 128 .b8 shared[16384];
+.shared .align 1024 .b8 shared[16384];
 .reg .pred %p; .reg .pred %q;
 .reg .b16 %h<8>; .reg .b32 %r<64>; .reg .b64 %w<16>; .reg .b32 %t; .reg .b32 %g; .reg .b64 %in; .reg .b64 %out;
 ld.param.u64 %in, [operands]; ld.param.u64 %out, [results];

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use opcodes::values::Domain;
 use opcodes::{Case, Gpu, Judge, Machine, Simulator, Verdict, cases, study};
 
 const USAGE: &str = "usage: opcodes [--threads n] [part of a form]\n       opcodes --write folder";
@@ -44,8 +43,7 @@ fn main() -> ExitCode {
 
 /// One file a case, for `ptxas`.
 fn write(folder: &Path) -> ExitCode {
-    let studied = ["bf16", "f16"].map(|ty| cases::wgmma(ty, Domain::Just(0)));
-    for (i, case) in cases::all().iter().chain(&studied).enumerate() {
+    for (i, case) in cases::all().iter().enumerate() {
         if let Err(error) =
             std::fs::write(folder.join(format!("{i:04}.ptx")), format!("// {}\n{}", case.form, case.ptx()))
         {

@@ -43,6 +43,8 @@ pub enum Domain {
     Modest(u32, u32),
     /// Two of 16 bits, likewise.
     ModestPair(u32, u32),
+    /// Two of 16 bits between 2^-8 and 2, or zero.
+    UnitPair(u32, u32),
     /// Always this.
     Just(u64),
     /// A multiple of the second below the first: an address in a table, say.
@@ -75,6 +77,9 @@ impl Domain {
                 _ => rng.below(64),
             },
             Domain::Float(exponent, fraction) => float(rng, exponent, fraction),
+            Domain::UnitPair(exponent, fraction) => {
+                below(rng, exponent, fraction, 1) | below(rng, exponent, fraction, 1) << 16
+            }
             Domain::Pair(exponent, fraction) => float(rng, exponent, fraction) | float(rng, exponent, fraction) << 16,
             Domain::Modest(exponent, fraction) => modest(rng, exponent, fraction),
             Domain::ModestPair(exponent, fraction) => {
@@ -124,8 +129,13 @@ fn float(rng: &mut Rng, exponent: u32, fraction: u32) -> u64 {
 }
 
 fn modest(rng: &mut Rng, exponent: u32, fraction: u32) -> u64 {
+    below(rng, exponent, fraction, 8)
+}
+
+/// Zero, or between 2^-8 and two to a power.
+fn below(rng: &mut Rng, exponent: u32, fraction: u32, power: u64) -> u64 {
     let bias = mask(exponent) >> 1;
-    let magnitude = (bias - 8 + rng.below(16)) << fraction | rng.bits() & mask(fraction);
+    let magnitude = (bias - 8 + rng.below(8 + power)) << fraction | rng.bits() & mask(fraction);
     let sign = rng.below(2) << (exponent + fraction);
     if rng.below(16) == 0 { sign } else { sign | magnitude }
 }

@@ -207,29 +207,34 @@ macro_rules! comparison {
 
 /// `setp` over floats: the ordered comparisons are false on NaN, those that end in `u` true.
 macro_rules! float_comparison {
-    ($name:expr, $format:expr) => {
+    ($name:expr, $widen:expr) => {
         match $name {
-            "eq" => Some(|a, b| matches!(order($format, a, b), Some(Equal))),
-            "ne" => Some(|a, b| matches!(order($format, a, b), Some(Less | Greater))),
-            "lt" => Some(|a, b| matches!(order($format, a, b), Some(Less))),
-            "le" => Some(|a, b| matches!(order($format, a, b), Some(Less | Equal))),
-            "gt" => Some(|a, b| matches!(order($format, a, b), Some(Greater))),
-            "ge" => Some(|a, b| matches!(order($format, a, b), Some(Greater | Equal))),
-            "equ" => Some(|a, b| matches!(order($format, a, b), None | Some(Equal))),
-            "neu" => Some(|a, b| matches!(order($format, a, b), None | Some(Less | Greater))),
-            "ltu" => Some(|a, b| matches!(order($format, a, b), None | Some(Less))),
-            "leu" => Some(|a, b| matches!(order($format, a, b), None | Some(Less | Equal))),
-            "gtu" => Some(|a, b| matches!(order($format, a, b), None | Some(Greater))),
-            "geu" => Some(|a, b| matches!(order($format, a, b), None | Some(Greater | Equal))),
-            "num" => Some(|a, b| order($format, a, b).is_some()),
-            "nan" => Some(|a, b| order($format, a, b).is_none()),
+            "eq" => Some(|a, b| matches!(order($widen, a, b), Some(Equal))),
+            "ne" => Some(|a, b| matches!(order($widen, a, b), Some(Less | Greater))),
+            "lt" => Some(|a, b| matches!(order($widen, a, b), Some(Less))),
+            "le" => Some(|a, b| matches!(order($widen, a, b), Some(Less | Equal))),
+            "gt" => Some(|a, b| matches!(order($widen, a, b), Some(Greater))),
+            "ge" => Some(|a, b| matches!(order($widen, a, b), Some(Greater | Equal))),
+            "equ" => Some(|a, b| matches!(order($widen, a, b), None | Some(Equal))),
+            "neu" => Some(|a, b| matches!(order($widen, a, b), None | Some(Less | Greater))),
+            "ltu" => Some(|a, b| matches!(order($widen, a, b), None | Some(Less))),
+            "leu" => Some(|a, b| matches!(order($widen, a, b), None | Some(Less | Equal))),
+            "gtu" => Some(|a, b| matches!(order($widen, a, b), None | Some(Greater))),
+            "geu" => Some(|a, b| matches!(order($widen, a, b), None | Some(Greater | Equal))),
+            "num" => Some(|a, b| order($widen, a, b).is_some()),
+            "nan" => Some(|a, b| order($widen, a, b).is_none()),
             _ => None,
         }
     };
 }
 
-fn order(format: Format, a: u64, b: u64) -> Option<Ordering> {
-    format.widen(a).partial_cmp(&format.widen(b))
+fn order(widen: impl Fn(u64) -> f64, a: u64, b: u64) -> Option<Ordering> {
+    widen(a).partial_cmp(&widen(b))
+}
+
+/// The comparison of single-precision numbers that takes subnormal ones for zero.
+pub(crate) fn flushing_comparison(name: &str) -> Option<fn(u64, u64) -> bool> {
+    float_comparison!(name, |v| Format::F32.widen(Format::F32.flush(v)))
 }
 
 /// The comparison a `setp` modifier names at a type. The unordered ones (`ltu` and so on) are true on NaN.
@@ -241,10 +246,10 @@ pub(crate) fn comparison(name: &str, ty: Type) -> Option<fn(u64, u64) -> bool> {
         Type::S16 => comparison!(name, |v: u64| v as i16),
         Type::S32 => comparison!(name, |v: u64| v as i32),
         Type::S64 => comparison!(name, |v: u64| v as i64),
-        Type::F32 => float_comparison!(name, Format::F32),
-        Type::F64 => float_comparison!(name, Format::F64),
-        Type::F16 => float_comparison!(name, Format::F16),
-        Type::Bf16 => float_comparison!(name, Format::Bf16),
+        Type::F32 => float_comparison!(name, |v| Format::F32.widen(v)),
+        Type::F64 => float_comparison!(name, |v| Format::F64.widen(v)),
+        Type::F16 => float_comparison!(name, |v| Format::F16.widen(v)),
+        Type::Bf16 => float_comparison!(name, |v| Format::Bf16.widen(v)),
         _ => None,
     }
 }

@@ -50,8 +50,11 @@ impl Conversion {
         if self.ftz && format == Format::F32 { format.flush(bits) } else { bits }
     }
 
-    /// Out-of-range values clamp, NaN is zero: what `as` does.
+    /// Out-of-range values clamp. NaN is zero, but from `f64` and to 64 bits the upper bit alone (PTX ISA 9.7.9, cvt).
     fn to_integer(self, x: f64) -> u64 {
+        if x.is_nan() && (self.from == Type::F64 || self.to.bytes() == 8) {
+            return self.to.mask() ^ self.to.mask() >> 1;
+        }
         self.clamp(x as i128) as u64 & self.to.mask()
     }
 

@@ -287,8 +287,9 @@ impl Arith {
             Arith::MinNan => Arith::Min.in_f64([a, b, c]),
             Arith::MaxNan => Arith::Max.in_f64([a, b, c]),
             Arith::Div => a / b,
-            // Divisors of 2^126 and more give zero (PTX ISA 9.7.3, div): the reciprocal is subnormal and flushed.
-            Arith::DivApprox if b.abs() > 2f64.powi(126) && b.is_finite() && a.is_finite() => 0.0 * a * b.signum(),
+            // Divisors above 2^126 give zero, and NaN for an infinite dividend (PTX ISA 9.7.3, div): the reciprocal is
+            // subnormal and flushed.
+            Arith::DivApprox if b.abs() > 2f64.powi(126) && b.is_finite() => 0.0 * a * b.signum(),
             Arith::DivApprox => a / b,
             Arith::Rcp => 1.0 / a,
             Arith::Sqrt => a.sqrt(),

@@ -277,6 +277,7 @@ fn atomics_of_every_kind() {
     expect("cas.b32 %r1, [%rd1], 5, 8", "b32", 5, 8);
     expect("cas.b32 %r1, [%rd1], 4, 8", "b32", 5, 5);
     expect("add.f32 %r1, [%rd1], 0f3F800000", "f32", 1.5f32.to_bits(), 2.5f32.to_bits());
+    expect("add.f32 %r1, [%rd1], 0f00000001", "f32", 3, 0);
     expect("add.noftz.bf16x2 %r1, [%rd1], 0x3f803f80", "bf16x2", 0x3f80_4000, 0x4000_4040);
     for order in ["", ".relaxed.gpu", ".release.gpu", ".release.cta", ".relaxed.sys"] {
         fine(&format!("red{order}.global.add.u32 [%rd1], 1;"));

@@ -103,6 +103,11 @@ fn f32_arithmetic_rounds_as_ieee_says() {
     check("sub.f32", "f32", &two, |s| b(f(s[0]) - f(s[1])));
     check("mul.rn.f32", "f32", &two, |s| b(f(s[0]) * f(s[1])));
     check("div.rn.f32", "f32", &two, |s| b(f(s[0]) / f(s[1])));
+    check("div.full.f32", "f32", &two, |s| b(f(s[0]) / f(s[1])));
+    check("div.approx.f32", "f32", &two, |s| match (f(s[0]), f(s[1])) {
+        (x, y) if y.is_finite() && y.abs() > 2f32.powi(126) => b(0.0 * x * y.signum()),
+        (x, y) => b(x / y),
+    });
     check("fma.rn.f32", "f32", &["f32"; 3], |s| b(f(s[0]).mul_add(f(s[1]), f(s[2]))));
     check("sqrt.rn.f32", "f32", &["f32"], |s| b(f(s[0]).sqrt()));
     check("rcp.rn.f32", "f32", &["f32"], |s| b(1.0 / f(s[0])));
@@ -358,7 +363,15 @@ fn conversions_between_integers_and_floats() {
     check("cvt.rni.s32.f32", "b32", &["f32"], |s| f(s[0]).round_ties_even() as i32 as u64);
     check("cvt.rmi.s32.f32", "b32", &["f32"], |s| f(s[0]).floor() as i32 as u64);
     check("cvt.rzi.u32.f32", "b32", &["f32"], |s| u64::from(f(s[0]) as u32));
-    check("cvt.rzi.s64.f64", "b64", &["f64"], |s| f64::from_bits(s[0]) as i64 as u64);
+    check("cvt.rzi.s64.f64", "b64", &["f64"], |s| match f64::from_bits(s[0]) {
+        x if x.is_nan() => 1 << 63,
+        x => x as i64 as u64,
+    });
+    check("cvt.rzi.u32.f64", "b32", &["f64"], |s| match f64::from_bits(s[0]) {
+        x if x.is_nan() => 1 << 31,
+        x => u64::from(x as u32),
+    });
+    check("cvt.rzi.u64.f32", "b64", &["f32"], |s| if f(s[0]).is_nan() { 1 << 63 } else { f(s[0]) as u64 });
     check("cvt.rn.f32.s32", "f32", &["b32"], |s| b(s[0] as i32 as f32));
     check("cvt.rn.f32.u32", "f32", &["b32"], |s| b(s[0] as u32 as f32));
     check("cvt.rn.f32.s64", "f32", &["b64"], |s| b(s[0] as i64 as f32));
@@ -401,6 +414,8 @@ fn comparisons_and_selections() {
     let floats = ["f32", "f32"];
     check(&compare("lt.f32"), "b32", &floats, |s| u64::from(f(s[0]) < f(s[1])));
     check(&compare("ne.f32"), "b32", &floats, |s| u64::from(f(s[0]) < f(s[1]) || f(s[0]) > f(s[1])));
+    let flush = |x: f32| if x.is_subnormal() { 0.0 } else { x };
+    check(&compare("lt.ftz.f32"), "b32", &floats, |s| u64::from(flush(f(s[0])) < flush(f(s[1]))));
     check(&compare("neu.f32"), "b32", &floats, |s| u64::from(f(s[0]) != f(s[1])));
     check(&compare("geu.f32"), "b32", &floats, |s| u64::from(f(s[0]).partial_cmp(&f(s[1])) != Some(Ordering::Less)));
     check(&compare("nan.f32"), "b32", &floats, |s| u64::from(f(s[0]).is_nan() || f(s[1]).is_nan()));

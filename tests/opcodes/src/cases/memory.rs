@@ -8,27 +8,68 @@ use crate::values::Domain;
 const TYPES: [&str; 14] =
     ["u8", "s8", "b8", "u16", "s16", "b16", "u32", "s32", "b32", "f32", "u64", "s64", "b64", "f64"];
 
+/// How global memory is read; hints change nothing about the bytes. Without a space the address is generic.
+const LOADS: [&str; 10] = [
+    "ld.global",
+    "ld.global.nc",
+    "ld.global.ca",
+    "ld.global.cg",
+    "ld.global.cs",
+    "ld.global.lu",
+    "ld.global.cv",
+    "ld.global.L1::no_allocate",
+    "ld.global.nc.L1::no_allocate",
+    "ld",
+];
+const STORES: [&str; 7] =
+    ["st.global", "st.global.wb", "st.global.cg", "st.global.cs", "st.global.wt", "st.global.L1::no_allocate", "st"];
+
+/// Ordering changes no value that one thread stores and loads again.
+const ORDERED_LOADS: [&str; 5] = [
+    "ld.volatile.global",
+    "ld.relaxed.gpu.global",
+    "ld.relaxed.sys.global",
+    "ld.acquire.gpu.global",
+    "ld.acquire.sys.global",
+];
+const ORDERED_STORES: [&str; 5] = [
+    "st.volatile.global",
+    "st.relaxed.gpu.global",
+    "st.relaxed.sys.global",
+    "st.release.gpu.global",
+    "st.release.sys.global",
+];
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for ty in TYPES {
-        cases.push(load(&format!("ld.global.{ty}"), ty, 1));
-        cases.push(load(&format!("ld.global.nc.{ty}"), ty, 1));
-        cases.push(store(&format!("st.global.{ty}"), ty, 1));
-        cases.extend(through(".shared", ty, 1, "shared", 256));
-        cases.extend(through(".local", ty, 1, "local", 0));
-    }
-    for (ty, lanes) in [("f32", 2), ("f32", 4), ("u32", 2), ("u32", 4), ("u64", 2), ("f64", 2), ("u16", 4), ("u8", 4)] {
-        cases.push(load(&format!("ld.global.v{lanes}.{ty}"), ty, lanes));
-        cases.push(load(&format!("ld.global.nc.v{lanes}.{ty}"), ty, lanes));
-        cases.push(store(&format!("st.global.v{lanes}.{ty}"), ty, lanes));
+    for (ty, lanes) in shapes() {
+        let vector = vector(lanes);
+        cases.extend(LOADS.map(|opcode| load(&format!("{opcode}{vector}.{ty}"), ty, lanes)));
+        cases.extend(STORES.map(|opcode| store(&format!("{opcode}{vector}.{ty}"), ty, lanes)));
         cases.extend(through(".shared", ty, lanes, "shared", 128));
+        cases.extend(through(".local", ty, lanes, "local", 0));
     }
-    cases.extend(hints());
-    cases.extend(ordered());
+    for ty in ["u32", "s32", "b32", "f32", "u64", "b64"] {
+        cases.extend(ORDERED_LOADS.map(|opcode| load(&format!("{opcode}.{ty}"), ty, 1)));
+        cases.extend(ORDERED_STORES.map(|opcode| store(&format!("{opcode}.{ty}"), ty, 1)));
+    }
+    cases.extend(["ld.global.L1::evict_last.u32", "ld.global.L2::128B.u32"].map(|form| load(form, "u32", 1)));
+    cases.push(load("ld.global.nc.L1::no_allocate.L2::128B.u32", "u32", 1));
+    cases.push(load("ld.global.nc.L1::no_allocate.L2::128B.v4.u32", "u32", 4));
     cases.extend(parameters());
     cases.extend(constants());
     cases.extend(generic());
     cases
+}
+
+/// Every type alone and, as far as 16 bytes hold them, two or four at a time.
+fn shapes() -> Vec<(&'static str, usize)> {
+    let all = TYPES.iter().flat_map(|ty| [1, 2, 4].map(|lanes| (*ty, lanes)));
+    all.filter(|(ty, lanes)| width(ty) as usize * lanes <= 128).collect()
+}
+
+fn vector(lanes: usize) -> String {
+    if lanes == 1 { String::new() } else { format!(".v{lanes}") }
 }
 
 /// Registers to load into: 8 bits go into 16.
@@ -60,7 +101,7 @@ fn store(form: &str, ty: &str, lanes: usize) -> Case {
 
 /// To a space and back, a stretch of `stride` bytes a thread (local memory is the thread's anyway).
 fn through(space: &str, ty: &str, lanes: usize, name: &str, stride: u32) -> [Case; 2] {
-    let vector = if lanes == 1 { String::new() } else { format!(".v{lanes}") };
+    let vector = vector(lanes);
     let (there, back) = (format!("st{space}{vector}.{ty}"), format!("ld{space}{vector}.{ty}"));
     let stride = stride.min(128);
     let declaration = if space == ".local" { ".local .align 16 .b8 local[64];" } else { "" };
@@ -74,34 +115,6 @@ fn through(space: &str, ty: &str, lanes: usize, name: &str, stride: u32) -> [Cas
         Case::with(there, &stored, &[64], &sources, Judge::Bits),
         Case::with(back, &loaded, &vec![register(ty); lanes], &sources, Judge::Bits),
     ]
-}
-
-fn hints() -> Vec<Case> {
-    let loads = [
-        "ld.global.ca.u32",
-        "ld.global.cg.u32",
-        "ld.global.cs.u32",
-        "ld.global.lu.u32",
-        "ld.global.cv.u32",
-        "ld.global.L1::no_allocate.u32",
-        "ld.global.L1::evict_last.u32",
-        "ld.global.L2::128B.u32",
-        "ld.global.nc.L1::no_allocate.L2::128B.u32",
-    ];
-    let stores = ["st.global.wb.u32", "st.global.cg.u32", "st.global.cs.u32", "st.global.wt.u32"];
-    let mut cases: Vec<Case> = loads.map(|form| load(form, "u32", 1)).to_vec();
-    cases.extend(stores.map(|form| store(form, "u32", 1)));
-    cases
-}
-
-/// Ordering changes no value that one thread stores and loads again.
-fn ordered() -> Vec<Case> {
-    let mut cases: Vec<Case> = ["ld.volatile.global.u32", "ld.relaxed.gpu.global.u32", "ld.acquire.gpu.global.u32"]
-        .map(|form| load(form, "u32", 1))
-        .to_vec();
-    let stores = ["st.volatile.global.u32", "st.relaxed.gpu.global.u32", "st.release.gpu.global.u32"];
-    cases.extend(stores.map(|form| store(form, "u32", 1)));
-    cases
 }
 
 /// The kernel's own parameters: addresses that differ from run to run, so their difference is the result.
@@ -152,8 +165,8 @@ fn generic() -> Vec<Case> {
     vec![
         case("cvta.global.u64", global, &[32]),
         case("cvta.to.global.u64", global, &[32]),
-        case("ld.u32", global, &[32]),
-        case("st.b64", shared, &[64, 64]),
+        case("ld.u32 (from cvta)", global, &[32]),
+        case("st.b64 (from cvta)", shared, &[64, 64]),
         case("cvta.shared.u64", shared, &[64, 64]),
         case("cvta.to.shared.u64", shared, &[64, 64]),
         case("cvta.local.u64", local, &[64, 64]),

@@ -1,5 +1,6 @@
 //! The list of cases, by chapters of the PTX ISA.
 
+mod asynchronous;
 mod atomics;
 mod bits;
 mod compare;
@@ -13,6 +14,7 @@ mod matrix;
 mod memory;
 mod warp;
 
+pub use asynchronous::{bulk, mbarriers, products};
 pub use matrix::{mma, wgmma};
 
 use crate::case::Case;
@@ -20,7 +22,7 @@ use crate::values::Domain;
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    let chapters: [fn() -> Vec<Case>; 12] = [
+    let chapters: [fn() -> Vec<Case>; 13] = [
         integer::cases,
         bits::cases,
         compare::cases,
@@ -32,6 +34,7 @@ pub fn all() -> Vec<Case> {
         warp::cases,
         matrix::cases,
         copies::cases,
+        asynchronous::cases,
         control::cases,
     ];
     chapters.iter().flat_map(|chapter| chapter()).collect()

@@ -53,7 +53,7 @@ impl<'a> Opcode<'a> {
     }
 }
 
-/// Every mnemonic that is understood in some form; no other gets past [`decode`]. Who checks the simulator against something
+/// Every mnemonic that is understood in some form; no other is decoded. Who checks the simulator against something
 /// else can tell from this what to check.
 #[rustfmt::skip]
 pub const MNEMONICS: &[&str] = &[
@@ -126,7 +126,11 @@ fn bits(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
 fn float(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let ty = opcode.ty()?;
     let (format, packed) = ty.float().ok_or(Problem::Opcode)?;
-    let approximate = opcode.take("approx") || opcode.take("full");
+    // `div.full` is approximate too, but over the full range.
+    if opcode.name == "div" {
+        opcode.take("full");
+    }
+    let approximate = opcode.take("approx");
     let nan = opcode.take("NaN");
     let op = match (opcode.name, approximate, nan) {
         ("add", false, false) => Arith::Add,
@@ -162,14 +166,18 @@ fn float(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
 
 fn compare(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let ty = opcode.ty()?;
-    opcode.ignore(&["ftz"]);
+    let flush = opcode.take("ftz");
+    if flush && ty != Type::F32 {
+        return Err(Problem::Opcode);
+    }
     let with = opcode.take_as(|m| match m {
         "and" => Some(Bool::And),
         "or" => Some(Bool::Or),
         "xor" => Some(Bool::Xor),
         _ => None,
     });
-    let f = opcode.take_as(|m| alu::comparison(m, ty)).ok_or(Problem::Opcode)?;
+    let named = |m: &str| if flush { alu::flushing_comparison(m) } else { alu::comparison(m, ty) };
+    let f = opcode.take_as(named).ok_or(Problem::Opcode)?;
     a.exactly(if with.is_some() { 4 } else { 3 })?;
     let with = with.map(|bool| a.flag(3).map(|flag| (bool, flag))).transpose()?;
     let (d, inverse) = a.pair(0)?;

@@ -174,7 +174,7 @@ fn atomic(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     let first = usize::from(returns);
     let how = transfer(opcode, a, first, Order::Relaxed)?;
     let name = opcode.modifiers.pop().ok_or(Problem::Opcode)?;
-    let f = update(name, how.ty).ok_or(Problem::Opcode)?;
+    let f = update(name, how.ty, how.space).ok_or(Problem::Opcode)?;
     let operands = if name == "cas" { 2 } else { 1 };
     a.exactly(first + 1 + operands + policy(opcode))?;
     if matches!(how.space, Space::Param | Space::Const | Space::Local) {
@@ -188,9 +188,14 @@ fn atomic(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     Ok((Op::Atomic { f, how, d, at: a.address(first)?, s }, Class::Memory))
 }
 
-/// The function (old, operand, second operand) -> new.
-fn update(name: &str, ty: Type) -> Option<Compute> {
+/// The function (old, operand, second operand) -> new. Single-precision sums take subnormal numbers for zero except in
+/// shared memory (PTX ISA 9.7.13, atom).
+fn update(name: &str, ty: Type, space: Space) -> Option<Compute> {
     match (name, ty) {
+        ("add", Type::F32) if space != Space::Shared => Some(&|s: [u64; 4]| {
+            let mode = Mode { round: Round::Nearest, ftz: true, sat: false };
+            Arith::Add.apply(Format::F32, false, mode, [s[0], s[1], 0])
+        }),
         ("add", Type::F32) => Some(&|s: [u64; 4]| add(Format::F32, false, s)),
         ("add", Type::F64) => Some(&|s: [u64; 4]| add(Format::F64, false, s)),
         ("add", Type::F16) => Some(&|s: [u64; 4]| add(Format::F16, false, s)),

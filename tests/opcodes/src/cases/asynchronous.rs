@@ -1,0 +1,97 @@
+//! Hopper's asynchronous units: mbarriers, bulk copies and `wgmma` (PTX ISA 9.7.9.25, 9.7.13.15 and 9.7.15). The simulator learns them
+//! as kernels need them; there are cases for what it knows.
+
+use super::{any, wgmma};
+use crate::case::{Case, Needs};
+use crate::judge::Judge;
+use crate::values::Domain;
+
+pub(super) fn cases() -> Vec<Case> {
+    let knows = |mnemonic| ptx_sim::MNEMONICS.contains(&mnemonic);
+    let mut cases = Vec::new();
+    if knows("mbarrier") {
+        cases.extend(mbarriers());
+        cases.extend(bulk());
+    }
+    if knows("wgmma") {
+        cases.extend(products());
+    }
+    cases
+}
+
+/// One mbarrier of a block, beyond what its threads store.
+const BARRIER: &str = "[%r2+8192]";
+
+/// A value goes to another thread through shared memory: wrong unless the mbarrier holds.
+pub fn mbarriers() -> Vec<Case> {
+    let exchange = |form: &str, arrive: &str, wait: &str| {
+        let body = format!(
+            "mov.u32 %r2, shared; setp.eq.u32 %p, %t, 0; @%p mbarrier.init.shared::cta.b64 {BARRIER}, 128; bar.sync 0;
+            mad.lo.u32 %r3, %t, 8, %r2; st.shared.b64 [%r3], %s0; {arrive}
+            WAIT: {wait} @!%q bra WAIT;
+            xor.b32 %r4, %t, 37; mad.lo.u32 %r4, %r4, 8, %r2; ld.shared.b64 %d0, [%r4];"
+        );
+        Case::with(form, &body, &[64], &[any(64)], Judge::Bits).needs(Needs::HopperAlone)
+    };
+    let arrive = format!("mbarrier.arrive.shared::cta.b64 %w0, {BARRIER};");
+    let parity = format!("mbarrier.try_wait.parity.shared::cta.b64 %q, {BARRIER}, 0;");
+    let forms = [
+        "mbarrier.init.shared::cta.b64",
+        "mbarrier.arrive.shared::cta.b64",
+        "mbarrier.try_wait.parity.shared::cta.b64",
+    ];
+    forms.map(|form| exchange(form, &arrive, &parity)).to_vec()
+}
+
+/// Of an initialised mbarrier that waits for one arrival and the bytes it announces.
+const ONE: &str = "mov.u32 %r2, shared; setp.eq.u32 %p, %t, 0; @%p mbarrier.init.shared::cta.b64 [%r2+8192], 1;
+    @%p fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta; bar.sync 0;";
+
+/// A block's operands, a kibibyte, come at once; its results go at once.
+pub fn bulk() -> Vec<Case> {
+    let load = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes";
+    let loading = format!(
+        "{ONE} @%p mbarrier.arrive.expect_tx.shared::cta.b64 %w0, {BARRIER}, 1024;
+        @%p {load} [%r2], [%in], 1024, {BARRIER};
+        WAIT: mbarrier.try_wait.parity.shared::cta.b64 %q, {BARRIER}, 0; @!%q bra WAIT;
+        mad.lo.u32 %r3, %t, 8, %r2; ld.shared.b64 %d0, [%r3];"
+    );
+    ["mbarrier.arrive.expect_tx.shared::cta.b64", load]
+        .map(|form| Case::with(form, &loading, &[64], &[any(64)], Judge::Bits).needs(Needs::HopperAlone))
+        .to_vec()
+}
+
+/// `wgmma` of the smallest size, with addends, and of the size the kernels use, with b in swizzled rows.
+pub fn products() -> Vec<Case> {
+    let modest = |ty| if ty == "bf16" { Domain::ModestPair(8, 7) } else { Domain::ModestPair(5, 10) };
+    let mut cases: Vec<Case> = ["bf16", "f16"].map(|ty| wgmma(ty, modest(ty))).to_vec();
+    cases.extend(["bf16", "f16"].map(wide));
+    for name in ["fence", "commit_group", "wait_group"] {
+        cases.push(Case { form: format!("wgmma.{name}.sync.aligned"), ..wgmma("bf16", modest("bf16")) });
+    }
+    cases
+}
+
+/// m64n128k16, a from registers, b from rows of 128 bytes whose 16-byte parts are permuted by the row's number: each thread
+/// stores the first two parts, 16 inputs, of one of the 128 columns.
+fn wide(ty: &str) -> Case {
+    let list = |prefix: &str, range: std::ops::Range<usize>| {
+        range.map(|i| format!("{prefix}{i}")).collect::<Vec<_>>().join(", ")
+    };
+    let form = format!("wgmma.mma_async.sync.aligned.m64n128k16.f32.{ty}.{ty}");
+    let body = format!(
+        "mov.u32 %r2, shared; mad.lo.u32 %r3, %t, 128, %r2; and.b32 %r4, %t, 7; shl.b32 %r4, %r4, 4; xor.b32 %r5, %r4, 16;
+        add.u32 %r4, %r4, %r3; add.u32 %r5, %r5, %r3;
+        st.shared.v4.b32 [%r4], {{{}}}; st.shared.v4.b32 [%r5], {{{}}}; fence.proxy.async.shared::cta; bar.sync 0;
+        and.b32 %r2, %r2, 0x3ffff; shr.u32 %r2, %r2, 4; cvt.u64.u32 %w0, %r2; or.b64 %w0, %w0, 0x4000004000010000;
+        setp.ne.u32 %p, %r2, %r2; wgmma.fence.sync.aligned; {form} {{{}}}, {{{}}}, %w0, %p, 1, 1, 0;
+        wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; mov.b32 %d64, 0f42800000;",
+        list("%s", 4..8),
+        list("%s", 8..12),
+        list("%d", 0..64),
+        list("%s", 0..4)
+    );
+    // Below 2 each, so that 16 products are below 64: the last result, which the judge measures by.
+    let unit = if ty == "bf16" { Domain::UnitPair(8, 7) } else { Domain::UnitPair(5, 10) };
+    Case::with(form, &body, &[32; 65], &[(32, unit); 12], Judge::Sums).needs(Needs::HopperAlone)
+}
