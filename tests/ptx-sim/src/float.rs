@@ -5,6 +5,8 @@
 //! fewer, gives the correctly rounded result in any mode (Boldo and Melquiond, "Emulation of FMA and correctly rounded
 //! sums: proved algorithms using rounding to odd", 2008). So one `narrow` serves add, mul, fma and every conversion.
 
+use crate::ir::Compute;
+
 /// An IEEE-754 binary interchange format, or bfloat16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -107,6 +109,12 @@ impl Format {
         if x.is_nan() {
             return self.nan();
         }
+        // The two that nearly all results go through.
+        match (self, round) {
+            (Format::F32, Round::Nearest) => return u64::from((x as f32).to_bits()),
+            (Format::Bf16, Round::Nearest) => return bf16_nearest(x),
+            _ => {}
+        }
         let (mantissa, exponent) = self.fields();
         let negative = x.is_sign_negative();
         let sign = u64::from(negative) << (mantissa + exponent);
@@ -138,15 +146,26 @@ impl Format {
     }
 }
 
+/// The bits of an f16, moved to where an f32 has them, are its value times 2^-112: also if it is subnormal.
 fn widen_f16(bits: u16) -> f64 {
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
-    let magnitude = match exponent {
-        0 => mantissa * 2f64.powi(-24),
-        31 if mantissa == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1024.0 + mantissa) * 2f64.powi(exponent - 25),
+    let magnitude = match bits & 0x7fff {
+        0x7c00 => f64::INFINITY,
+        0x7c01.. => f64::NAN,
+        small => f64::from(f32::from_bits(u32::from(small) << 13)) * 2f64.powi(112),
     };
     if bits >> 15 == 1 { -magnitude } else { magnitude }
+}
+
+/// A number as bf16: rounded to odd in f32, of which bf16 is the upper half, then to nearest.
+fn bf16_nearest(x: f64) -> u64 {
+    let near = x as f32;
+    let (bits, back) = (near.to_bits(), f64::from(near));
+    let odd = match back == x || near.is_infinite() || bits & 1 == 1 {
+        true => bits,
+        false if (x > back) == (x > 0.0) => bits + 1,
+        false => bits - 1,
+    };
+    u64::from((odd + 0x7fff + (odd >> 16 & 1)) >> 16)
 }
 
 /// The encoding without sign of a finite non-zero number, in a format of `mantissa` bits whose least normal exponent is
@@ -303,6 +322,30 @@ impl Arith {
             Arith::Abs => a.abs(),
         }
     }
+}
+
+/// The commonest operations as the host does them, which is the same bit for bit.
+pub(crate) fn in_f32(op: Arith, mode: Mode) -> Option<Compute> {
+    if mode.round != Round::Nearest || mode.sat {
+        return None;
+    }
+    Some(match (op, mode.ftz) {
+        (Arith::Add, false) => &|s: [u64; 4]| from_f32(to_f32(s[0]) + to_f32(s[1])),
+        (Arith::Sub, false) => &|s: [u64; 4]| from_f32(to_f32(s[0]) - to_f32(s[1])),
+        (Arith::Mul, false) => &|s: [u64; 4]| from_f32(to_f32(s[0]) * to_f32(s[1])),
+        (Arith::Fma, false) => &|s: [u64; 4]| from_f32(to_f32(s[0]).mul_add(to_f32(s[1]), to_f32(s[2]))),
+        (Arith::Neg, false) => &|s: [u64; 4]| s[0] ^ 0x8000_0000,
+        (Arith::Abs, false) => &|s: [u64; 4]| s[0] & 0x7fff_ffff,
+        _ => return None,
+    })
+}
+
+fn to_f32(bits: u64) -> f32 {
+    f32::from_bits(bits as u32)
+}
+
+fn from_f32(x: f32) -> u64 {
+    if x.is_nan() { Format::F32.nan() } else { u64::from(x.to_bits()) }
 }
 
 /// `a` if `first`, else `b`; a NaN loses to a number.

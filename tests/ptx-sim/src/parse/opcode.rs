@@ -160,6 +160,11 @@ fn float(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     if ty == Type::F64 && (round != Round::Nearest || mode.ftz || mode.sat) {
         return Err(Problem::Opcode);
     }
+    let native = if ty == Type::F32 { crate::float::in_f32(op, mode) } else { None };
+    if let Some(f) = native {
+        let s = a.sources(1, arity(opcode.name))?;
+        return Ok((Op::Compute { f, d: a.register(0)?, s }, Class::Float));
+    }
     let s = a.sources(1, arity(opcode.name))?;
     Ok((Op::Arith { op, format, packed, mode, d: a.register(0)?, s }, Class::Float))
 }
