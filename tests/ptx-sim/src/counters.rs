@@ -34,6 +34,10 @@ pub struct Counters {
     pub barriers: u64,
     /// `mma` instructions.
     pub mma: u64,
+    /// `wgmma` instructions, once a warp.
+    pub wgmma: u64,
+    /// Bytes that bulk copies moved to or from shared memory.
+    pub bulk_bytes: u64,
 }
 
 impl Counters {

@@ -102,6 +102,42 @@ pub enum Fault {
     /// Threads wait at different barriers, or one exited while others wait.
     #[error("waits at a barrier that other threads of the block do not reach")]
     BarrierDivergence,
+    /// An mbarrier operation where none was initialised, or after it was invalidated.
+    #[error("there is no mbarrier at {address:#x}")]
+    NoMbarrier {
+        /// Address used.
+        address: u64,
+    },
+    /// An mbarrier for no or too many arrivals, or that expects too many bytes.
+    #[error("an mbarrier at {address:#x} cannot count that")]
+    MbarrierCount {
+        /// Its address.
+        address: u64,
+    },
+    /// More arrivals in one phase than the mbarrier was initialised for.
+    #[error("one arrival too many in a phase of the mbarrier at {address:#x}")]
+    TooManyArrivals {
+        /// Its address.
+        address: u64,
+    },
+    /// A phase of an mbarrier is complete while copies it should wait for are under way: it was told of too few bytes.
+    #[error("a phase of the mbarrier at {address:#x} ends before all bytes have come: it expected too few")]
+    TooFewBytes {
+        /// Its address.
+        address: u64,
+    },
+    /// A bulk tensor copy whose map is none, or has another number of dimensions.
+    #[error("there is no tensor map at {address:#x} that fits the instruction")]
+    BadTensorMap {
+        /// Its address.
+        address: u64,
+    },
+    /// A register that an asynchronous matrix operation reads or writes is used before `wgmma.wait_group`.
+    #[error("uses a register that a matrix operation is still using")]
+    RegisterInFlight,
+    /// A matrix operation on registers that were written since the last `wgmma.fence`.
+    #[error("a matrix operation uses registers written since the last wgmma.fence")]
+    MissingWgmmaFence,
     /// More threads and barriers of a block use asynchronous operations than the simulator can tell apart.
     #[error("too many threads use asynchronous operations")]
     TooManyEngines,

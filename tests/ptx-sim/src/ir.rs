@@ -27,6 +27,8 @@ pub struct Kernel {
     pub(crate) local: usize,
     /// `.maxntid` or `.reqntid`, as a number of threads.
     pub(crate) max_threads: u32,
+    /// Whether it has asynchronous matrix operations, whose registers must be watched.
+    pub(crate) wgmma: bool,
 }
 
 /// One kernel parameter.
@@ -53,6 +55,8 @@ pub(crate) struct Instruction {
     pub line: usize,
     pub text: Box<str>,
     pub class: Class,
+    /// Registers it writes.
+    pub writes: Box<[Register]>,
 }
 
 /// What kind of work an instruction is, for counting.
@@ -121,6 +125,34 @@ pub(crate) enum Special {
     Clock,
     ClusterIndex,
     ClusterSize,
+}
+
+/// The phase of an mbarrier that is waited for: the one of a parity, or the one an arrival returned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Phase {
+    Parity(Operand),
+    State(Operand),
+}
+
+/// `wgmma.mma_async`.
+#[derive(Debug, Clone)]
+pub(crate) struct Wgmma {
+    pub format: Format,
+    pub d: Vec<Register>,
+    pub a: MatrixA,
+    /// Descriptor.
+    pub b: Operand,
+    pub b_transposed: bool,
+    /// Whether d is added to.
+    pub scale_d: Flag,
+    pub negated: bool,
+}
+
+/// Where the left matrix comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum MatrixA {
+    Registers(Vec<Operand>),
+    Shared { descriptor: Operand, transposed: bool },
 }
 
 /// `[base + offset]`.
@@ -354,7 +386,98 @@ pub(crate) enum Op {
     CopyWait {
         pending: Option<usize>,
     },
+    /// `cp.async.mbarrier.arrive`; `counted` (`.noinc`) if the arrival is one of those the barrier was initialised for.
+    CopiesArrive {
+        at: Address,
+        counted: bool,
+    },
+    MbarrierInit {
+        at: Address,
+        count: Operand,
+    },
+    MbarrierInvalidate {
+        at: Address,
+    },
+    MbarrierFence,
+    MbarrierArrive {
+        d: Option<Register>,
+        at: Address,
+        count: Operand,
+        bytes: Operand,
+    },
+    /// `expect_tx`, or `complete_tx` where the sign is negative.
+    MbarrierCount {
+        at: Address,
+        bytes: Operand,
+        sign: i64,
+    },
+    MbarrierTest {
+        d: Register,
+        at: Address,
+        phase: Phase,
+    },
+    BulkLoad {
+        to: Address,
+        from: Address,
+        bytes: Operand,
+        barrier: Address,
+    },
+    BulkStore {
+        to: Address,
+        from: Address,
+        bytes: Operand,
+    },
+    TensorLoad {
+        to: Address,
+        map: Address,
+        at: Vec<Operand>,
+        barrier: Address,
+    },
+    TensorStore {
+        map: Address,
+        at: Vec<Operand>,
+        from: Address,
+    },
+    BulkCommit,
+    BulkWait {
+        pending: u32,
+        reads_only: bool,
+    },
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        pending: u32,
+    },
     Nothing,
+}
+
+impl Op {
+    /// The registers it writes.
+    pub(crate) fn writes(&self) -> Vec<Register> {
+        match self {
+            Op::Compute { d, .. } | Op::Arith { d, .. } | Op::Convert { d, .. } | Op::ConvertPair { d, .. } => vec![*d],
+            Op::Pack { d, .. } | Op::Vote { d, .. } | Op::Reduce { d, .. } | Op::ActiveMask { d } => vec![*d],
+            Op::MbarrierTest { d, .. } => vec![*d],
+            Op::Barrier(Meeting { role: Role::Reduce(_, d, _), .. }) => vec![*d],
+            Op::Compare { d, inverse, .. } => [Some(*d), *inverse].into_iter().flatten().collect(),
+            Op::Shuffle { d, valid, .. } => [Some(*d), *valid].into_iter().flatten().collect(),
+            Op::Elect { d, elected, .. } => [*d, Some(*elected)].into_iter().flatten().collect(),
+            Op::Unpack { d, .. } | Op::Load { d, .. } => d.iter().copied().flatten().collect(),
+            Op::Atomic { d, .. } | Op::MbarrierArrive { d, .. } => d.iter().copied().collect(),
+            Op::LoadMatrix { d, .. } | Op::Mma { d, .. } => d.clone(),
+            Op::Wgmma(product) => product.d.clone(),
+            Op::Store { .. } | Op::Branch { .. } | Op::Exit | Op::Trap | Op::Barrier(_) | Op::WarpBarrier { .. } => {
+                Vec::new()
+            }
+            Op::Fence { .. } | Op::ProxyFence | Op::MbarrierFence | Op::Nothing => Vec::new(),
+            Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } | Op::CopiesArrive { .. } => Vec::new(),
+            Op::MbarrierInit { .. } | Op::MbarrierInvalidate { .. } | Op::MbarrierCount { .. } => Vec::new(),
+            Op::BulkLoad { .. } | Op::BulkStore { .. } | Op::TensorLoad { .. } | Op::TensorStore { .. } => Vec::new(),
+            Op::BulkCommit | Op::BulkWait { .. } => Vec::new(),
+            Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => Vec::new(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Instruction {

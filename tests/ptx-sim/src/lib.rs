@@ -53,12 +53,25 @@
 //!
 //! [`Checks::Addresses`] drops races and uninitialised memory, for long computations whose kernels are tested elsewhere.
 //!
+//! # Asynchronous operations
+//!
+//! `cp.async`, bulk copies (plain and of tensors in tiles), and `wgmma` are actors of their own to the race check. What they
+//! write is nobody's until somebody who waited for the group or the mbarrier's phase has told; what they read may not be
+//! overwritten before that. Bytes arrive as late as they can, so a wait that does not wait is found. Bulk copies and `wgmma`
+//! go through the asynchronous proxy: what ordinary stores wrote (`cp.async` included) needs `fence.proxy.async` before, by
+//! the writer or by anyone between; an mbarrier needs `fence.mbarrier_init`. Mbarriers count arrivals and bytes. Registers
+//! of `wgmma` are watched: no use before `wgmma.wait_group`, no product without `wgmma.fence` after they were written. Each
+//! warp of a warpgroup is modelled by itself, from its own rows of A and all of B.
+//!
+//! [`TensorMap`] is what `cuTensorMapEncodeTiled` makes, in the simulator's own encoding.
+//!
 //! # What is not modelled
 //!
-//! `mbarrier`, bulk copies (TMA), `wgmma`, surfaces and textures, function calls: refused by the parser. A cluster is one
-//! block. Approximate functions return correctly rounded results, and `mma` sums exactly before rounding: both inside what
-//! the ISA allows, neither the bits of a GPU. Time does not pass: `nanosleep` does nothing, clocks count instructions, and
-//! threads that spin for a time-out while nobody else changes anything are a deadlock.
+//! Surfaces and textures, function calls, im2col and multicast copies, reductions by bulk copies, `wgmma` for other types
+//! than bf16 and f16 with f32 sums, relaxed mbarrier operations: refused by the parser. A cluster is one block. Approximate
+//! functions return correctly rounded results, and `mma` and `wgmma` sum exactly before rounding: both inside what the ISA
+//! allows, neither the bits of a GPU. Time does not pass: `nanosleep` does nothing, clocks count instructions, and threads
+//! that spin for a time-out while nobody else changes anything are a deadlock.
 
 #![forbid(unsafe_code)]
 
@@ -74,6 +87,7 @@ mod order;
 mod parse;
 mod race;
 mod region;
+mod tensor_map;
 mod types;
 
 pub use convert::Conversion;
@@ -84,4 +98,5 @@ pub use float::{Arith, Format, Mode, Round, add_to_odd};
 pub use ir::{Class, Module};
 pub use memory::{Buffer, Memory, Scalar};
 pub use parse::{MNEMONICS, ParseError, Problem};
+pub use tensor_map::{Swizzle, TensorMap, TensorMapProblem};
 pub use types::{Space, Type};

@@ -41,6 +41,11 @@ impl Epoch {
         Epoch(self.0 | STRONG)
     }
 
+    /// The same access through the asynchronous proxy.
+    pub fn asynchronous(self) -> Self {
+        Epoch(self.0 | ASYNC)
+    }
+
     pub fn is_strong(self) -> bool {
         self.0 & STRONG != 0
     }
@@ -85,6 +90,14 @@ pub(crate) struct Vector(Option<Arc<Vec<(u32, Clocks)>>>);
 impl Vector {
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Whether it is the same vector, not only an equal one.
+    pub fn is_same(&self, other: &Vector) -> bool {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        }
     }
 
     pub fn get(&self, block: u32, actor: u32) -> u32 {
@@ -231,6 +244,20 @@ impl View {
             self.fenced[scope].join(&other.fenced[scope]);
             self.pending[scope].join(&other.pending[scope]);
         }
+    }
+
+    /// Whether it is the same knowledge, not only equal.
+    pub fn is_same(&self, other: &View) -> bool {
+        let scopes = |own: &[Vector; 2], other: &[Vector; 2]| own[0].is_same(&other[0]) && own[1].is_same(&other[1]);
+        self.seen.is_same(&other.seen)
+            && self.proxied.is_same(&other.proxied)
+            && scopes(&self.fenced, &other.fenced)
+            && scopes(&self.pending, &other.pending)
+    }
+
+    pub fn learn(&mut self, message: &Message) {
+        self.seen.join(&message.seen);
+        self.proxied.join(&message.proxied);
     }
 
     /// A fence by an actor at its clock, which goes up after it.

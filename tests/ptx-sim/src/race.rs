@@ -62,6 +62,11 @@ impl Reads {
         all.into_iter().find(|read| !who.precedes(*read))
     }
 
+    /// The first of these reads that races with a write.
+    fn race(&self, who: &Who<'_>) -> Option<Epoch> {
+        if who.mark.is_strong() && self.epoch.is_strong() { None } else { self.unordered(who) }
+    }
+
     /// Adds a read of the same warp at the same clock.
     fn merge(&mut self, other: Reads) -> bool {
         let (own, new) = (self.epoch, other.epoch);
@@ -121,9 +126,7 @@ impl Cell {
     }
 
     fn write(&mut self, who: &Who<'_>) -> Option<Clash> {
-        let strong = who.mark.is_strong();
-        let races = |reads: &Reads| if strong && reads.epoch.is_strong() { None } else { reads.unordered(who) };
-        let racing = self.reads.iter().find_map(races);
+        let racing = self.reads.iter().find_map(|reads| reads.race(who));
         *self = Cell { write: who.mark, ..Cell::FRESH };
         racing.map(Clash::Race)
     }
@@ -256,7 +259,7 @@ fn crowd_clash(crowds: &mut HashMap<usize, Vec<Reads>>, at: usize, who: &Who<'_>
         return None;
     }
     let crowd = crowds.remove(&at)?;
-    crowd.iter().find_map(|reads| reads.unordered(who)).map(Clash::Race)
+    crowd.iter().find_map(|reads| reads.race(who)).map(Clash::Race)
 }
 
 fn join_crowd(crowd: &mut Vec<Reads>, reads: Reads) {

@@ -41,8 +41,9 @@ pub fn all() -> Vec<Case> {
 }
 
 /// Mnemonics without a case, and why.
-pub const WITHOUT: [(&str, &str); 2] = [
+pub const WITHOUT: [(&str, &str); 3] = [
     ("trap", "it ends the context, and with it the program"),
+    ("mbarrier", "what it returns depends on when others arrive"),
     ("setmaxnreg", "it moves registers between warps and has no result"),
 ];
 

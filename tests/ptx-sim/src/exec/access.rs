@@ -253,6 +253,14 @@ pub(super) fn resolve(space: Space, address: u64) -> (Space, u64) {
     }
 }
 
+/// The offset in shared memory of an address that is either one in that space or a generic one.
+pub(super) fn shared_offset(address: u64) -> u64 {
+    match resolve(Space::Generic, address) {
+        (Space::Shared, offset) => offset,
+        _ => address,
+    }
+}
+
 fn from_bytes(data: &[u8], size: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes[..size].copy_from_slice(&data[..size]);

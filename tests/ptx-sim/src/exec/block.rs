@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::barrier::Barrier;
+use super::mbarrier::Mbarrier;
 use super::ordering::Engine;
 use super::warp::{Group, Lanes, Next, Warp, lanes};
 use super::{Machine, PROCESSORS, WARP};
@@ -21,6 +22,9 @@ pub(crate) struct State {
     pub warps: Vec<Warp>,
     pub barriers: [Barrier; 16],
     pub engines: BTreeMap<Engine, u32>,
+    /// By offset in shared memory.
+    pub mbarriers: BTreeMap<u64, Mbarrier>,
+    pub mbarrier_lives: u32,
 }
 
 /// A block at work.
@@ -52,8 +56,16 @@ impl State {
         let (kernel, threads) = (machine.kernel, machine.launch.threads() as usize);
         let warps = (0..threads.div_ceil(WARP)).map(|w| Warp::new(kernel, w, threads - w * WARP)).collect();
         let shared = Region::shared(kernel.shared + machine.launch.shared);
-        let (barriers, engines) = (Default::default(), BTreeMap::new());
-        let mut state = State { index: [0; 3], linear, shared, warps, barriers, engines };
+        let mut state = State {
+            index: [0; 3],
+            linear,
+            shared,
+            warps,
+            barriers: Default::default(),
+            engines: BTreeMap::new(),
+            mbarriers: BTreeMap::new(),
+            mbarrier_lives: 0,
+        };
         state.place(machine);
         state
     }
@@ -71,6 +83,7 @@ impl State {
         self.warps.iter_mut().for_each(Warp::reset);
         self.barriers = Default::default();
         self.engines.clear();
+        self.mbarriers.clear();
     }
 }
 
@@ -129,6 +142,9 @@ impl Block<'_, '_> {
         };
         self.machine.classes[instruction.class as usize] += 1;
         self.machine.counters.thread_instructions += u64::from(active.count_ones());
+        if self.machine.kernel.wgmma {
+            self.check_busy(site, active, &instruction.op, &instruction.writes)?;
+        }
         let next = self.execute(site, &instruction.op, active)?;
         let warp = &mut self.state.warps[w];
         match (next, idle) {
@@ -169,7 +185,8 @@ impl Block<'_, '_> {
                 return Err(self.finding_at(w, stuck, Fault::Deadlock));
             }
         }
-        self.no_barrier_waits()
+        self.no_barrier_waits()?;
+        self.no_bulk_copies()
     }
 
     /// A warp that spins in vain.
@@ -217,7 +234,11 @@ impl Block<'_, '_> {
     }
 
     pub fn must_be_defined(&self, site: Site, register: Register, mask: u32) -> Result<(), Finding> {
-        let undefined = mask & !self.state.warps[site.warp].defined[register as usize];
+        let warp = &self.state.warps[site.warp];
+        if self.machine.kernel.wgmma && !warp.matrices.allows(register, false) {
+            return Err(self.finding(site, mask.trailing_zeros() as usize, Fault::RegisterInFlight));
+        }
+        let undefined = mask & !warp.defined[register as usize];
         if undefined == 0 {
             return Ok(());
         }

@@ -15,6 +15,9 @@ impl Op {
             Op::Shuffle { members, .. } | Op::Vote { members, .. } => Some(*members),
             Op::Reduce { members, .. } | Op::Elect { members, .. } => Some(*members),
             Op::LoadMatrix { .. } | Op::Mma { .. } => Some(Operand::Immediate(u64::from(u32::MAX))),
+            Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => {
+                Some(Operand::Immediate(u64::from(u32::MAX)))
+            }
             _ => None,
         }
     }
@@ -32,7 +35,7 @@ impl Block<'_, '_> {
             let fault = Fault::OutsideMask { lane: lane as u32, mask: masks[lane] as u32 };
             return Err(self.finding(site, lane, fault));
         }
-        let aligned = matches!(op, Op::LoadMatrix { .. } | Op::Mma { .. });
+        let aligned = matches!(op, Op::LoadMatrix { .. } | Op::Mma { .. } | Op::Wgmma(_));
         let warp = &mut self.state.warps[site.warp];
         let missing = mask & (warp.exited | if aligned { !warp.present } else { 0 });
         if missing != 0 {

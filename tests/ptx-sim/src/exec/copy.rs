@@ -118,14 +118,19 @@ impl Block<'_, '_> {
 
     pub(super) fn wait_copies(&mut self, site: Site, mask: u32, pending: Option<usize>) {
         for lane in lanes(mask) {
-            for copy in self.state.warps[site.warp].copies[lane].complete(pending) {
-                self.state.shared.put(copy.start, &copy.data);
+            if let Some((engine, group)) = self.finish_copies(site.warp, lane, pending) {
+                self.state.warps[site.warp].views[lane].seen.raise(self.state.linear, engine, group);
             }
-            let engine = Engine::Copies((site.warp * WARP + lane) as u32);
-            let Some(&engine) = self.state.engines.get(&engine) else { continue };
-            let warp = &mut self.state.warps[site.warp];
-            let complete = warp.copies[lane].complete_groups();
-            warp.views[lane].seen.raise(self.state.linear, engine, complete);
         }
+    }
+
+    /// The bytes of all groups but the last `pending` arrive (`None`: all copies); which actor's clock tells so.
+    pub(super) fn finish_copies(&mut self, warp: usize, lane: usize, pending: Option<usize>) -> Option<(u32, u32)> {
+        let copies = &mut self.state.warps[warp].copies[lane];
+        for copy in copies.complete(pending) {
+            self.state.shared.put(copy.start, &copy.data);
+        }
+        let engine = self.state.engines.get(&Engine::Copies((warp * WARP + lane) as u32))?;
+        Some((*engine, copies.complete_groups()))
     }
 }

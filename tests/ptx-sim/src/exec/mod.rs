@@ -3,13 +3,16 @@
 mod access;
 mod barrier;
 mod block;
+mod bulk;
 mod collective;
 mod copy;
 mod grid;
 mod matrix;
+mod mbarrier;
 mod ordering;
 mod step;
 mod warp;
+mod wgmma;
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::warp::{Warp, lanes};
 use super::{Checks, WARP};
-use crate::order::{Epoch, MOST_ACTORS, Order, Scope, View};
+use crate::order::{Epoch, MOST_ACTORS, Message, Order, Scope, View};
 use crate::race::Who;
 
 impl Warp {
@@ -16,6 +16,24 @@ impl Warp {
     pub fn who(&self, block: u32, threads: u32, lane: usize) -> Who<'_> {
         let me = self.epoch(block, lane);
         Who { me, mark: me, view: &self.views[lane], threads }
+    }
+}
+
+impl Warp {
+    /// Changes what lanes know; those who knew the same before share what they know after.
+    pub fn teach(&mut self, mask: u32, act: impl Fn(&mut View)) {
+        let mut last: Option<(View, View)> = None;
+        for lane in lanes(mask) {
+            let view = &mut self.views[lane];
+            match &last {
+                Some((before, after)) if view.is_same(before) => view.clone_from(after),
+                _ => {
+                    let before = view.clone();
+                    act(view);
+                    last = Some((before, view.clone()));
+                }
+            }
+        }
     }
 }
 
@@ -66,6 +84,7 @@ impl Block<'_, '_> {
 
     pub(super) fn proxy_fence(&mut self, warp: usize, mask: u32) {
         self.each_view(warp, mask, View::proxy_fence);
+        self.announce_mbarriers(warp, mask);
     }
 
     fn each_view(&mut self, warp: usize, mask: u32, act: impl Fn(&mut View, Epoch)) {
@@ -78,6 +97,17 @@ impl Block<'_, '_> {
             act(&mut warp.views[lane], me);
             warp.clocks[lane] += 1;
         }
+    }
+
+    /// What a lane tells by releasing; what it does from now on is not part of it.
+    pub(super) fn message(&mut self, warp: usize, lane: usize) -> Message {
+        if !self.checks_races() {
+            return Message::default();
+        }
+        let (block, warp) = (self.state.linear, &mut self.state.warps[warp]);
+        let message = warp.views[lane].message(warp.epoch(block, lane));
+        warp.clocks[lane] += 1;
+        message
     }
 
     /// After an ordered write: later accesses are not part of what it released.
@@ -106,12 +136,22 @@ impl Block<'_, '_> {
 pub(crate) enum Engine {
     /// `cp.async` of a thread; the clock counts groups.
     Copies(u32),
+    /// Bulk stores of a thread, as readers of shared memory and as writers; the clock counts groups.
+    BulkReads(u32),
+    BulkWrites(u32),
+    /// Bulk loads that an mbarrier tells the completion of: its offset and life; the clock counts phases.
+    Phases(u64, u32),
+    /// `wgmma` of a warp; the clock counts groups.
+    Matrices(u32),
 }
 
 impl Engine {
     fn thread(self) -> u32 {
         match self {
-            Engine::Copies(thread) => thread,
+            Engine::Copies(thread) | Engine::BulkReads(thread) | Engine::BulkWrites(thread) => thread,
+            Engine::Matrices(warp) => warp * WARP as u32,
+            // Whoever starts a copy is noted then.
+            Engine::Phases(..) => 0,
         }
     }
 }

@@ -44,6 +44,25 @@ impl Block<'_, '_> {
             Op::ActiveMask { d } => self.assign(site, *d, mask, &[u64::from(mask); WARP]),
             Op::LoadMatrix { transposed, d, at } => self.load_matrix(site, *transposed, d, *at)?,
             Op::Mma { format, k, d, a, b, c } => self.mma(site, *format, *k, d, [a, b, c])?,
+            Op::CopiesArrive { at, counted } => self.copies_arrive(site, mask, *at, *counted)?,
+            Op::MbarrierInit { at, count } => self.mbarrier_init(site, mask, *at, *count)?,
+            Op::MbarrierInvalidate { at } => self.mbarrier_invalidate(site, mask, *at)?,
+            Op::MbarrierFence => self.announce_mbarriers(site.warp, mask),
+            Op::MbarrierArrive { d, at, count, bytes } => {
+                self.mbarrier_arrive(site, mask, *d, *at, [*count, *bytes])?;
+            }
+            Op::MbarrierCount { at, bytes, sign } => self.mbarrier_count(site, mask, *at, *bytes, *sign)?,
+            Op::MbarrierTest { d, at, phase } => return self.mbarrier_test(site, mask, *d, *at, *phase),
+            Op::BulkLoad { to, from, bytes, barrier } => self.bulk_load(site, mask, [*to, *from, *barrier], *bytes)?,
+            Op::BulkStore { to, from, bytes } => self.bulk_store(site, mask, [*to, *from], *bytes)?,
+            Op::TensorLoad { to, map, at, barrier } => self.tensor_load(site, mask, [*to, *map, *barrier], at)?,
+            Op::TensorStore { map, at, from } => self.tensor_store(site, mask, [*map, *from], at)?,
+            Op::BulkCommit => self.bulk_commit(site, mask),
+            Op::BulkWait { pending, reads_only } => self.bulk_wait(site, mask, *pending, *reads_only),
+            Op::Wgmma(product) => self.wgmma(site, product)?,
+            Op::WgmmaFence => self.wgmma_fence(site.warp),
+            Op::WgmmaCommit => self.wgmma_commit(site.warp),
+            Op::WgmmaWait { pending } => self.wgmma_wait(site.warp, *pending),
             Op::CopyAsync { bytes, to, from, valid } => self.copy(site, mask, *bytes, [*to, *from], *valid)?,
             Op::CopyCommit => self.commit_copies(site, mask),
             Op::CopyWait { pending } => self.wait_copies(site, mask, *pending),
@@ -52,7 +71,9 @@ impl Block<'_, '_> {
     }
 
     fn exit(&mut self, site: Site, mask: u32) -> Result<Next, Finding> {
-        match lanes(mask).find(|&lane| !self.state.warps[site.warp].copies[lane].is_empty()) {
+        let warp = &self.state.warps[site.warp];
+        let waited = |lane: usize| warp.copies[lane].is_empty() && warp.stores[lane].is_empty();
+        match lanes(mask).find(|&lane| !waited(lane) || !warp.matrices.is_empty()) {
             Some(lane) => Err(self.finding(site, lane, Fault::NeverWaited)),
             None => Ok(Next::Exit),
         }

@@ -1,7 +1,9 @@
 //! One warp: 32 program counters, kept as groups of threads that share one, and 32 sets of registers.
 
 use super::WARP;
+use super::bulk::Stores;
 use super::copy::Copies;
+use super::wgmma::Matrices;
 use crate::ir::Kernel;
 use crate::order::View;
 use crate::region::Region;
@@ -65,6 +67,9 @@ pub(crate) struct Warp {
     pub defined: Vec<u32>,
     pub local: Vec<Region>,
     pub copies: Vec<Copies>,
+    pub stores: [Stores; WARP],
+    pub matrices: Matrices,
+    wgmma: bool,
     /// What each lane knows of other threads, and its own clock.
     pub views: Vec<View>,
     pub clocks: [u32; WARP],
@@ -86,6 +91,9 @@ impl Warp {
             defined: vec![0; kernel.registers.len()],
             local: (0..WARP).map(|_| Region::new(kernel.local)).collect(),
             copies: (0..WARP).map(|_| Copies::default()).collect(),
+            stores: [Stores::default(); WARP],
+            matrices: Matrices::default(),
+            wgmma: kernel.wgmma,
             views: vec![View::default(); WARP],
             clocks: [1; WARP],
             poll: Poll::default(),
@@ -103,6 +111,8 @@ impl Warp {
         self.defined.fill(0);
         self.local.iter_mut().for_each(Region::reset);
         self.copies.iter_mut().for_each(|copies| *copies = Copies::default());
+        self.stores = [Stores::default(); WARP];
+        self.matrices = Matrices::new(if self.wgmma { self.registers.len() } else { 0 });
         self.views.fill(View::default());
         (self.exited, self.changes, self.clocks, self.poll) = (0, 0, [1; WARP], Poll::default());
     }

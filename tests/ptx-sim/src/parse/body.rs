@@ -221,7 +221,8 @@ impl<'a> Parser<'a, '_> {
         };
         self.cursor.expect(";")?;
         let text = self.lines.get(start.line - 1).map_or(opcode.text, |line| line.trim()).into();
-        self.code.push(Instruction { op, guard, line: start.line, text, class });
+        let writes = op.writes().into();
+        self.code.push(Instruction { op, guard, line: start.line, text, class, writes });
         Ok(())
     }
 
@@ -239,6 +240,7 @@ impl<'a> Parser<'a, '_> {
             line: end.line,
             text: "}".into(),
             class: Class::Control,
+            writes: Box::default(),
         });
         let shared = self.shared.bytes.next_multiple_of(DYNAMIC_SHARED_ALIGN);
         Ok(Body { registers: self.names.registers, code: self.code, shared, local: self.local.bytes })

@@ -5,6 +5,7 @@
 
 mod body;
 mod cursor;
+mod hopper;
 mod lex;
 mod module;
 mod opcode;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::cursor::Cursor;
 use super::lex::Kind;
 use super::{ParseError, Problem, body};
-use crate::ir::{Global, Kernel, Module, Operand, Param};
+use crate::ir::{Global, Kernel, Module, Op, Operand, Param};
 use crate::types::{Space, Type};
 
 /// More shared or parameter memory than this no device has; constant tables stay far below.
@@ -150,6 +150,7 @@ impl<'a> Parser<'a> {
         let max_threads = performance_directives(&mut self.cursor)?;
         self.cursor.expect("{")?;
         let body = body::parse(&mut self.cursor, &self.lines, variables, self.shared)?;
+        let wgmma = body.code.iter().any(|instruction| matches!(instruction.op, Op::Wgmma(_)));
         let kernel = Kernel {
             name: name.text.to_owned(),
             params,
@@ -159,6 +160,7 @@ impl<'a> Parser<'a> {
             shared: body.shared,
             local: body.local,
             max_threads,
+            wgmma,
         };
         match self.module.kernels.insert(name.text.to_owned(), kernel) {
             None => Ok(()),

@@ -64,7 +64,7 @@ pub const MNEMONICS: &[&str] = &[
     "mov", "ld", "ldu", "st", "atom", "red", "cvta",
     "ret", "exit", "trap", "bra", "membar", "fence", "nanosleep", "prefetch", "prefetchu", "discard", "applypriority",
     "createpolicy", "griddepcontrol", "setmaxnreg", "elect", "bar", "barrier", "shfl", "vote", "redux", "activemask",
-    "ldmatrix", "mma", "cp",
+    "ldmatrix", "mma", "cp", "mbarrier", "wgmma",
 ];
 
 pub(super) fn decode(token: Token<'_>, arguments: &Arguments) -> Result<(Op, Class), ParseError> {

@@ -16,6 +16,8 @@ enum Argument {
     /// `{a, b}`; `_` is `None`.
     Vector(Vec<Option<Operand>>),
     Address(Address, Option<Space>),
+    /// `[map, {x, y}]`
+    Tensor(Address, Vec<Operand>),
     /// `_`
     Sink,
     /// `_|p`
@@ -117,6 +119,14 @@ impl Arguments {
         }
     }
 
+    /// A tensor map and coordinates.
+    pub fn tensor(&self, i: usize) -> Result<(Address, Vec<Operand>), Problem> {
+        match self.get(i)? {
+            Argument::Tensor(map, at) => Ok((*map, at.clone())),
+            _ => Err(Problem::Operands),
+        }
+    }
+
     /// The space of the variable an address names, if it names one.
     pub fn space(&self, i: usize) -> Option<Space> {
         match self.all.get(i) {
@@ -205,6 +215,12 @@ fn address(cursor: &mut Cursor<'_>, names: &Names<'_>) -> Result<Argument, Parse
     let base = value(cursor, names)?;
     let has_offset = cursor.accept("+") || cursor.peek().text == "-";
     let offset = if has_offset { cursor.signed_number()? as i64 } else { 0 };
+    if cursor.accept(",") {
+        cursor.expect("{")?;
+        let Argument::Vector(at) = vector(cursor, names)? else { return Err(cursor.peek().problem(Problem::Operands)) };
+        cursor.expect("]")?;
+        return Ok(Argument::Tensor(Address { base, offset }, at.into_iter().flatten().collect()));
+    }
     cursor.expect("]")?;
     Ok(Argument::Address(Address { base, offset }, space))
 }

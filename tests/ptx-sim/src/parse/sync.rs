@@ -1,13 +1,12 @@
 //! Opcodes that involve other threads or the asynchronous copy unit: barriers, shuffles, votes, `ldmatrix`, `mma`,
 //! `cp.async` (PTX ISA 9.7.9, 9.7.13 and 9.7.14), and control flow.
 
-use super::Problem;
 use super::opcode::{Decoded, Opcode};
 use super::operand::Arguments;
+use super::{Problem, hopper};
 use crate::alu;
 use crate::float::Format;
 use crate::ir::{Class, Meeting, Op, Operand, Reduction, Role, Shuffle, Vote};
-use crate::order::Scope;
 use crate::types::Type;
 
 /// Every lane of a warp, for the instructions that have no membership operand.
@@ -32,6 +31,8 @@ pub(super) fn decode(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
         "ldmatrix" => load_matrix(opcode, a),
         "mma" => mma(opcode, a),
         "cp" => copy(opcode, a),
+        "mbarrier" => hopper::mbarrier(opcode, a),
+        "wgmma" => hopper::wgmma(opcode, a),
         _ => Err(Problem::Opcode),
     }
 }
@@ -54,7 +55,18 @@ fn hint(opcode: &mut Opcode<'_>, a: &Arguments, known: &[&str], operands: usize)
 
 /// `prefetch`, `discard` and `applypriority` name an address and nothing happens there.
 fn prefetch(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
-    opcode.ignore(&["global", "local", "L1", "L2", "L2::evict_last", "L2::evict_normal", "L1::evict_normal"]);
+    opcode.ignore(&[
+        "tensormap",
+        "const",
+        "param",
+        "global",
+        "local",
+        "L1",
+        "L2",
+        "L2::evict_last",
+        "L2::evict_normal",
+        "L1::evict_normal",
+    ]);
     a.address(0)?;
     match opcode.name {
         "discard" | "applypriority" if a.source(1)? != Operand::Immediate(128) => Err(Problem::Operands),
@@ -84,7 +96,7 @@ fn elect(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
 }
 
 /// Takes modifiers that must all be there.
-fn require(opcode: &mut Opcode<'_>, modifiers: &[&str]) -> Result<(), Problem> {
+pub(super) fn require(opcode: &mut Opcode<'_>, modifiers: &[&str]) -> Result<(), Problem> {
     if modifiers.iter().all(|m| opcode.take(m)) { Ok(()) } else { Err(Problem::Opcode) }
 }
 
@@ -98,7 +110,7 @@ fn fence(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     }
     if opcode.take("mbarrier_init") {
         require(opcode, &["release", "cluster"])?;
-        return Ok((Op::Fence { scope: Scope::Block }, Class::Barrier));
+        return Ok((Op::MbarrierFence, Class::Barrier));
     }
     opcode.ignore(&["sc", "acq_rel", "acquire", "release"]);
     let scope = opcode.take_as(super::transfer::scope).ok_or(Problem::Opcode)?;
@@ -230,6 +242,12 @@ fn mma(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
 
 fn copy(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     require(opcode, &["async"])?;
+    if opcode.take("bulk") {
+        return hopper::bulk(opcode, a);
+    }
+    if opcode.take("mbarrier") {
+        return hopper::copies_arrive(opcode, a);
+    }
     let op = if opcode.take("commit_group") {
         a.exactly(0)?;
         Op::CopyCommit
@@ -264,7 +282,7 @@ fn copy_bytes(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
     Ok((Op::CopyAsync { bytes, to: a.address(0)?, from: a.address(1)?, valid }, Class::Copy))
 }
 
-fn count(operand: Operand) -> Result<u64, Problem> {
+pub(super) fn count(operand: Operand) -> Result<u64, Problem> {
     match operand {
         Operand::Immediate(value) => Ok(value),
         _ => Err(Problem::Operands),
