@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compiles kernels/*.cu to PTX, or checks that what is committed is what they compile to and holds what it should.
+"""Compiles CUDA kernels to PTX, or checks that what is committed is what they compile to and holds what it should.
 
 The compilers come from PyPI and nothing else is needed (no CUDA toolkit, no GPU):
 
@@ -11,8 +11,9 @@ The compilers come from PyPI and nothing else is needed (no CUDA toolkit, no GPU
                                 machine code lacks what sass.txt asks for
     build-ptx.py --only gemv    only sources whose names start so (either of the above)
 
-Two sets are made. ptx/compute_80 runs on every device from Ampere on. ptx/compute_90a is for Hopper alone: the same
-sources again, which may use what Hopper adds where `__CUDA_ARCH__ >= 900`, and those named *_sm90.cu, which need it.
+Sources are kernels/*.cu here and in benches/. Two sets are made. ptx/compute_80 runs on every device from Ampere on.
+ptx/compute_90a is for Hopper alone: the same sources again, which may use what Hopper adds where
+`__CUDA_ARCH__ >= 900`, and those named *_sm90.cu, which need it.
 Results are kept under target/ptx, named by a hash of all they were made from, so only what changed is made again.
 """
 
@@ -32,8 +33,10 @@ import compile
 import tables
 import wheels
 
-KERNELS, PTX, KEPT = HERE / "kernels", HERE / "ptx", HERE.parent / "target" / "ptx"
-BUDGETS, SASS = PTX / "budgets.txt", PTX / "sass.txt"
+REPOSITORY = HERE.parent
+# Folders with kernels/*.cu, which become ptx/SET/*.ptx beside them: what ships, and what the benchmarks measure with.
+FOLDERS = [HERE, REPOSITORY / "benches"]
+BUDGETS, SASS, KEPT = HERE / "ptx" / "budgets.txt", HERE / "ptx" / "sass.txt", REPOSITORY / "target" / "ptx"
 OPTIONS = ["-std=c++17", "--fmad=false"]
 
 # `looked_at`: the architectures whose machine code is disassembled, one for each encoding of instructions.
@@ -51,7 +54,13 @@ SETS = {
 def sources_of(name, only):
     """The sources of a set, those asked for."""
     chosen = lambda stem: name == "compute_90a" or not stem.endswith("_sm90")
-    return [s for s in sorted(KERNELS.glob("*.cu")) if chosen(s.stem) and s.stem.startswith(only)]
+    sources = [source for folder in FOLDERS for source in sorted(folder.glob("kernels/*.cu"))]
+    return [source for source in sources if chosen(source.stem) and source.stem.startswith(only)]
+
+
+def target_of(name, source):
+    """Where a source's PTX is committed."""
+    return source.parent.parent / "ptx" / name / f"{source.stem}.ptx"
 
 
 def kept(key, make):
@@ -93,16 +102,18 @@ def written(path, text, check):
     """Writes a generated file, or complains that it would change."""
     if not path.exists() or path.read_text() != text:
         if check:
-            yield f"{path.relative_to(HERE)} is not what the sources compile to"
+            yield f"{path.relative_to(REPOSITORY)} is not what the sources compile to"
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
 
 
 def stale(name, check):
     """PTX files without a source are removed, or complained of."""
-    for path in sorted(set((PTX / name).glob("*.ptx")) - {PTX / name / f"{s.stem}.ptx" for s in sources_of(name, "")}):
+    there = {path for folder in FOLDERS for path in folder.glob(f"ptx/{name}/*.ptx")}
+    for path in sorted(there - {target_of(name, source) for source in sources_of(name, "")}):
         if check:
-            yield f"{path.relative_to(HERE)} has no source"
+            yield f"{path.relative_to(REPOSITORY)} has no source"
         else:
             path.unlink()
 
@@ -120,13 +131,12 @@ def main():
     args = parser.parse_args()
     wheels.check()
     KEPT.mkdir(parents=True, exist_ok=True)
-    nvrtc, complaints, usage = compile.Nvrtc(KERNELS), [], {}
+    nvrtc, complaints, usage = compile.Nvrtc(HERE / "kernels"), [], {}
     jobs = [(name, source) for name in SETS for source in sources_of(name, args.only)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         built = pool.map(lambda job: build(nvrtc, *job), jobs)
         for (name, source), (ptx, kernels) in zip(jobs, built):
-            (PTX / name).mkdir(exist_ok=True)
-            complaints += written(PTX / name / f"{source.stem}.ptx", ptx, args.check)
+            complaints += written(target_of(name, source), ptx, args.check)
             usage |= {(name, kernel): by_arch for kernel, by_arch in kernels.items()}
     budgets, table = tables.read_budgets(BUDGETS.read_text()), tables.rows(SASS.read_text())
     if not args.check:

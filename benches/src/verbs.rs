@@ -1,0 +1,214 @@
+//! Each verb of a layer by itself on a GPU, beside the machine's ceiling: bytes over the rate that memory is read at, or
+//! products over the rate of the matrix unit.
+//!
+//! A verb is recorded with several weights in turn, so that none is still in a cache when it is read again, and the
+//! recording is replayed until it has taken long enough to be timed by the host's clock. A model fuses verbs, so its step
+//! takes less than the sum of these.
+
+use std::time::Instant;
+
+use llama_core::Result;
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, Role, RopeLayout};
+use llama_core::batch::{BLOCK, Batch};
+use llama_core::checkpoint::TensorView;
+use llama_core::format::Format;
+use llama_cuda::{Cuda, Tensor, Weight};
+
+use crate::random::{Pool, Sizes};
+
+/// Bytes that all copies of a weight should have at least: several times the largest cache.
+const UNCACHED: u64 = 512 << 20;
+/// Seconds that a timing should last.
+const LONG_ENOUGH: f64 = 0.02;
+
+/// What was measured of one verb.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The verb, what it is on.
+    pub what: String,
+    /// Rows of activations.
+    pub tokens: usize,
+    /// Seconds of one call.
+    pub seconds: f64,
+    /// Bytes it must read and write.
+    pub bytes: f64,
+    /// Multiply-adds it must do.
+    pub products: f64,
+}
+
+/// The verbs of a model's shape.
+pub struct Verbs<'a> {
+    cuda: &'a Cuda,
+    sizes: Sizes,
+    format: Format,
+    pool: Pool,
+    repeat: usize,
+}
+
+impl<'a> Verbs<'a> {
+    /// On a backend, with weights of `format`; the fastest of `repeat` timings counts.
+    pub fn new(cuda: &'a Cuda, sizes: Sizes, format: Format, repeat: usize) -> Self {
+        Verbs { cuda, sizes, format, pool: Pool::new(format), repeat }
+    }
+
+    /// Every linear layer for each number of tokens.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn linears(&self, tokens: &[usize]) -> Result<Vec<Row>> {
+        let (Sizes { hidden, ffn, vocab, .. }, (q, kv)) = (self.sizes, self.sizes.widths());
+        let shapes = [
+            ("qkv", q + 2 * kv, hidden, Role::Activation),
+            ("o", hidden, q, Role::Activation),
+            ("gate_up", 2 * ffn, hidden, Role::Activation),
+            ("down", hidden, ffn, Role::Activation),
+            ("head", vocab, hidden, Role::Logits),
+        ];
+        let mut table = Vec::new();
+        for (name, rows, cols, role) in shapes {
+            let weights = self.weights(rows, cols)?;
+            for &tokens in tokens {
+                // Logits are wanted of one row a sequence: of no more than a decode has.
+                let tokens = if role == Role::Logits { tokens.min(16) } else { tokens };
+                table.push(self.linear(name, &weights, (rows, cols), tokens, role)?);
+            }
+        }
+        table.dedup_by(|a, b| a.what == b.what && a.tokens == b.tokens);
+        Ok(table)
+    }
+
+    fn weights(&self, rows: usize, cols: usize) -> Result<Vec<Weight>> {
+        let bytes = self.pool.matrix(rows, cols);
+        let view = TensorView::new("random", self.format, rows, cols, &bytes)?;
+        let copies = UNCACHED.div_ceil(bytes.len() as u64).clamp(2, 32);
+        (0..copies).map(|_| self.cuda.weight(&[Part { weight: view, bias: None }])).collect()
+    }
+
+    fn linear(
+        &self,
+        name: &str,
+        weights: &[Weight],
+        (rows, cols): (usize, usize),
+        tokens: usize,
+        role: Role,
+    ) -> Result<Row> {
+        let (x, mut out) = (self.cuda.tensor(tokens, cols, Role::Activation)?, self.cuda.tensor(tokens, rows, role)?);
+        let seconds =
+            self.time(weights.len(), || weights.iter().try_for_each(|weight| self.cuda.linear(&mut out, &x, weight)))?;
+        let moved = self.cuda.weight_bytes(&[(self.format, rows, cols)])
+            + self.cuda.tensor_bytes(tokens, cols, Role::Activation)
+            + self.cuda.tensor_bytes(tokens, rows, role);
+        let what = format!("linear {name} [{rows}, {cols}] {}", self.format.name());
+        Ok(Row { what, tokens, seconds, bytes: moved as f64, products: (tokens * rows * cols) as f64 })
+    }
+
+    /// Norm, SwiGLU, rotation and attention: a token of each of `sequences` after `context`, then a prompt.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn others(&self, sequences: &[usize], context: usize, prompt: usize) -> Result<Vec<Row>> {
+        let mut table = Vec::new();
+        for (tokens, each) in sequences.iter().map(|&s| (s, 1)).chain([(1, prompt)]) {
+            table.extend(self.elementwise(tokens * each)?);
+            table.extend(self.attention(tokens, each, if each == 1 { context } else { 0 })?);
+        }
+        Ok(table)
+    }
+
+    fn elementwise(&self, tokens: usize) -> Result<[Row; 2]> {
+        let (b, Sizes { hidden, ffn, .. }) = (self.cuda, self.sizes);
+        let gain = vec![0u8; 4 * hidden];
+        let gain = b.gain(TensorView::new("gain", Format::F32, 1, hidden, &gain)?)?;
+        let (mut residual, mut x) =
+            (b.tensor(tokens, hidden, Role::Residual)?, b.tensor(tokens, hidden, Role::Activation)?);
+        let norm = self.time(8, || (0..8).try_for_each(|_| b.add_rms_norm(&mut residual, &mut x, &gain, 1e-5)))?;
+        let (gate_up, mut act) =
+            (b.tensor(tokens, 2 * ffn, Role::Activation)?, b.tensor(tokens, ffn, Role::Activation)?);
+        let swiglu = self.time(8, || (0..8).try_for_each(|_| b.swiglu(&mut act, &gate_up)))?;
+        let row = |what: &str, seconds, bytes: usize| Row {
+            what: what.to_owned(),
+            tokens,
+            seconds,
+            bytes: bytes as f64,
+            products: 0.0,
+        };
+        // The residual is f32, the rest bf16; the norm reads and writes both.
+        Ok([row("add_rms_norm", norm, 12 * tokens * hidden), row("swiglu", swiglu, 6 * tokens * ffn)])
+    }
+
+    fn attention(&self, sequences: usize, each: usize, context: usize) -> Result<[Row; 2]> {
+        let (b, shape) = (self.cuda, self.shape());
+        let (longest, tokens) = (context + each, sequences * each);
+        let blocks = longest.div_ceil(BLOCK);
+        let limits = Limits {
+            tokens,
+            sequences,
+            outputs: sequences,
+            context: longest,
+            blocks: sequences * blocks,
+            kv: KvFormat::Half,
+        };
+        let (mut kv, mut plan) = (b.kv_cache(&shape, &limits)?, b.plan(&shape, &limits)?);
+        let mut batch = Batch::new();
+        for s in 0..sequences {
+            let table: Vec<u32> = (s * blocks..(s + 1) * blocks).map(|block| block as u32).collect();
+            batch.push(&vec![0; each], context as u32, &table, []);
+        }
+        b.prepare(&mut plan, &batch)?;
+        let mut qkv = b.tensor(tokens, shape.qkv_cols(), Role::Activation)?;
+        let mut out = b.tensor(tokens, shape.heads * shape.head_dim, Role::Activation)?;
+        let layers = shape.layers;
+        let rope = self.time(layers, || (0..layers).try_for_each(|l| b.rope_and_store(&mut qkv, &mut kv, l, &plan)))?;
+        let attend = self.time(layers, || (0..layers).try_for_each(|l| b.attention(&mut out, &qkv, &kv, l, &plan)))?;
+        let (heads, cache) = (shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim);
+        let seen = sequences * (each * context + each * (each + 1) / 2);
+        let row = |what: &str, seconds, numbers: usize, products: usize| Row {
+            what: format!("{what} after {context}"),
+            tokens,
+            seconds,
+            bytes: 2.0 * numbers as f64,
+            products: products as f64,
+        };
+        Ok([
+            row("rope_and_store", rope, tokens * (2 * heads + 2 * cache), 0),
+            row("attention", attend, sequences * longest * cache + 2 * tokens * heads, 2 * heads * seen),
+        ])
+    }
+
+    fn shape(&self) -> AttentionShape {
+        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
+        AttentionShape {
+            layers: self.sizes.layers.min(16),
+            heads,
+            kv_heads,
+            head_dim,
+            inv_freq: (0..head_dim / 2).map(|i| 500_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect(),
+            rope_scale: 1.0,
+            layout: RopeLayout::Interleaved,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+        }
+    }
+
+    /// Seconds of one of `calls` verbs that `step` records.
+    fn time(&self, calls: usize, mut step: impl FnMut() -> Result<()>) -> Result<f64> {
+        let done = self.cuda.tensor(1, 1, Role::Residual)?;
+        // Seen twice, a list of launches is a graph.
+        (0..2).try_for_each(|_| self.cuda.replay(&mut step))?;
+        let mut run = |times: usize| {
+            wait(self.cuda, &done)?;
+            let start = Instant::now();
+            (0..times).try_for_each(|_| self.cuda.replay(&mut step))?;
+            wait(self.cuda, &done)?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let times = (LONG_ENOUGH / run(1)?).ceil().clamp(1.0, 1000.0) as usize;
+        let fastest = (0..self.repeat).map(|_| run(times)).try_fold(f64::INFINITY, |best, t| t.map(|t| best.min(t)));
+        Ok(fastest? / (times * calls) as f64)
+    }
+}
+
+/// Reading a tensor waits for all that was enqueued before.
+fn wait(cuda: &Cuda, tensor: &Tensor) -> Result<()> {
+    cuda.read(tensor, &mut Vec::new())
+}
