@@ -40,6 +40,7 @@ def arguments():
     parser.add_argument("--ours", metavar="CMD", help="our engine")
     parser.add_argument("--candle", metavar="CMD", help="candle/target/release/peer-candle, or a command that runs it")
     parser.add_argument("--llama-cpp", metavar="CMD", help="'PYTHON llamacpp.py', with the Python that has llama_cpp")
+    parser.add_argument("--engine", metavar="NAME=CMD", action="append", default=[], help="any other engine")
     parser.add_argument("--timeout", type=float, default=600, help="seconds one process may take")
     parser.add_argument("--log", type=pathlib.Path, help="append every result to this file, one JSON object a line")
     parser.add_argument("--from-log", type=pathlib.Path, help="run nothing: print the tables of this log")
@@ -205,6 +206,7 @@ def main():
         return
     engines = {"ours": args.ours, "candle": args.candle, "llama.cpp": args.llama_cpp}
     engines = {name: command for name, command in engines.items() if command}
+    engines |= dict(engine.split("=", 1) for engine in args.engine)
     results = []
     for result in take_turns(args, engines):
         results.append(result)

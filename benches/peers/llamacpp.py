@@ -31,6 +31,7 @@ def arguments():
     parser.add_argument("--generate", type=int, default=64, help="tokens generated in a timed run")
     parser.add_argument("--context", type=int, default=0, help="tokens in the cache when generation starts")
     parser.add_argument("--repeat", type=int, default=5, help="counted runs of each measure")
+    parser.add_argument("--gpu", action="store_true", help="all layers and flash attention on a GPU")
     return parser.parse_args()
 
 
@@ -39,13 +40,19 @@ class Peer:
 
     def __init__(self, args):
         llama.llama_backend_init()
-        self.model = llama.llama_model_load_from_file(args.model.encode(), llama.llama_model_default_params())
+        model = llama.llama_model_default_params()
+        model.n_gpu_layers = 999 if args.gpu else 0
+        self.model = llama.llama_model_load_from_file(args.model.encode(), model)
         if not self.model:
             raise SystemExit(f"llama.cpp cannot load {args.model}")
         params = llama.llama_context_default_params()
         params.n_ctx = max(args.prompt + 1, args.context + args.generate)
         params.n_batch = params.n_ubatch = UBATCH
         params.n_threads = params.n_threads_batch = args.threads
+        if args.gpu:
+            # ctypes would take any name and change nothing.
+            assert "flash_attn_type" in {field[0] for field in params._fields_}
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self.context = llama.llama_init_from_model(self.model, params)
         if not self.context:
             raise SystemExit("llama.cpp cannot make a context")

@@ -98,9 +98,10 @@ pub fn write(path: &Path, sizes: &Sizes, format: Format) -> io::Result<()> {
         let (kind, bytes) = (form(*rows), rows * form(*rows).row_bytes(*cols).ok_or(io::ErrorKind::InvalidInput)?);
         let code = codes(kind).ok_or(io::ErrorKind::InvalidInput)?.0;
         string(&mut file, &format!("{name}.weight"))?;
-        file.write_all(&2u32.to_le_bytes())?;
-        file.write_all(&(*cols as u64).to_le_bytes())?;
-        file.write_all(&(*rows as u64).to_le_bytes())?;
+        let extents = [*cols as u64, *rows as u64];
+        let extents = if *rows == 1 { &extents[..1] } else { &extents };
+        file.write_all(&(extents.len() as u32).to_le_bytes())?;
+        extents.iter().try_for_each(|n| file.write_all(&n.to_le_bytes()))?;
         file.write_all(&code.to_le_bytes())?;
         file.write_all(&offset.to_le_bytes())?;
         offset += (bytes as u64).next_multiple_of(ALIGNMENT);
