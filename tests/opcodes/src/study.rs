@@ -153,6 +153,15 @@ mod tests {
         assert_eq!(differing(|_, _| {}), (0, 64));
     }
 
+    /// Two readings of the ISA, of fragments here and of descriptors there, that must meet.
+    #[test]
+    fn the_simulators_products_are_one() {
+        for ty in ["bf16", "f16"] {
+            assert_eq!(asynchronous(&Simulator, ty, 16).unwrap(), (0, 16 * 128), "{ty}");
+        }
+        assert_eq!(moved(&Simulator, &wgmma("bf16", domain("bf16")), 64).unwrap(), (0, 16));
+    }
+
     #[test]
     fn a_leak_from_a_neighbour_is_seen() {
         // The last bit of every sum of a lane depends on the first register of the next lane.

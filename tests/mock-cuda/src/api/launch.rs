@@ -1,8 +1,8 @@
 //! Launches.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_uint, c_void};
 
-use crate::arguments::{Array, HostMemory};
+use crate::arguments::Array;
 use crate::call::exports;
 use crate::device::find;
 use crate::driver::Driver;
@@ -103,20 +103,4 @@ exports! {
         let shape = shape.with(&attributes, driver.config.capability)?;
         launch(driver, f, shape, config.stream, (parameters, extra))
     }
-
-    /// Describes a tensor for bulk copies, which the simulator does not have yet.
-    fn cuTensorMapEncodeTiled(
-        _map: HostMemory,
-        _element: c_int,
-        _rank: c_uint,
-        _address: u64,
-        _extents: Array<u64>,
-        _strides: Array<u64>,
-        _tile: Array<c_uint>,
-        _steps: Array<c_uint>,
-        _interleave: c_int,
-        _swizzle: c_int,
-        _promotion: c_int,
-        _outside: c_int,
-    ) |_| Err(Status::CUDA_ERROR_NOT_SUPPORTED)
 }

@@ -9,3 +9,4 @@ mod memory;
 mod module;
 mod occupancy;
 mod stream;
+mod tensor_map;

@@ -1,5 +1,4 @@
-//! Hopper's asynchronous units: mbarriers, bulk copies and `wgmma` (PTX ISA 9.7.9.25, 9.7.13.15 and 9.7.15). The simulator learns them
-//! as kernels need them; there are cases for what it knows.
+//! Hopper's asynchronous units: mbarriers, bulk copies and `wgmma` (PTX ISA 9.7.9.25, 9.7.13.15 and 9.7.15).
 
 use super::{any, wgmma};
 use crate::case::{Case, Needs};
@@ -7,23 +6,14 @@ use crate::judge::Judge;
 use crate::values::Domain;
 
 pub(super) fn cases() -> Vec<Case> {
-    let knows = |mnemonic| ptx_sim::MNEMONICS.contains(&mnemonic);
-    let mut cases = Vec::new();
-    if knows("mbarrier") {
-        cases.extend(mbarriers());
-        cases.extend(bulk());
-    }
-    if knows("wgmma") {
-        cases.extend(products());
-    }
-    cases
+    [mbarriers(), bulk(), products()].concat()
 }
 
 /// One mbarrier of a block, beyond what its threads store.
 const BARRIER: &str = "[%r2+8192]";
 
 /// A value goes to another thread through shared memory: wrong unless the mbarrier holds.
-pub fn mbarriers() -> Vec<Case> {
+fn mbarriers() -> Vec<Case> {
     let exchange = |form: &str, arrive: &str, wait: &str| {
         let body = format!(
             "mov.u32 %r2, shared; setp.eq.u32 %p, %t, 0; @%p mbarrier.init.shared::cta.b64 {BARRIER}, 128; bar.sync 0;
@@ -34,13 +24,19 @@ pub fn mbarriers() -> Vec<Case> {
         Case::with(form, &body, &[64], &[any(64)], Judge::Bits).needs(Needs::HopperAlone)
     };
     let arrive = format!("mbarrier.arrive.shared::cta.b64 %w0, {BARRIER};");
-    let parity = format!("mbarrier.try_wait.parity.shared::cta.b64 %q, {BARRIER}, 0;");
-    let forms = [
-        "mbarrier.init.shared::cta.b64",
-        "mbarrier.arrive.shared::cta.b64",
-        "mbarrier.try_wait.parity.shared::cta.b64",
-    ];
-    forms.map(|form| exchange(form, &arrive, &parity)).to_vec()
+    let by = |wait: &str, phase: &str| format!("mbarrier.{wait}.shared::cta.b64 %q, {BARRIER}, {phase};");
+    let parity = by("try_wait.parity", "0");
+    let copies =
+        format!("cp.async.ca.shared.global [%r3], [%in], 8; cp.async.mbarrier.arrive.noinc.shared::cta.b64 {BARRIER};");
+    vec![
+        exchange("mbarrier.init.shared::cta.b64", &arrive, &parity),
+        exchange("mbarrier.arrive.shared::cta.b64", &arrive, &parity),
+        exchange("mbarrier.try_wait.parity.shared::cta.b64", &arrive, &parity),
+        exchange("mbarrier.try_wait.shared::cta.b64", &arrive, &by("try_wait", "%w0")),
+        exchange("mbarrier.test_wait.parity.shared::cta.b64", &arrive, &by("test_wait.parity", "0")),
+        exchange("mbarrier.test_wait.shared::cta.b64", &arrive, &by("test_wait", "%w0")),
+        exchange("cp.async.mbarrier.arrive.noinc.shared::cta.b64", &copies, &parity),
+    ]
 }
 
 /// Of an initialised mbarrier that waits for one arrival and the bytes it announces.
@@ -48,7 +44,7 @@ const ONE: &str = "mov.u32 %r2, shared; setp.eq.u32 %p, %t, 0; @%p mbarrier.init
     @%p fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta; bar.sync 0;";
 
 /// A block's operands, a kibibyte, come at once; its results go at once.
-pub fn bulk() -> Vec<Case> {
+fn bulk() -> Vec<Case> {
     let load = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes";
     let loading = format!(
         "{ONE} @%p mbarrier.arrive.expect_tx.shared::cta.b64 %w0, {BARRIER}, 1024;
@@ -56,13 +52,25 @@ pub fn bulk() -> Vec<Case> {
         WAIT: mbarrier.try_wait.parity.shared::cta.b64 %q, {BARRIER}, 0; @!%q bra WAIT;
         mad.lo.u32 %r3, %t, 8, %r2; ld.shared.b64 %d0, [%r3];"
     );
-    ["mbarrier.arrive.expect_tx.shared::cta.b64", load]
-        .map(|form| Case::with(form, &loading, &[64], &[any(64)], Judge::Bits).needs(Needs::HopperAlone))
-        .to_vec()
+    let store = "cp.async.bulk.global.shared::cta.bulk_group";
+    let storing = format!(
+        "mov.u32 %r2, shared; setp.eq.u32 %p, %t, 0; mad.lo.u32 %r3, %t, 8, %r2; st.shared.b64 [%r3], %s0;
+        fence.proxy.async.shared::cta; bar.sync 0; @%p {store} [%out], [%r2], 1024;
+        @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0; bar.sync 0; ld.global.b64 %d0, [%out];"
+    );
+    let case =
+        |form: &str, body: &str| Case::with(form, body, &[64], &[any(64)], Judge::Bits).needs(Needs::HopperAlone);
+    vec![
+        case("mbarrier.arrive.expect_tx.shared::cta.b64", &loading),
+        case(load, &loading),
+        case(store, &storing),
+        case("cp.async.bulk.commit_group", &storing),
+        case("cp.async.bulk.wait_group", &storing),
+    ]
 }
 
 /// `wgmma` of the smallest size, with addends, and of the size the kernels use, with b in swizzled rows.
-pub fn products() -> Vec<Case> {
+fn products() -> Vec<Case> {
     let modest = |ty| if ty == "bf16" { Domain::ModestPair(8, 7) } else { Domain::ModestPair(5, 10) };
     let mut cases: Vec<Case> = ["bf16", "f16"].map(|ty| wgmma(ty, modest(ty))).to_vec();
     cases.extend(["bf16", "f16"].map(wide));

@@ -11,7 +11,6 @@ pub(super) fn cases() -> Vec<Case> {
         for k in [8, 16] {
             cases.push(mma(ty, k, modest(ty)));
         }
-        cases.push(wgmma(ty, modest(ty)));
     }
     cases
 }

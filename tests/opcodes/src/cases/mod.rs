@@ -14,7 +14,6 @@ mod matrix;
 mod memory;
 mod warp;
 
-pub use asynchronous::{bulk, mbarriers, products};
 pub use matrix::{mma, wgmma};
 
 use crate::case::Case;
@@ -41,9 +40,8 @@ pub fn all() -> Vec<Case> {
 }
 
 /// Mnemonics without a case, and why.
-pub const WITHOUT: [(&str, &str); 3] = [
+pub const WITHOUT: [(&str, &str); 2] = [
     ("trap", "it ends the context, and with it the program"),
-    ("mbarrier", "what it returns depends on when others arrive"),
     ("setmaxnreg", "it moves registers between warps and has no result"),
 ];
 
