@@ -21,7 +21,8 @@ use crate::types::Space;
 #[derive(Debug)]
 pub(crate) struct Copy {
     start: usize,
-    data: Vec<u8>,
+    bytes: usize,
+    data: [u8; 16],
 }
 
 /// The copies of one thread, in order.
@@ -88,10 +89,14 @@ impl Block<'_, '_> {
         if !from.is_multiple_of(bytes as u64) {
             return Err(Fault::Misaligned { address: from, bytes });
         }
-        let mut data = vec![0; bytes];
+        let (mut data, mut at) = ([0; 16], 0);
         let global = Transfer::plain(Space::Global);
-        for (i, byte) in data[..valid].iter_mut().enumerate() {
-            self.read_lane(site.warp, lane, global, from.wrapping_add(i as u64), std::slice::from_mut(byte))?;
+        // The valid bytes in pieces as large as they can be.
+        while at < valid {
+            let left = 1 << (valid - at).ilog2();
+            let part = if at == 0 { left } else { left.min(1 << at.trailing_zeros()) };
+            self.read_lane(site.warp, lane, global, from.wrapping_add(at as u64), &mut data[at..at + part])?;
+            at += part;
         }
         let thread = (site.warp * WARP + lane) as u32;
         let engine = self.engine(Engine::Copies(thread)).ok_or(Fault::TooManyEngines)?;
@@ -104,7 +109,7 @@ impl Block<'_, '_> {
             Ok(start)
         };
         let start = self.with_region(site.warp, lane, Transfer::plain(Space::Shared), to, bytes, begin)?;
-        Ok(Copy { start, data })
+        Ok(Copy { start, bytes, data })
     }
 
     pub(super) fn commit_copies(&mut self, site: Site, mask: u32) {
@@ -128,7 +133,7 @@ impl Block<'_, '_> {
     pub(super) fn finish_copies(&mut self, warp: usize, lane: usize, pending: Option<usize>) -> Option<(u32, u32)> {
         let copies = &mut self.state.warps[warp].copies[lane];
         for copy in copies.complete(pending) {
-            self.state.shared.put(copy.start, &copy.data);
+            self.state.shared.put(copy.start, &copy.data[..copy.bytes]);
         }
         let engine = self.state.engines.get(&Engine::Copies((warp * WARP + lane) as u32))?;
         Some((*engine, copies.complete_groups()))

@@ -54,7 +54,7 @@ impl Block<'_, '_> {
     ) -> Result<(), Finding> {
         self.machine.counters.mma += 1;
         let (a, b, c) = (self.fetch_all(site, a)?, self.fetch_all(site, b)?, self.fetch_all(site, c)?);
-        let (mut left, mut right) = ([[0.0; 16]; 16], [[0.0; 16]; 8]);
+        let (mut left, mut right) = ([[0.0; 16]; 16], [[0.0; 8]; 16]);
         for lane in 0..WARP {
             let (g, q) = (lane / 4, lane % 4);
             for (i, a) in a.iter().enumerate().take(k / 4) {
@@ -62,15 +62,15 @@ impl Block<'_, '_> {
                 left[g + i % 2 * 8][at..at + 2].copy_from_slice(&pair(format, a[lane]));
             }
             for (i, b) in b.iter().enumerate().take(k / 8) {
-                let at = 2 * q + i * 8;
-                right[g][at..at + 2].copy_from_slice(&pair(format, b[lane]));
+                let [first, second] = pair(format, b[lane]);
+                (right[2 * q + i * 8][g], right[2 * q + i * 8 + 1][g]) = (first, second);
             }
         }
+        let sums = left.map(|row| products(&row[..k], &right[..k]));
         for (i, register) in d.iter().enumerate() {
             let values: Lanes = std::array::from_fn(|lane| {
                 let (row, column) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
-                let products: f64 = left[row].iter().zip(&right[column]).map(|(x, y)| x * y).sum();
-                let sum = products + f64::from(f32::from_bits(c[i][lane] as u32));
+                let sum = sums[row][column] + f64::from(f32::from_bits(c[i][lane] as u32));
                 if sum.is_nan() { F32_NAN } else { u64::from((sum as f32).to_bits()) }
             });
             self.assign(site, *register, u32::MAX, &values);
@@ -89,6 +89,15 @@ impl Block<'_, '_> {
 
 /// The NaN that arithmetic returns.
 const F32_NAN: u64 = 0x7fff_ffff;
+
+/// A row times a matrix of eight columns, which are summed side by side, each from the first input to the last.
+fn products(row: &[f64], matrix: &[[f64; 8]]) -> [f64; 8] {
+    let mut sums = [-0.0; 8];
+    for (x, inputs) in row.iter().zip(matrix) {
+        sums.iter_mut().zip(inputs).for_each(|(sum, y)| *sum += x * y);
+    }
+    sums
+}
 
 /// The two elements of a register.
 fn pair(format: Format, bits: u64) -> [f64; 2] {
