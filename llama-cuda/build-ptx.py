@@ -84,7 +84,9 @@ def build(nvrtc, name, source):
     kernels = {}
     for arch in of.archs:
         look = arch in of.looked_at
-        facts = kept(wheels.digest(arch, str(look), ptx), lambda: assembled(ptx, arch, look))
+        # The first line names a hash of the sources, which may change where the code does not.
+        code = ptx.split("\n", 1)[1]
+        facts = kept(wheels.digest(arch, str(look), code), lambda: assembled(ptx, arch, look))
         for kernel, found in facts.items():
             kernels.setdefault(kernel, {})[arch] = found
     return ptx, kernels

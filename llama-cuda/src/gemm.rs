@@ -31,18 +31,19 @@ impl Shape {
         rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
     }
 
-    /// Bytes of dynamic shared memory for weights of a form.
+    /// Bytes of dynamic shared memory for weights of a form: a ring of chunks of inputs and tiles of weights, sums of inputs
+    /// where there are minima, and the columns' addresses; at the end all of it is the outputs'.
     pub fn shared(self, form: Tiles) -> u32 {
         let (rows, columns) = (self.rows as usize, self.columns as usize);
-        let weights = rows / TILE_ROWS * form.bytes();
-        let inputs = columns * CHUNK * 2;
+        let (weights, inputs) = (rows / TILE_ROWS * form.bytes(), columns * CHUNK * 2);
         let sums = if form.has_min() { 2 * (CHUNK / form.group()) * columns * 4 } else { 0 };
-        let room = ROOM - sums;
+        let fixed = sums + columns * 8;
+        let most = if self == WIDE { 4 } else { 6 };
         let whole = form.inputs() == CHUNK;
-        let fit = if whole { room / (weights + inputs) } else { (room - 2 * weights) / inputs };
-        let stages = fit.min(4);
-        let weight_stages = if whole { stages } else { 2 };
-        let ring = stages * inputs + weight_stages * weights + sums;
+        let tiles = |stages| if whole { stages } else { most / 2 };
+        let fit = if whole { (ROOM - fixed) / (weights + inputs) } else { (ROOM - fixed - tiles(0) * weights) / inputs };
+        let stages = fit.min(most);
+        let ring = stages * inputs + tiles(stages) * weights + fixed;
         let out = columns * (rows + 4) * 4;
         ring.max(out) as u32
     }

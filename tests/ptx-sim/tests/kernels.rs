@@ -2,21 +2,33 @@
 
 mod common;
 
-use common::cases::CASES;
-use common::{parse, ptx, ptx_folder};
+use common::cases::{CASES, Case, HOPPER_CASES};
+use common::{parse, ptx, ptx_90a, ptx_folder};
 
 #[test]
 fn every_kernel_computes_what_it_should() {
     for (file, case) in CASES {
-        let module = parse(&ptx(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let covered = case(&module).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let ran: Vec<&str> = covered.iter().map(|(kernel, _)| *kernel).collect();
-        let left_out: Vec<&str> = module.kernels().filter(|kernel| !ran.contains(kernel)).collect();
-        assert!(left_out.is_empty(), "{file}: no case runs {left_out:?}");
-        for (kernel, coverage) in &covered {
-            let missed: Vec<_> = coverage.missed().filter(|(_, text)| *text != "}").collect();
-            assert!(missed.is_empty(), "{kernel}: lines no thread executed: {missed:#?}");
-        }
+        check(file, &ptx(file), *case);
+    }
+}
+
+#[test]
+fn every_kernel_for_hopper_computes_what_it_should() {
+    for (file, case) in HOPPER_CASES {
+        check(file, &ptx_90a(file), *case);
+    }
+}
+
+/// Right, and every line of every kernel executed.
+fn check(file: &str, text: &str, case: Case) {
+    let module = parse(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let covered = case(&module).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let ran: Vec<&str> = covered.iter().map(|(kernel, _)| *kernel).collect();
+    let left_out: Vec<&str> = module.kernels().filter(|kernel| !ran.contains(kernel)).collect();
+    assert!(left_out.is_empty(), "{file}: no case runs {left_out:?}");
+    for (kernel, coverage) in &covered {
+        let missed: Vec<_> = coverage.missed().filter(|(_, text)| *text != "}").collect();
+        assert!(missed.is_empty(), "{kernel}: lines no thread executed: {missed:#?}");
     }
 }
 

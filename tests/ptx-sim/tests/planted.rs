@@ -5,7 +5,7 @@ mod common;
 
 use common::bugs::{Bug, bug, plant};
 use common::cases::CASES;
-use common::{attention_bugs, elementwise, gemv_bugs, parse, ptx};
+use common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx};
 
 #[rustfmt::skip]
 const BUGS: &[Bug] = &[
@@ -21,8 +21,12 @@ const BUGS: &[Bug] = &[
 #[test]
 fn planted_bugs_are_caught() {
     let mut missed = Vec::new();
-    let bugs =
-        BUGS.iter().chain(attention_bugs::BUGS.iter()).chain(elementwise::BUGS.iter()).chain(gemv_bugs::BUGS.iter());
+    let bugs = BUGS
+        .iter()
+        .chain(attention_bugs::BUGS.iter())
+        .chain(elementwise::BUGS.iter())
+        .chain(gemv_bugs::BUGS.iter())
+        .chain(gemm_bugs::BUGS.iter());
     let count = bugs.clone().count();
     for bug in bugs {
         let (_, case) = CASES.iter().find(|(file, _)| *file == bug.file).expect("a case for each file");

@@ -6,7 +6,7 @@
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::weights::Kind;
-use super::{Rng, all_f32, attention, elementwise, from_bf16, gemv, rope};
+use super::{Rng, all_f32, attention, elementwise, from_bf16, gemm, gemv, rope, wgmma};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -34,7 +34,20 @@ pub const CASES: &[(&str, Case)] = &[
     ("gemv_q5_k", |module| gemv::case(module, Kind::Q5K)),
     ("gemv_q6_k", |module| gemv::case(module, Kind::Q6K)),
     ("gemv_grouped", |module| gemv::case(module, Kind::Grouped)),
+    ("gemm_bf16", |module| gemm::case(module, Kind::Bf16)),
+    ("gemm_f16", |module| gemm::case(module, Kind::F16)),
+    ("gemm_f32", |module| gemm::case(module, Kind::F32)),
+    ("gemm_q8_0", |module| gemm::case(module, Kind::Q8_0)),
+    ("gemm_q4_0", |module| gemm::case(module, Kind::Q4_0)),
+    ("gemm_q4_1", |module| gemm::case(module, Kind::Q4_1)),
+    ("gemm_q4_k", |module| gemm::case(module, Kind::Q4K)),
+    ("gemm_q5_k", |module| gemm::case(module, Kind::Q5K)),
+    ("gemm_q6_k", |module| gemm::case(module, Kind::Q6K)),
+    ("gemm_grouped", |module| gemm::case(module, Kind::Grouped)),
 ];
+
+/// The files that only the set for Hopper has.
+pub const HOPPER_CASES: &[(&str, Case)] = &[("pack_sm90", wgmma::pack_case)];
 
 /// Launches, collects coverage and returns the counters; findings become text.
 pub fn go(

@@ -7,11 +7,14 @@ pub mod bugs;
 pub mod cases;
 pub mod element;
 pub mod elementwise;
+pub mod gemm;
+pub mod gemm_bugs;
 pub mod gemv;
 pub mod gemv_bugs;
 pub mod paged;
 pub mod rope;
 pub mod weights;
+pub mod wgmma;
 
 use std::path::PathBuf;
 
@@ -73,6 +76,12 @@ pub fn ptx_folder() -> PathBuf {
 
 pub fn ptx(name: &str) -> String {
     std::fs::read_to_string(ptx_folder().join(format!("{name}.ptx"))).expect("the PTX is part of the repository")
+}
+
+/// A kernel file of the set for Hopper.
+pub fn ptx_90a(name: &str) -> String {
+    let path = ptx_folder().join(format!("../compute_90a/{name}.ptx"));
+    std::fs::read_to_string(path).expect("the PTX is part of the repository")
 }
 
 pub fn parse(text: &str) -> Result<Module, String> {
