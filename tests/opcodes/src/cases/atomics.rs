@@ -33,37 +33,46 @@ fn rows() -> Vec<Row> {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for row in rows() {
-        cases.push(returning("global", "%out", row));
-        cases.push(returning("shared", "%r2", row));
-        if row.0 != "exch" {
-            cases.push(reducing("global", "%out", row));
-            cases.push(reducing("shared", "%r2", row));
+        // Without a space the address is generic.
+        for (space, at) in [(".global", "%out"), (".shared", "%r2"), ("", "%out")] {
+            cases.push(returning(space, at, row));
+            cases.extend(Some(reducing(space, at, row)).filter(|_| row.0 != "exch"));
+        }
+        for order in ORDERS {
+            let space = format!(".{order}.global");
+            cases.push(returning(&space, "%out", row));
+            let reduces = row.0 != "exch" && !order.starts_with("acq");
+            cases.extend(Some(reducing(&space, "%out", row)).filter(|_| reduces));
         }
     }
     for bits in [16, 32, 64] {
-        cases.extend(["global", "shared"].map(|space| swapping(space, bits)));
+        cases.extend([".global", ".shared", "", ".acq_rel.gpu.global"].map(|space| swapping(space, bits)));
     }
     cases.extend(["u32", "u64"].map(contended));
-    cases.extend(ordered());
     cases
 }
 
 /// Eight bytes of shared memory for each thread, in `%r2`.
 const PLACE: &str = "mov.u32 %r2, shared; mad.lo.u32 %r2, %t, 8, %r2;";
 
+/// The space that a plain load or store names.
+fn without_order(space: &str) -> &str {
+    space.rfind('.').map_or("", |at| &space[at..])
+}
+
 /// The old value and the new one.
 fn returning(space: &str, at: &str, (op, ty, domain, judge, needs): Row) -> Case {
     let bits = register(ty);
-    let form = format!("atom.{space}.{op}.{ty}");
+    let (form, plain) = (format!("atom{space}.{op}.{ty}"), without_order(space));
     let body =
-        format!("{PLACE} st.{space}.b{bits} [{at}], %s0; {form} %d0, [{at}], %s1; ld.{space}.b{bits} %d1, [{at}];");
+        format!("{PLACE} st{plain}.b{bits} [{at}], %s0; {form} %d0, [{at}], %s1; ld{plain}.b{bits} %d1, [{at}];");
     Case::with(form, &body, &[bits; 2], &[(bits, domain); 2], judge).needs(needs)
 }
 
 fn reducing(space: &str, at: &str, (op, ty, domain, judge, needs): Row) -> Case {
     let bits = register(ty);
-    let form = format!("red.{space}.{op}.{ty}");
-    let body = format!("{PLACE} st.{space}.b{bits} [{at}], %s0; {form} [{at}], %s1; ld.{space}.b{bits} %d0, [{at}];");
+    let (form, plain) = (format!("red{space}.{op}.{ty}"), without_order(space));
+    let body = format!("{PLACE} st{plain}.b{bits} [{at}], %s0; {form} [{at}], %s1; ld{plain}.b{bits} %d0, [{at}];");
     Case::with(form, &body, &[bits], &[(bits, domain); 2], judge).needs(needs)
 }
 
@@ -77,11 +86,11 @@ fn register(ty: &str) -> u32 {
 
 /// Compare and swap, where every other thread's comparison succeeds.
 fn swapping(space: &str, bits: u32) -> Case {
-    let at = if space == "global" { "%out" } else { "%r2" };
-    let form = format!("atom.{space}.cas.b{bits}");
+    let at = if space == ".shared" { "%r2" } else { "%out" };
+    let (form, plain) = (format!("atom{space}.cas.b{bits}"), without_order(space));
     let body = format!(
         "{PLACE} and.b32 %r3, %t, 1; setp.eq.u32 %p, %r3, 0; selp.b{bits} %s1, %s0, %s1, %p;
-        st.{space}.b{bits} [{at}], %s0; {form} %d0, [{at}], %s1, %s2; ld.{space}.b{bits} %d1, [{at}];"
+        st{plain}.b{bits} [{at}], %s0; {form} %d0, [{at}], %s1, %s2; ld{plain}.b{bits} %d1, [{at}];"
     );
     Case::with(form, &body, &[bits; 2], &[any(bits); 3], Judge::Bits)
 }
@@ -96,20 +105,14 @@ fn contended(ty: &str) -> Case {
     Case::with(format!("atom.shared.add.{ty} (contended)"), &body, &[bits], &[any(bits)], Judge::Bits)
 }
 
-/// Orderings and scopes change no value here.
-fn ordered() -> Vec<Case> {
-    ["relaxed.gpu", "acquire.gpu", "release.gpu", "acq_rel.gpu", "relaxed.cta", "acq_rel.sys"]
-        .iter()
-        .flat_map(|order| {
-            let form = format!("atom.{order}.global.add.u32");
-            let body = format!("st.global.b32 [%out], %s0; {form} %d0, [%out], %s1; ld.global.b32 %d1, [%out];");
-            let atom = Case::with(form, &body, &[32; 2], &[any(32); 2], Judge::Bits);
-            let form = format!("red.{order}.global.add.u32");
-            let body = format!("st.global.b32 [%out], %s0; {form} [%out], %s1; ld.global.b32 %d0, [%out];");
-            // A reduction returns nothing, so it acquires nothing.
-            let red = Case::with(form, &body, &[32], &[any(32); 2], Judge::Bits);
-            [Some(atom), Some(red).filter(|_| !order.starts_with("acq"))]
-        })
-        .flatten()
-        .collect()
-}
+/// Orderings and scopes change no value here. A reduction returns nothing, so it acquires nothing.
+const ORDERS: [&str; 8] = [
+    "relaxed.gpu",
+    "acquire.gpu",
+    "release.gpu",
+    "acq_rel.gpu",
+    "relaxed.cta",
+    "acq_rel.cta",
+    "relaxed.sys",
+    "acq_rel.sys",
+];
