@@ -9,6 +9,7 @@ use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::TensorView;
 use llama_core::error::Result;
 use llama_core::format::Format;
+use llama_core::sample::{Draw, Outputs};
 use llama_tests::conformance::{Agreement, Size, Subject, Suite, Width};
 use llama_tests::conformance_suite;
 
@@ -25,7 +26,7 @@ conformance_suite!(suite;
     norms sums_in_the_residual embedding_linear_and_outputs every_format
     attention_of_many_shapes attention_across_partitions attention_in_windows attention_of_hard_numbers
     rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
-    copied_blocks_are_the_same a_layer
+    copied_blocks_are_the_same a_layer tokens_are_the_samplers
 );
 
 /// What is wrong with a [`Faulty`] backend.
@@ -44,6 +45,7 @@ enum Fault {
     BitsOfTheBatchSize,
     ResidualInHalf,
     OutputsInOrder,
+    DrawsFromTheFirstRow,
 }
 
 /// The reference backend with a fault.
@@ -209,6 +211,14 @@ impl Backend for Faulty {
         self.inner.swiglu(out, gate_up)
     }
 
+    fn sample(&self, logits: &mut Matrix, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        let mut draws = draws.to_vec();
+        if self.is(Fault::DrawsFromTheFirstRow) {
+            draws.iter_mut().for_each(|draw| draw.row = 0);
+        }
+        self.inner.sample(logits, &draws, outputs)
+    }
+
     fn take_outputs(&self, out: &mut Matrix, x: &Matrix, plan: &Plan) -> Result<()> {
         self.inner.take_outputs(out, x, plan)
     }
@@ -218,7 +228,7 @@ type Check = fn(&Suite<Faulty>);
 
 #[test]
 fn faults_are_caught() {
-    let faults: [(Fault, Check); 12] = [
+    let faults: [(Fault, Check); 13] = [
         (Fault::EpsTwice, |suite| suite.sums_in_the_residual()),
         (Fault::BiasForgotten, |suite| suite.every_format()),
         (Fault::RowLeftOut, |suite| suite.every_format()),
@@ -231,6 +241,7 @@ fn faults_are_caught() {
         (Fault::BitsOfTheBatchSize, |suite| suite.sequences_do_not_see_each_other()),
         (Fault::ResidualInHalf, |suite| suite.norms()),
         (Fault::OutputsInOrder, |suite| suite.embedding_linear_and_outputs()),
+        (Fault::DrawsFromTheFirstRow, |suite| suite.tokens_are_the_samplers()),
     ];
     for (fault, check) in faults {
         let caught = |fault| catch_unwind(AssertUnwindSafe(|| check(&suite_of(Faulty::new(fault))))).is_err();

@@ -47,7 +47,7 @@ fn suite(capability: Capability, numerics: Numerics) -> Suite<Gpu> {
 macro_rules! scenes {
     ($capability:ident $numerics:ident) => {
         super::conformance_suite!(|| super::suite(super::Capability::$capability, super::Numerics::$numerics);
-            norms sums_in_the_residual elementwise
+            norms sums_in_the_residual elementwise tokens_are_the_samplers
         );
     };
 }

@@ -19,6 +19,7 @@ mod layer;
 mod linear;
 mod random;
 mod rows;
+mod sampling;
 mod schedules;
 mod spelled;
 
@@ -183,7 +184,7 @@ macro_rules! conformance_suite {
             attention_of_many_shapes attention_across_partitions attention_in_windows attention_of_hard_numbers
             rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
             copied_blocks_are_the_same
-            a_layer
+            a_layer tokens_are_the_samplers
         }
     };
     ($suite:expr; $($scene:ident)*) => {
