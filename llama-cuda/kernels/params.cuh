@@ -154,3 +154,64 @@ struct Attention {
     u32 run;                // decode: units a block takes
     u32 unused;
 };
+
+// How one token is picked: a row of logits, Sampling, History and position of llama-core, by the same names.
+struct Draw {
+    u32 row;                                           // of the logits
+    float temperature;
+    u32 top_k;                                         // 0: all
+    float top_p, min_p;
+    float repetition, presence, frequency;             // the penalties
+    u32 history, generated, history_end;               // in Sample.tokens: the window, and where in it the prompt ends
+    u32 bias, bias_end;                                // in Sample.biases, ascending by token
+    u32 seed_low, seed_high, position_low, position_high;
+    u32 unused[3];
+};
+
+// Added to one token's logit.
+struct Bias {
+    u32 token;
+    float value;
+};
+
+// What became of a draw.
+struct Pick {
+    u32 kind;  // 0: picked; 1: a logit is not finite; 2: nothing is allowed
+    u32 token; // picked, or the first whose logit is not finite
+    u32 bits;  // that logit's
+    u32 unused;
+};
+
+enum SampleSizes : u32 {
+    SAMPLE_CHUNK = 2048, // tokens that a block looks at
+    SAMPLE_LIST = 2048,  // candidates near a cut that have room on a list
+    SAMPLE_BINS = 256,
+};
+
+// A draw under way: zeros before its first step. What blocks add to is zero again after each launch.
+struct DrawState {
+    u64 best, bad;         // greatest key; complement of the first token that is not finite and its bits
+    u64 floors[2];         // keys below are cut, by top-k and by top-p
+    u64 need;              // what is needed of the cut's bin
+    u64 bins[SAMPLE_BINS]; // how much of the measure falls where
+    u64 list[SAMPLE_LIST]; // keys in the cut's bin, in any order
+    u32 arrived, listed;   // blocks; keys
+    u32 bin;               // where the cut falls
+    u32 live;              // whether there is something to draw
+    float greatest;        // logit
+    u32 unused;
+};
+
+// Picks a token for each of `draws`.
+struct Sample {
+    float* logits;       // [rows, vocab], adjusted in place
+    const Draw* draws;   // [count]
+    const u32* tokens;   // the windows of all histories
+    const Bias* biases;  // of all draws
+    DrawState* states;   // [count]
+    u64* sums;           // [count, ceil(vocab / SAMPLE_CHUNK)], scratch
+    Pick* picks;         // [count]
+    u32 vocab, count;
+    u32 by_weight;       // sample_bin, sample_gather: the cut of top-p, else that of top-k
+    u32 unused;
+};

@@ -12,6 +12,7 @@ use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role,
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
+use llama_core::sample::{Draw, Outputs};
 use llama_core::{Error, Result};
 
 use crate::arena::{Arena, padded};
@@ -23,6 +24,7 @@ use crate::launch::Launch;
 use crate::lower::{GEMV_COLUMNS, Lower};
 use crate::plan::Plan;
 use crate::replay::Replay;
+use crate::sample::Picker;
 use crate::tensor::{Number, Tensor};
 use crate::upload::Uploader;
 use crate::verb::{Gain, Segments, Verb};
@@ -165,7 +167,8 @@ impl Backend for Cuda {
     }
 
     fn tensor_bytes(&self, rows: usize, cols: usize, role: Role) -> u64 {
-        padded((rows * cols * Number::of(role, self.options.numerics).bytes()) as u64)
+        let picker = if role == Role::Logits { Picker::bytes(rows, cols) } else { 0 };
+        padded((rows * cols * Number::of(role, self.options.numerics).bytes()) as u64) + picker
     }
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
@@ -179,7 +182,12 @@ impl Backend for Cuda {
     fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<Tensor> {
         let number = Number::of(role, self.options.numerics);
         let span = self.span("activations", (rows * cols * number.bytes()) as u64)?;
-        Ok(Tensor::new(span, number, rows, cols))
+        let tensor = Tensor::new(span, number, rows, cols);
+        if role != Role::Logits {
+            return Ok(tensor);
+        }
+        let picker = Picker::new(&self.device, rows, cols, &mut |what, bytes| self.span(what, bytes))?;
+        Ok(tensor.picked_by(picker))
     }
 
     fn gain(&self, view: TensorView<'_>) -> Result<Tensor> {
@@ -294,6 +302,21 @@ impl Backend for Cuda {
     fn add_rms_norm(&self, residual: &mut Tensor, x: &mut Tensor, gain: &Tensor, eps: f32) -> Result<()> {
         assert_eq!((residual.shape(), gain.cols()), (x.shape(), x.cols()), "add_rms_norm");
         self.verb(Verb::AddNorm { residual: residual.matrix(), x: x.matrix(), norm: norm(gain, eps) })
+    }
+
+    fn sample(&self, logits: &mut Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        self.device.enter()?;
+        let at = logits.matrix().address;
+        let picker = logits.picker();
+        let picked = picker.map(|picker| picker.pick(&self.device, &self.kernels, at, draws, &mut outputs.picks));
+        if picked.transpose()? == Some(true) {
+            return Ok(());
+        }
+        if outputs.logits.is_empty() {
+            self.read(logits, &mut outputs.logits)?;
+        }
+        outputs.pick(draws);
+        Ok(())
     }
 
     fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {

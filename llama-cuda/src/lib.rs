@@ -34,6 +34,7 @@ mod params;
 mod plan;
 mod ptx;
 mod replay;
+mod sample;
 mod tensor;
 mod tiles;
 mod upload;

@@ -65,4 +65,17 @@ params! {
     TakeRows { out: Address, x: Address, index: Address, rows: u32, features: u32 }
     /// Blocks of one layer's cache, copied within it.
     CopyBlocks { k: Address, v: Address, pairs: Address, count: u32, bytes: u32 }
+    /// How one token is picked.
+    Draw {
+        row: u32, temperature: f32, top_k: u32, top_p: f32, min_p: f32, repetition: f32, presence: f32, frequency: f32,
+        history: u32, generated: u32, history_end: u32, bias: u32, bias_end: u32, seed: [u32; 2], position: [u32; 2],
+        unused: [u32; 3],
+    }
+    /// What became of a draw.
+    Pick { kind: u32, token: u32, bits: u32, unused: u32 }
+    /// Picks a token for each of `draws`.
+    Sample {
+        logits: Address, draws: Address, tokens: Address, biases: Address, states: Address, sums: Address, picks: Address,
+        vocab: u32, count: u32, by_weight: u32, unused: u32,
+    }
 }

@@ -5,6 +5,7 @@ use llama_core::Result;
 use llama_core::backend::{Numerics, Role, Rows};
 
 use crate::device::Span;
+use crate::sample::Picker;
 
 /// The number format of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Tensor {
     rows: usize,
     cols: usize,
     capacity: usize,
+    /// Of logits: where tokens are picked out of them.
+    picker: Option<Box<Picker>>,
 }
 
 /// Where a tensor lies and how large it is at the moment: what a recorded verb keeps of it.
@@ -53,7 +56,16 @@ pub(crate) struct Matrix {
 impl Tensor {
     pub(crate) fn new(span: Span, number: Number, rows: usize, cols: usize) -> Self {
         assert!(span.bytes() >= (rows * cols * number.bytes()) as u64, "[{rows}, {cols}] in {} bytes", span.bytes());
-        Tensor { span, number, rows, cols, capacity: rows }
+        Tensor { span, number, rows, cols, capacity: rows, picker: None }
+    }
+
+    /// The same, with tokens to be picked out of it.
+    pub(crate) fn picked_by(self, picker: Picker) -> Self {
+        Tensor { picker: Some(Box::new(picker)), ..self }
+    }
+
+    pub(crate) fn picker(&mut self) -> Option<&mut Picker> {
+        self.picker.as_deref_mut()
     }
 
     pub(crate) fn matrix(&self) -> Matrix {

@@ -31,9 +31,9 @@ fn a_step_picks_what_the_sampler_would() {
         model.forward(&batch, &mut logits).unwrap();
 
         let samplings = samplings();
-        // Rows in another order than the batch's, one of them twice, most of them not at all.
+        // Some rows not at all.
         let history = History { tokens: &IDS, prompt: 3 };
-        let draws: Vec<Draw<'_>> = [8, 0, 8, 3, 5, 1]
+        let draws: Vec<Draw<'_>> = [0, 1, 3, 5, 7, 8]
             .into_iter()
             .zip(&samplings)
             .map(|(row, sampling)| Draw { row, sampling, history, position: row as u64 })
@@ -55,13 +55,15 @@ fn a_step_picks_what_the_sampler_would() {
 }
 
 #[test]
-fn a_draw_from_a_row_without_logits_is_refused() {
+fn draws_that_make_no_sense_are_refused() {
     let checkpoint = Checkpoint::open(stories260k()).unwrap();
     let mut model = Machine::Reference.load(&checkpoint, limits(1, IDS.len()), Numerics::Default);
     let mut batch = Batch::new();
-    batch.push(&IDS, 0, &[0], [8]);
+    batch.push(&IDS, 0, &[0], [7, 8]);
     let (sampling, history) = (Sampling::greedy(), History::default());
-    let draw = Draw { row: 1, sampling: &sampling, history, position: 8 };
-    let error = model.sample(&batch, &[draw], &mut Outputs::new(512)).unwrap_err();
-    assert!(error.to_string().starts_with("parameter draw = 1: "), "{error}");
+    for rows in [[0, 2], [1, 1], [1, 0]] {
+        let draws = rows.map(|row| Draw { row, sampling: &sampling, history, position: 8 });
+        let error = model.sample(&batch, &draws, &mut Outputs::new(512)).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("parameter draw = {}: ", rows[1])), "{error}");
+    }
 }

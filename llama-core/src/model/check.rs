@@ -26,10 +26,14 @@ pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<(
     (0..batch.sequences()).try_for_each(|s| sequence(batch, s, limits))
 }
 
-/// Refuses draws from rows that have no logits.
+/// Refuses draws from rows that have no logits, or from one row twice.
 pub(super) fn draws(draws: &[Draw<'_>], batch: &Batch) -> Result<()> {
-    match draws.iter().find(|draw| draw.row >= batch.outputs.len()) {
-        Some(draw) => Err(Error::parameter("draw", draw.row, format!("the batch has {} outputs", batch.outputs.len()))),
+    let outputs = batch.outputs.len();
+    if let Some(draw) = draws.iter().find(|draw| draw.row >= outputs) {
+        return Err(Error::parameter("draw", draw.row, format!("the batch has {outputs} outputs")));
+    }
+    match draws.windows(2).find(|pair| pair[0].row >= pair[1].row) {
+        Some(pair) => Err(Error::parameter("draw", pair[1].row, "draws must ascend by row")),
         None => Ok(()),
     }
 }

@@ -120,7 +120,8 @@ impl Sampling {
         !self.logit_bias.is_empty() || self.penalises()
     }
 
-    fn penalises(&self) -> bool {
+    /// Whether tokens that have occurred are penalised: [`History`] matters only then.
+    pub fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
 }

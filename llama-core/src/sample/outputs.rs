@@ -6,7 +6,8 @@ use super::{History, Refusal, Sampler, Sampling};
 /// A token to be picked out of one row of a step's logits.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw<'a> {
-    /// The row: an index into [`Batch::outputs`](crate::batch::Batch::outputs).
+    /// The row: an index into [`Batch::outputs`](crate::batch::Batch::outputs). The draws of a step ascend by it: no row is
+    /// drawn from twice.
     pub row: usize,
     /// How to pick. [`Sampling::logprobs`] is not looked at.
     pub sampling: &'a Sampling,

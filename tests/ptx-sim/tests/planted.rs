@@ -5,7 +5,7 @@ mod common;
 
 use common::bugs::{Bug, bug, plant};
 use common::cases::CASES;
-use common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx};
+use common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, sample};
 
 #[rustfmt::skip]
 const BUGS: &[Bug] = &[
@@ -26,7 +26,8 @@ fn planted_bugs_are_caught() {
         .chain(attention_bugs::BUGS.iter())
         .chain(elementwise::BUGS.iter())
         .chain(gemv_bugs::BUGS.iter())
-        .chain(gemm_bugs::BUGS.iter());
+        .chain(gemm_bugs::BUGS.iter())
+        .chain(sample::BUGS.iter());
     let count = bugs.clone().count();
     for bug in bugs {
         let (_, case) = CASES.iter().find(|(file, _)| *file == bug.file).expect("a case for each file");

@@ -6,7 +6,7 @@
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::weights::Kind;
-use super::{Rng, all_f32, attention, elementwise, from_bf16, gemm, gemv, rope, wgmma};
+use super::{Rng, all_f32, attention, elementwise, from_bf16, gemm, gemv, rope, sample, wgmma};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -24,6 +24,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("copy_blocks", elementwise::copy_blocks),
     ("embed", embed),
     ("rope_kv", rope::case),
+    ("sample", sample::case),
     ("gemv_bf16", |module| gemv::case(module, Kind::Bf16)),
     ("gemv_f16", |module| gemv::case(module, Kind::F16)),
     ("gemv_f32", |module| gemv::case(module, Kind::F32)),

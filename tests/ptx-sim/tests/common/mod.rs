@@ -13,6 +13,7 @@ pub mod gemv;
 pub mod gemv_bugs;
 pub mod paged;
 pub mod rope;
+pub mod sample;
 pub mod weights;
 pub mod wgmma;
 

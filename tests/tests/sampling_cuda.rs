@@ -1,0 +1,99 @@
+//! The CUDA backend picks the tokens that the CPU's sampler picks, on a driver that runs the shipped PTX in the simulator.
+
+use llama_core::backend::{Backend, Numerics, Role};
+use llama_core::sample::{Draw, History, Outputs, Sampling};
+use llama_cuda::{Cuda, CudaOptions};
+use mock_cuda::{Capability, Config, Mock};
+
+const VOCAB: usize = 2500;
+
+fn backend(capability: Capability) -> (Cuda, Mock) {
+    let mock = mock_cuda::install(&Config { capability, ..Config::default() }).expect("the mock driver");
+    (Cuda::new(CudaOptions { device: 0, numerics: Numerics::Default }).expect("a backend"), mock)
+}
+
+/// Rows of logits between -4 and 4.
+fn logits(rows: usize) -> Vec<f32> {
+    let mix = |i: usize| (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    (0..rows * VOCAB).map(|i| mix(i) as f32 / (1 << 21) as f32 - 4.0).collect()
+}
+
+fn samplings() -> Vec<Sampling> {
+    let warm = |seed| Sampling { temperature: 0.9, seed, ..Sampling::greedy() };
+    vec![
+        Sampling::greedy(),
+        warm(1),
+        Sampling { top_k: 40, ..warm(1 << 40) },
+        Sampling { top_p: 0.5, min_p: 0.1, ..warm(3) },
+        Sampling { top_k: usize::MAX, top_p: 0.9, temperature: 7.0, ..warm(4) },
+        Sampling { repetition_penalty: 1.4, presence_penalty: 0.3, penalty_window: 30, ..warm(5) },
+        Sampling { logit_bias: vec![(9, 3.0), (2, 1.0), (9, -0.7), (2499, 5.5)], ..Sampling::greedy() },
+        Sampling { logit_bias: (0..VOCAB as u32).map(|token| (token, f32::NEG_INFINITY)).collect(), ..warm(6) },
+    ]
+}
+
+/// Draws from rows 1, 3, 5 and so on.
+fn draws<'a>(samplings: &'a [Sampling], tokens: &'a [u32]) -> Vec<Draw<'a>> {
+    let history = History { tokens, prompt: 12 };
+    let draw = |(i, sampling)| Draw { row: 2 * i + 1, sampling, history, position: 1000 + i as u64 };
+    samplings.iter().enumerate().map(draw).collect()
+}
+
+fn picks_what_the_cpu_picks(capability: Capability, samplings: &[Sampling], tokens: &[u32]) -> Mock {
+    let (cuda, mock) = backend(capability);
+    let rows = 2 * samplings.len();
+    let mut tensor = cuda.tensor(rows, VOCAB, Role::Logits).expect("logits");
+    let mut values = logits(rows);
+    values[3 * VOCAB + 77] = f32::NAN;
+    let draws = draws(samplings, tokens);
+    let mut outputs = Outputs::new(VOCAB);
+    outputs.logits.clone_from(&values);
+    outputs.pick(&draws);
+    let expected = format!("{:?}", outputs.picks);
+    // Launched once, recorded once, replayed once.
+    for _ in 0..3 {
+        tensor.write(&values).expect("write");
+        outputs.clear();
+        cuda.sample(&mut tensor, &draws, &mut outputs)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", mock.last_finding()));
+        assert_eq!(format!("{:?}", outputs.picks), expected);
+    }
+    assert_eq!(outputs.logits.is_empty(), tokens.len() < 100_000, "logits stay where they are if they can");
+    mock
+}
+
+#[test]
+fn ampere_picks_what_the_cpu_picks() {
+    let tokens: Vec<u32> = (0..50).map(|i| i * 37 % 90).collect();
+    let mock = picks_what_the_cpu_picks(Capability::AMPERE, &samplings(), &tokens);
+    assert_eq!(mock.launches()["sample_bin"], 6);
+    assert_eq!(mock.launches()["sample_draw"], 3);
+}
+
+#[test]
+fn hopper_picks_what_the_cpu_picks() {
+    let tokens: Vec<u32> = (0..50).map(|i| i * 37 % 90).collect();
+    picks_what_the_cpu_picks(Capability::HOPPER, &samplings(), &tokens);
+}
+
+#[test]
+fn greedy_is_one_launch() {
+    let mock = picks_what_the_cpu_picks(Capability::HOPPER, &[Sampling::greedy(), Sampling::greedy()], &[]);
+    assert_eq!(mock.launches().get("sample_adjust"), Some(&3));
+    assert_eq!(mock.launches().get("sample_draw"), None);
+}
+
+#[test]
+fn a_history_without_room_is_left_to_the_host() {
+    let tokens: Vec<u32> = (0..100_000).map(|i| i % VOCAB as u32).collect();
+    let penalised = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
+    let mock = picks_what_the_cpu_picks(Capability::AMPERE, &[penalised, Sampling::greedy()], &tokens);
+    assert_eq!(mock.launches().get("sample_adjust"), None);
+}
+
+#[test]
+fn the_plan_counts_what_sampling_takes() {
+    let (cuda, _mock) = backend(Capability::AMPERE);
+    let activations = cuda.tensor_bytes(8, VOCAB, Role::Residual);
+    assert!(cuda.tensor_bytes(8, VOCAB, Role::Logits) > activations + 8 * 18_000);
+}
