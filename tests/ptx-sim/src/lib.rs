@@ -83,6 +83,7 @@ mod finding;
 mod float;
 mod ir;
 mod memory;
+mod op;
 mod order;
 mod parse;
 mod race;
