@@ -1,4 +1,4 @@
-// Ceilings of a GPU, measured where and when a benchmark runs: how fast memory is read, how fast the matrix unit multiplies.
+// Ceilings of a GPU, measured where and when a benchmark runs: how fast it reads memory, how fast its matrix unit is.
 //
 // read_ceiling: thread   eight loads of 16 bytes in flight, folded by exclusive or
 //               block    256 threads; its words' fold goes to out[block], so that no load is without a use

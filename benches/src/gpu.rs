@@ -2,21 +2,30 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+use cudarc::driver::sys::CUdevice_attribute::{
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
 const PTX: &str = include_str!("../ptx/compute_80/ceiling.ptx");
+const HOPPER: &str = include_str!("../ptx/compute_90a/ceiling_sm90.ptx");
 /// Threads of a block of both kernels.
 const THREADS: u32 = 256;
-/// Products of one round of `mma_ceiling`, a warp: eight chains of m16n8k16.
-const PRODUCTS: f64 = 8.0 * 16.0 * 8.0 * 16.0;
+/// A kernel that multiplies: its name, blocks on a multiprocessor, and products of a round of one block.
+struct Multiplier(&'static str, u32, f64);
+
+/// A warp has eight chains of m16n8k16.
+const MMA: Multiplier = Multiplier("mma_ceiling", 4, 8.0 * 8.0 * 16.0 * 8.0 * 16.0);
+/// A warpgroup multiplies m64n256k16.
+const WGMMA: Multiplier = Multiplier("wgmma_ceiling", 1, 2.0 * 64.0 * 256.0 * 16.0);
 
 /// Measures the ceilings of one device.
 pub struct Ceilings {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
+    hopper: Option<Arc<CudaModule>>,
     multiprocessors: u32,
 }
 
@@ -29,7 +38,9 @@ impl Ceilings {
         let context = CudaContext::new(ordinal)?;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         let module = context.load_module(Ptx::from_src(PTX))?;
-        Ok(Ceilings { stream: context.new_stream()?, module, context, multiprocessors })
+        let is_hopper = context.attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? == 9;
+        let hopper = is_hopper.then(|| context.load_module(Ptx::from_src(HOPPER))).transpose()?;
+        Ok(Ceilings { stream: context.new_stream()?, module, hopper, context, multiprocessors })
     }
 
     /// Seconds of the fastest of `repeat` runs, after one that is not counted.
@@ -68,20 +79,32 @@ impl Ceilings {
         Ok(count as f64 * 16.0 / seconds)
     }
 
-    /// Multiply-adds a second of `mma.sync` on bf16, over `rounds` rounds.
+    /// Multiply-adds a second of the matrix unit on bf16, by the fastest instruction there is for it, and its name. `rounds`
+    /// are a multiple of eight.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn products(&self, rounds: u32, repeat: usize) -> Result<f64, DriverError> {
-        let (kernel, shape) = (self.module.load_function("mma_ceiling")?, self.shape(4));
-        let threads = shape.grid_dim.0 * THREADS;
-        let mut out = self.stream.alloc_zeros::<f32>(threads as usize)?;
+    pub fn products(&self, rounds: u32, repeat: usize) -> Result<(f64, &'static str), DriverError> {
+        let mma = self.multiply(&self.module, &MMA, rounds, repeat)?;
+        let wgmma = self.hopper.as_ref().map(|module| self.multiply(module, &WGMMA, rounds, repeat)).transpose()?;
+        Ok(wgmma.filter(|rate| *rate > mma).map_or((mma, "mma.sync"), |rate| (rate, "wgmma")))
+    }
+
+    fn multiply(
+        &self,
+        module: &Arc<CudaModule>,
+        Multiplier(name, blocks, products): &Multiplier,
+        rounds: u32,
+        repeat: usize,
+    ) -> Result<f64, DriverError> {
+        let (kernel, shape) = (module.load_function(name)?, self.shape(*blocks));
+        let mut out = self.stream.alloc_zeros::<f32>((shape.grid_dim.0 * THREADS) as usize)?;
         let seconds = self.fastest(repeat, || {
             let mut launch = self.stream.launch_builder(&kernel);
             launch.arg(&mut out).arg(&0x3F80_3F80u32).arg(&rounds);
             // SAFETY: `out` has a number for each thread.
             unsafe { launch.launch(shape) }.map(drop)
         })?;
-        Ok(f64::from(threads / 32) * f64::from(rounds) * PRODUCTS / seconds)
+        Ok(f64::from(shape.grid_dim.0) * f64::from(rounds) * products / seconds)
     }
 }

@@ -41,7 +41,8 @@ impl Shape {
         let most = if self == WIDE { 4 } else { 6 };
         let whole = form.inputs() == CHUNK;
         let tiles = |stages| if whole { stages } else { most / 2 };
-        let fit = if whole { (ROOM - fixed) / (weights + inputs) } else { (ROOM - fixed - tiles(0) * weights) / inputs };
+        let fit =
+            if whole { (ROOM - fixed) / (weights + inputs) } else { (ROOM - fixed - tiles(0) * weights) / inputs };
         let stages = fit.min(most);
         let ring = stages * inputs + tiles(stages) * weights + fixed;
         let out = columns * (rows + 4) * 4;

@@ -7,7 +7,7 @@
 //! ```
 //! Reading and multiplying are measured first, by kernels of our own, in the same process. A decoded token is a step of
 //! the model with its tokens picked on the device; its ceiling is the bytes of weights and cache that it must read over
-//! the rate that memory is read at. A prompt's is its products over the rate of `mma.sync`. Without a GPU it says so.
+//! the rate that memory is read at. A prompt's is its products over the rate of the matrix unit. Without a GPU it says so.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -102,26 +102,26 @@ fn run(arguments: &Arguments) -> Result<()> {
     })?;
     if !arguments.json {
         let (read, multiply) = (machine.read / 1e9, 2e-12 * machine.products);
-        println!("{}: reads {read:.0} GB/s, mma.sync {multiply:.0} TFLOP/s\n", device.name);
+        println!("{}: reads {read:.0} GB/s, {} {multiply:.0} TFLOP/s\n", device.name, machine.instruction);
         verbs(arguments, &machine)?;
     }
     models(arguments, &machine)
 }
 
-/// Ceilings: bytes and multiply-adds a second.
+/// Ceilings: bytes and multiply-adds a second, and what multiplies.
 struct Machine {
     read: f64,
     products: f64,
+    instruction: &'static str,
 }
 
 impl Machine {
     fn measure(arguments: &Arguments) -> std::result::Result<Self, DriverError> {
         let ceilings = Ceilings::new(arguments.device)?;
-        let rounds = if arguments.shape.name == "tiny" { 4 } else { 20_000 };
-        Ok(Machine {
-            read: ceilings.read(arguments.read << 20, arguments.repeat)?,
-            products: ceilings.products(rounds, arguments.repeat)?,
-        })
+        let rounds = if arguments.shape.name == "tiny" { 8 } else { 20_000 };
+        let read = ceilings.read(arguments.read << 20, arguments.repeat)?;
+        let (products, instruction) = ceilings.products(rounds, arguments.repeat)?;
+        Ok(Machine { read, products, instruction })
     }
 
     /// A verb's time beside the longer of the two that the machine needs at least.
@@ -196,7 +196,8 @@ fn models(arguments: &Arguments, machine: &Machine) -> Result<()> {
     }
     let share = prefill.products / prefill.seconds / machine.products;
     println!("{}, loaded in {load:.1} s", path.display());
-    println!("prefill {:5} tokens    {:9.0} tok/s {:6.1} % of mma.sync", arguments.prompt, prefill.rate, 100.0 * share);
+    let (count, rate, instruction) = (arguments.prompt, prefill.rate, machine.instruction);
+    println!("prefill {count:5} tokens    {rate:9.0} tok/s {:6.1} % of {instruction}", 100.0 * share);
     for &sequences in &arguments.batch {
         let decode = loaded.decode(sequences)?;
         let share = decode.bytes / decode.seconds / machine.read;
