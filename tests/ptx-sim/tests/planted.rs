@@ -4,8 +4,8 @@
 mod common;
 
 use common::bugs::{Bug, bug, plant};
-use common::cases::CASES;
-use common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, sample};
+use common::cases::{CASES, Case, HOPPER_CASES};
+use common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, ptx_90a, sample, wgmma_bugs};
 
 #[rustfmt::skip]
 const BUGS: &[Bug] = &[
@@ -20,7 +20,6 @@ const BUGS: &[Bug] = &[
 
 #[test]
 fn planted_bugs_are_caught() {
-    let mut missed = Vec::new();
     let bugs = BUGS
         .iter()
         .chain(attention_bugs::BUGS.iter())
@@ -28,10 +27,19 @@ fn planted_bugs_are_caught() {
         .chain(gemv_bugs::BUGS.iter())
         .chain(gemm_bugs::BUGS.iter())
         .chain(sample::BUGS.iter());
-    let count = bugs.clone().count();
+    catch_all(bugs, CASES, ptx);
+}
+
+#[test]
+fn bugs_planted_in_kernels_for_hopper_are_caught() {
+    catch_all(wgmma_bugs::BUGS.iter(), HOPPER_CASES, ptx_90a);
+}
+
+fn catch_all<'a>(bugs: impl Iterator<Item = &'a Bug> + Clone, cases: &[(&str, Case)], text: fn(&str) -> String) {
+    let (mut missed, count) = (Vec::new(), bugs.clone().count());
     for bug in bugs {
-        let (_, case) = CASES.iter().find(|(file, _)| *file == bug.file).expect("a case for each file");
-        let module = parse(&plant(bug, &ptx(bug.file))).unwrap_or_else(|error| panic!("{}: {error}", bug.what));
+        let (_, case) = cases.iter().find(|(file, _)| *file == bug.file).expect("a case for each file");
+        let module = parse(&plant(bug, &text(bug.file))).unwrap_or_else(|error| panic!("{}: {error}", bug.what));
         match case(&module) {
             Ok(_) => missed.push((bug.file, bug.what)),
             Err(caught) => println!("{}, {}: {caught}", bug.file, bug.what),

@@ -48,7 +48,19 @@ pub const CASES: &[(&str, Case)] = &[
 ];
 
 /// The files that only the set for Hopper has.
-pub const HOPPER_CASES: &[(&str, Case)] = &[("pack_sm90", wgmma::pack_case)];
+pub const HOPPER_CASES: &[(&str, Case)] = &[
+    ("pack_sm90", wgmma::pack_case),
+    ("wgmma_bf16_sm90", |module| wgmma::case(module, Kind::Bf16)),
+    ("wgmma_f16_sm90", |module| wgmma::case(module, Kind::F16)),
+    ("wgmma_f32_sm90", |module| wgmma::case(module, Kind::F32)),
+    ("wgmma_q8_0_sm90", |module| wgmma::case(module, Kind::Q8_0)),
+    ("wgmma_q4_0_sm90", |module| wgmma::case(module, Kind::Q4_0)),
+    ("wgmma_q4_1_sm90", |module| wgmma::case(module, Kind::Q4_1)),
+    ("wgmma_q4_k_sm90", |module| wgmma::case(module, Kind::Q4K)),
+    ("wgmma_q5_k_sm90", |module| wgmma::case(module, Kind::Q5K)),
+    ("wgmma_q6_k_sm90", |module| wgmma::case(module, Kind::Q6K)),
+    ("wgmma_grouped_sm90", |module| wgmma::case(module, Kind::Grouped)),
+];
 
 /// Launches, collects coverage and returns the counters; findings become text.
 pub fn go(

@@ -16,6 +16,7 @@ pub mod rope;
 pub mod sample;
 pub mod weights;
 pub mod wgmma;
+pub mod wgmma_bugs;
 
 use std::path::PathBuf;
 
