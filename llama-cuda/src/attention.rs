@@ -20,8 +20,8 @@ use crate::tensor::{Matrix, Number};
 const UNIT: usize = 64;
 /// Rows of a matrix instruction's tile: heads of a group, or queries and heads.
 const TILE_ROWS: usize = 16;
-/// Rows of a block of prefill: a row is a query and a head of the kv head's group.
-pub(crate) const PREFILL_ROWS: usize = 128;
+/// Heads of a block of the f32 kernels.
+const F32_HEADS: u32 = 8;
 /// Units that the workspace of split contexts holds at most: more are not split, and need not be.
 const MOST_UNITS: usize = 4096;
 
@@ -106,10 +106,15 @@ fn head_tiles(shape: &AttentionShape) -> usize {
     (shape.heads / shape.kv_heads).div_ceil(TILE_ROWS)
 }
 
+/// Rows of a block of prefill: a row is a query and a head of the kv head's group. Wide heads take two warps a row.
+fn prefill_rows(shape: &AttentionShape) -> usize {
+    if shape.head_dim > 128 { 64 } else { 128 }
+}
+
 /// Tiles of the batch with most of them.
 pub(crate) fn most_tiles(shape: &AttentionShape, tokens: usize, sequences: usize) -> usize {
     let group = shape.heads / shape.kv_heads;
-    (tokens * group).div_ceil(PREFILL_ROWS) + sequences.min(tokens)
+    (tokens * group).div_ceil(prefill_rows(shape)) + sequences.min(tokens)
 }
 
 /// Cuts a batch up; writes the tiles of prefill.
@@ -124,7 +129,7 @@ pub(crate) fn schedule(
     let mut count = 0;
     for s in 0..sequences {
         let rows = batch.rows_of(s).len() * (shape.heads / shape.kv_heads);
-        for first in (0..rows).step_by(PREFILL_ROWS) {
+        for first in (0..rows).step_by(prefill_rows(shape)) {
             tiles[count] = [s as u32, first as u32];
             count += 1;
         }
@@ -224,14 +229,14 @@ fn geometry(out: Matrix, attend: &Attend, turn: bool) -> (&'static str, [u32; 3]
     let Heads { heads, kv_heads, padded, .. } = attend.heads;
     let schedule = attend.schedule;
     if out.number == Number::F32 || attend.number == KvNumber::F32 {
-        return (f32_name(out.number, attend.number), [out.rows, heads, 1], 0);
+        return (f32_name(out.number, attend.number), [out.rows, heads.div_ceil(F32_HEADS), 1], 0);
     }
     if turn {
         let tiles = (heads / kv_heads).div_ceil(TILE_ROWS as u32);
         let grid = [schedule.runs, kv_heads * tiles, out.rows];
         return (decode_name(attend.number, padded), grid, 384 * padded + 2576);
     }
-    (prefill_name(attend.number, padded), [schedule.tiles, kv_heads, 1], 0)
+    (prefill_name(attend.number, padded), [schedule.tiles, kv_heads, 1], 384 * padded)
 }
 
 fn rope_name(qkv: Number, kv: KvNumber) -> &'static str {

@@ -32,7 +32,7 @@ const DECODES: [Decode; 11] = [
     Decode { shape: Shape { heads: 9, kv_heads: 1, head_dim: 130, half: 20, ..PLAIN }, contexts: &[140], runs: [1, 4] },
 ];
 
-const DECODE_KERNELS: [(&str, Element, usize); 6] = [
+pub const DECODE_KERNELS: [(&str, Element, usize); 6] = [
     ("attention_decode_bf16_bf16_64", Element::Bf16, 64),
     ("attention_decode_bf16_bf16_128", Element::Bf16, 128),
     ("attention_decode_bf16_bf16_256", Element::Bf16, 256),

@@ -44,4 +44,23 @@ pub const BUGS: &[Bug] = &[
     bug("unit not rescaled by the last block", "attention_decode", ("fma.rn.f32 \t%f620, %f603", 0), "%f459", "0f3F800000"),
     bug("second of a pair of the new k not stored", "attention_decode", ("st.global.u16", 1), "", ""),
     bug("e4m3 read without its exponent", "attention_decode", ("2072017792", 0), "2072017792", "1065369472"),
+    // Prefill.
+    bug("barrier dropped between k's copy and its use", "attention_prefill", ("bar.sync", 0), "", ""),
+    bug("barrier dropped between v's copy and its use", "attention_prefill", ("bar.sync", 1), "", ""),
+    bug("wait for one group of k too few", "attention_prefill", ("cp.async.wait_group", 0), "1;", "2;"),
+    bug("wait for v dropped", "attention_prefill", ("cp.async.wait_group", 1), "", ""),
+    bug("commit of the first v forgotten", "attention_prefill", ("cp.async.commit_group", 1), "", ""),
+    bug("commit of the next k forgotten", "attention_prefill", ("cp.async.commit_group", 2), "", ""),
+    bug("causal mask dropped", "attention_prefill", ("0fFF800000, %f1147", 0), "0fFF800000", "%f1147"),
+    bug("units taken for wholly visible too early", "attention_prefill", ("add.s32 \t%r618, %r82, 63", 0), ", 63;", ", 0;"),
+    bug("window of a warp off by one unit", "attention_prefill", ("add.s32 \t%r698, %r82, 64", 0), ", 64;", ", 0;"),
+    bug("positions past the end copied", "attention_prefill", ("[%r312], [%rd137], 16, %r313", 0), "16, %r313", "16, 16"),
+    bug("v not transposed", "attention_prefill", ("ldmatrix.sync.aligned.m8n8.x4.trans", 0), ".trans", ""),
+    bug("total not rescaled", "attention_prefill", ("fma.rn.f32 \t%f1181", 0), "%f1014", "%f1181"),
+    bug("padding of the grid not left out", "attention_prefill", ("setp.eq.s64 \t%p2", 0), "4294967295", "7"),
+    // In f32.
+    bug("warp barrier dropped between q and its use", "attention_f32", ("bar.warp.sync", 0), "", ""),
+    bug("warp barrier dropped between p and the next unit's", "attention_f32", ("bar.warp.sync", 1), "", ""),
+    bug("warp barrier dropped between p and its use", "attention_f32", ("bar.warp.sync", 2), "", ""),
+    bug("window off by one", "attention_f32", ("add.s32 \t%r43, %r8, 1", 0), ", 1;", ", 0;"),
 ];

@@ -6,7 +6,7 @@
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::weights::Kind;
-use super::{Rng, all_f32, attention, elementwise, from_bf16, gemm, gemv, rope, sample, wgmma};
+use super::{Rng, all_f32, attention, attention_f32, elementwise, from_bf16, gemm, gemv, prefill, rope, sample, wgmma};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -17,6 +17,8 @@ pub type Case = fn(&Module) -> Result<Covered, String>;
 /// The shipped files and their cases.
 pub const CASES: &[(&str, Case)] = &[
     ("attention_decode", attention::decode_case),
+    ("attention_f32", attention_f32::case),
+    ("attention_prefill", prefill::case),
     ("norm", elementwise::norm),
     ("swiglu", elementwise::swiglu),
     ("add", elementwise::add),

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod attention_bugs;
+pub mod attention_f32;
 pub mod bugs;
 pub mod cases;
 pub mod element;
@@ -12,6 +13,7 @@ pub mod gemm_bugs;
 pub mod gemv;
 pub mod gemv_bugs;
 pub mod paged;
+pub mod prefill;
 pub mod rope;
 pub mod sample;
 pub mod weights;

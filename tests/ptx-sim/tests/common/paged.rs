@@ -261,6 +261,19 @@ impl Step {
     }
 
     fn attend_head(&self, row: usize, head: usize, round: fn(f64) -> f64) -> Vec<f64> {
+        let dim = self.shape.head_dim;
+        let (q, k, v) = self.seen(row, head);
+        let dot = |k: &Vec<f64>| q.iter().zip(k).map(|(&q, k)| f64::from(q) * k).sum::<f64>();
+        let scores: Vec<f64> = k.iter().map(|k| round(dot(k) * self.shape.scale())).collect();
+        let highest = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let weights: Vec<f64> = weights.iter().map(|w| round(w / sum)).collect();
+        (0..dim).map(|i| round(v.iter().zip(&weights).map(|(v, w)| w * v[i]).sum())).collect()
+    }
+
+    /// A head's q, and k and v of the positions that a row sees.
+    fn seen(&self, row: usize, head: usize) -> (&[f32], Vec<Vec<f64>>, Vec<Vec<f64>>) {
         let (dim, position) = (self.shape.head_dim, self.positions[row] as usize);
         let q = &self.turned[row * self.shape.width() + head * dim..][..dim];
         let (sequence, kv_head) = (self.sequence_of[row] as usize, head / self.shape.group());
@@ -270,14 +283,25 @@ impl Step {
             let bytes = |p| row(p).iter().map(|byte| byte.expect("a visible position")).collect::<Vec<u8>>();
             range.map(|p| self.kv.decode_all(&bytes(p))).collect()
         };
-        let (k, v) = (rows(&self.after[0]), rows(&self.after[1]));
-        let dot = |k: &Vec<f64>| q.iter().zip(k).map(|(&q, k)| f64::from(q) * k).sum::<f64>();
-        let scores: Vec<f64> = k.iter().map(|k| round(dot(k) * self.shape.scale())).collect();
-        let highest = scores.iter().copied().fold(f64::MIN, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        let weights: Vec<f64> = weights.iter().map(|w| round(w / sum)).collect();
-        (0..dim).map(|i| round(v.iter().zip(&weights).map(|(v, w)| w * v[i]).sum())).collect()
+        (q, rows(&self.after[0]), rows(&self.after[1]))
+    }
+
+    /// The outputs as plain f32 makes them: chains of fused multiply-adds, one softmax over all positions.
+    pub fn attend_f32(&self) -> Vec<f64> {
+        let rows = 0..self.positions.len();
+        rows.flat_map(|row| (0..self.shape.heads).flat_map(move |head| self.attend_head_f32(row, head))).collect()
+    }
+
+    fn attend_head_f32(&self, row: usize, head: usize) -> Vec<f64> {
+        let (q, k, v) = self.seen(row, head);
+        let scale = self.shape.scale() as f32;
+        let dot = |k: &Vec<f64>| q.iter().zip(k).fold(0f32, |sum, (&q, &k)| q.mul_add(k as f32, sum));
+        let scores: Vec<f32> = k.iter().map(|k| dot(k) * scale).collect();
+        let highest = scores.iter().copied().fold(f32::MIN, f32::max);
+        let weights: Vec<f32> = scores.iter().map(|s| (s - highest).exp()).collect();
+        let inverse = 1.0 / weights.iter().sum::<f32>();
+        let mix = |i: usize| v.iter().zip(&weights).fold(0f32, |sum, (v, w)| w.mul_add(v[i] as f32, sum));
+        (0..self.shape.head_dim).map(|i| f64::from(mix(i) * inverse)).collect()
     }
 
     /// Truth, and what a plain computation in bf16 makes of it.
