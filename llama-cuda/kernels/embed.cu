@@ -1,18 +1,65 @@
-// Embedding: residual[token] = table[id[token]], widened from bf16 to the residual's f32.
+// Embedding: the token's row of a table of any format, decoded exactly into the f32 residual.
 //
-// thread  8 consecutive features: 16 bytes read, 32 written
-// block   256 threads along one row; gridDim = (ceil(hidden / 2048), tokens)
-// bytes   6 a feature; floor = 6 bytes / memory bandwidth
+// thread  the quarter of a row that one lane has in a tile: its 16-byte loads bring two rows of which one is kept
+// block   256 threads, one token
+// grid    tokens
+// bytes   twice the row, and 4 a feature written; a token is a few microseconds at most
 //
-// hidden must be a multiple of 8; ids are checked against the vocabulary on the host.
-#include "common.cuh"
+// Ids are checked against the vocabulary before they come here.
+#include "bf16.cuh"
+#include "decode.cuh"
+#include "dependent.cuh"
+#include "f16.cuh"
+#include "f32.cuh"
+#include "four.cuh"
+#include "grouped.cuh"
+#include "params.cuh"
+#include "q4_0.cuh"
+#include "q4_1.cuh"
+#include "q4_k.cuh"
+#include "q5_k.cuh"
+#include "q6_k.cuh"
+#include "q8_0.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
-embed_bf16(float4* __restrict__ residual, const uint4* __restrict__ table, const u32* __restrict__ ids, u32 hidden) {
-    const u32 groups = hidden / 8, i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= groups) return;
-    const uint4 v = table[(u64)ids[blockIdx.y] * groups + i];
-    float4* out = residual + ((u64)blockIdx.y * groups + i) * 2;
-    out[0] = make_float4(low_f32(v.x), high_f32(v.x), low_f32(v.y), high_f32(v.y));
-    out[1] = make_float4(low_f32(v.z), high_f32(v.z), low_f32(v.w), high_f32(v.w));
+// The features of a tile that lanes of quarter q have.
+template <class F>
+__device__ __forceinline__ void embed_quarter(const Embed& p, const u8* tile, float* out, u32 row, u32 q, u32 first) {
+    const typename F::Tile t = F::template load<Global>(tile, row % 8 * 4 + q);
+#pragma unroll
+    for (u32 step = 0; step < F::INPUTS / 16; step++) {
+        float w[8];
+        decode<F>(t, step, w);
+        const u32 at = first + first_input<F>(step, q);
+        if (F::INPUTS < 256 && at >= p.hidden) continue;
+        store_four(out, at, p.hidden, F::SCALED || p.hidden % 4 == 0, row_of(w, row / 8));
+    }
 }
+
+template <class F>
+__device__ __forceinline__ void embed_task(const Embed& p, u32 index) {
+    const u32 token = p.tokens[index], tiles = (p.hidden + F::INPUTS - 1) / F::INPUTS;
+    const u8* row_group = p.table + (u64)(token / TILE_ROWS) * tiles * F::TILE_BYTES;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < tiles * 4; i += blockDim.x) {
+        const u8* tile = row_group + (u64)(i / 4) * F::TILE_BYTES;
+        embed_quarter<F>(p, tile, p.out + (u64)index * p.hidden, token % TILE_ROWS, i % 4, i / 4 * F::INPUTS);
+    }
+}
+
+template <class F>
+__device__ __forceinline__ void embed(const Embed& p) {
+    begin_dependents();
+    wait_for_earlier();
+    embed_task<F>(p, blockIdx.x);
+}
+
+extern "C" __global__ void __launch_bounds__(256) embed_bf16(const __grid_constant__ Embed p) { embed<BF16>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_f16(const __grid_constant__ Embed p) { embed<F16>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_f32(const __grid_constant__ Embed p) { embed<F32>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_q8_0(const __grid_constant__ Embed p) { embed<Q8_0>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_q4_0(const __grid_constant__ Embed p) { embed<Q4_0>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_q4_1(const __grid_constant__ Embed p) { embed<Q4_1>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_q4_k(const __grid_constant__ Embed p) { embed<Q4_K>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_q5_k(const __grid_constant__ Embed p) { embed<Q5_K>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_q6_k(const __grid_constant__ Embed p) { embed<Q6_K>(p); }
+extern "C" __global__ void __launch_bounds__(256) embed_grouped(const __grid_constant__ Embed p) { embed<GROUPED>(p); }

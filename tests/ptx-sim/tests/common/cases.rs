@@ -6,7 +6,7 @@
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::weights::Kind;
-use super::{Rng, all_f32, attention, attention_f32, elementwise, from_bf16, gemm, gemv, prefill, rope, sample, wgmma};
+use super::{attention, attention_f32, elementwise, gemm, gemv, prefill, rope, sample, tables, wgmma};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -24,7 +24,8 @@ pub const CASES: &[(&str, Case)] = &[
     ("add", elementwise::add),
     ("take_rows", elementwise::take_rows),
     ("copy_blocks", elementwise::copy_blocks),
-    ("embed", embed),
+    ("embed", tables::embed),
+    ("repack", tables::repack),
     ("rope_kv", rope::case),
     ("sample", sample::case),
     ("gemv_bf16", |module| gemv::case(module, Kind::Bf16)),
@@ -79,27 +80,4 @@ pub fn go(
         None => covered.push((kernel, report.coverage)),
     }
     Ok(report.counters)
-}
-
-fn fault(error: ptx_sim::Fault) -> String {
-    error.to_string()
-}
-
-fn embed(module: &Module) -> Result<Covered, String> {
-    let (mut covered, mut rng) = (Vec::new(), Rng(3));
-    for (hidden, ids) in [(2056usize, vec![4u32, 0, 4]), (8, vec![1]), (568, vec![2, 3])] {
-        let mut memory = Memory::new();
-        let table = rng.bf16s(5 * hidden);
-        let out = memory.alloc(ids.len() * hidden * 4);
-        let (table_at, ids_at) = (memory.upload(&table), memory.upload(&ids));
-        let args = [Arg::Buffer(out), Arg::Buffer(table_at), Arg::Buffer(ids_at), Arg::U32(hidden as u32)];
-        let shape = Launch::new(1, 256).grid((hidden as u32).div_ceil(2048), ids.len() as u32);
-        go(&mut covered, module, "embed_bf16", &mut memory, shape, &args)?;
-        let rows = ids.iter().flat_map(|&id| &table[id as usize * hidden..][..hidden]);
-        let truth: Vec<f64> = rows.map(|&bits| from_bf16(bits)).collect();
-        if all_f32(&memory.read(out).map_err(fault)?) != truth {
-            return Err("embed: not the table's rows".to_owned());
-        }
-    }
-    Ok(covered)
 }

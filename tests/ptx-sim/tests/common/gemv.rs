@@ -13,6 +13,8 @@ pub enum Source {
     Bf16,
     Norm,
     SwiGlu,
+    /// f32 columns, of the precise kernels.
+    F32,
 }
 
 /// What becomes of the outputs.
@@ -71,6 +73,21 @@ const BLOCKS_OF_256: [Shape; 6] = [
     Shape { extras: true, blocks: 1, ..shape(17, 4352, 1, Source::Bf16, Sink::Add) },
 ];
 
+/// The precise kernels' own: 96 and 352 cut the last tile.
+const PRECISE: [Shape; 3] = [
+    shape(40, 96, 1, Source::F32, Sink::F32),
+    Shape { extras: true, ..shape(17, 352, 9, Source::F32, Sink::Add) },
+    Shape { extras: true, ..shape(3, 1088, 2, Source::F32, Sink::Bf16) },
+];
+
+const PRECISE_256: [Shape; 3] = [
+    shape(40, 256, 1, Source::F32, Sink::F32),
+    Shape { extras: true, ..shape(17, 768, 9, Source::F32, Sink::Add) },
+    Shape { extras: true, ..shape(3, 2304, 2, Source::F32, Sink::Bf16) },
+];
+
+const PRECISE_PLAIN: [Shape; 2] = [shape(17, 77, 3, Source::F32, Sink::F32), shape(16, 203, 8, Source::F32, Sink::F32)];
+
 /// What a product was computed from.
 struct Inputs {
     weights: Weights,
@@ -88,9 +105,7 @@ struct Inputs {
 
 pub fn case(module: &Module, kind: Kind) -> Result<Covered, String> {
     let mut covered = Vec::new();
-    let shapes = if kind.is_k() { BLOCKS_OF_256 } else { BLOCKS_OF_32 };
-    let plain = if kind.is_float() { &PLAIN[..] } else { &[] };
-    for (i, shape) in shapes.iter().chain(plain).enumerate() {
+    for (i, shape) in shapes(kind).iter().enumerate() {
         let inputs = inputs(&mut Rng(10 + i as u64), kind, shape);
         let got = multiply(&mut covered, module, shape, &inputs)?.1;
         judge_product(shape, &inputs, &got)?;
@@ -102,6 +117,14 @@ pub fn case(module: &Module, kind: Kind) -> Result<Covered, String> {
         }
     }
     Ok(covered)
+}
+
+fn shapes(kind: Kind) -> Vec<Shape> {
+    match kind {
+        _ if kind.is_k() => [&BLOCKS_OF_256[..], &PRECISE_256].concat(),
+        _ if kind.is_float() => [&BLOCKS_OF_32[..], &PLAIN, &PRECISE, &PRECISE_PLAIN].concat(),
+        _ => [&BLOCKS_OF_32[..], &PRECISE].concat(),
+    }
 }
 
 /// The counters of one product in a format, and the bytes of its weights.
@@ -116,19 +139,21 @@ pub fn measure(
     Ok((counters, inputs.weights.tiles().len() as u64))
 }
 
-fn kernel(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Bf16 => "gemv_bf16_bf16",
-        Kind::F16 => "gemv_f16_bf16",
-        Kind::F32 => "gemv_f32_bf16",
-        Kind::Q8_0 => "gemv_q8_0_bf16",
-        Kind::Q4_0 => "gemv_q4_0_bf16",
-        Kind::Q4_1 => "gemv_q4_1_bf16",
-        Kind::Q4K => "gemv_q4_k_bf16",
-        Kind::Q5K => "gemv_q5_k_bf16",
-        Kind::Q6K => "gemv_q6_k_bf16",
-        Kind::Grouped => "gemv_grouped_bf16",
-    }
+/// The kernel of a format for bf16 or f32 inputs.
+fn kernel(kind: Kind, source: Source) -> &'static str {
+    let names = match kind {
+        Kind::Bf16 => ["gemv_bf16_bf16", "gemv_bf16_f32"],
+        Kind::F16 => ["gemv_f16_bf16", "gemv_f16_f32"],
+        Kind::F32 => ["gemv_f32_bf16", "gemv_f32_f32"],
+        Kind::Q8_0 => ["gemv_q8_0_bf16", "gemv_q8_0_f32"],
+        Kind::Q4_0 => ["gemv_q4_0_bf16", "gemv_q4_0_f32"],
+        Kind::Q4_1 => ["gemv_q4_1_bf16", "gemv_q4_1_f32"],
+        Kind::Q4K => ["gemv_q4_k_bf16", "gemv_q4_k_f32"],
+        Kind::Q5K => ["gemv_q5_k_bf16", "gemv_q5_k_f32"],
+        Kind::Q6K => ["gemv_q6_k_bf16", "gemv_q6_k_f32"],
+        Kind::Grouped => ["gemv_grouped_bf16", "gemv_grouped_f32"],
+    };
+    names[usize::from(source == Source::F32)]
 }
 
 fn inputs(rng: &mut Rng, kind: Kind, shape: &Shape) -> Inputs {
@@ -162,6 +187,7 @@ fn given(rng: &mut Rng, source: Source) -> f64 {
     let value = f64::from(rng.unit());
     match source {
         Source::Bf16 => bf16(value),
+        Source::F32 => value,
         // A mean square near eps.
         Source::Norm => f64::from(rng.unit() * 0.01),
         Source::SwiGlu => bf16(4.0 * value),
@@ -171,7 +197,7 @@ fn given(rng: &mut Rng, source: Source) -> f64 {
 /// A column of the product from a row of the input: in f64, and computed plainly in bf16.
 fn column(source: Source, row: &[f64], gain: &[f32]) -> (Vec<f64>, Vec<f64>) {
     match source {
-        Source::Bf16 => (row.to_vec(), row.to_vec()),
+        Source::Bf16 | Source::F32 => (row.to_vec(), row.to_vec()),
         Source::Norm => {
             let factor = 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64 + f64::from(EPS)).sqrt();
             let scaled = row
@@ -218,11 +244,15 @@ fn multiply(
     let (arg, out) = linear(&mut memory, shape, inputs);
     let (x, y) = (shape.rows.div_ceil(16), shape.columns.div_ceil(8));
     let x = if shape.blocks == 0 { x } else { shape.blocks };
-    let staged = shape.source != Source::Bf16 || !shape.inputs.is_multiple_of(64);
+    let staged = match shape.source {
+        Source::Bf16 => !shape.inputs.is_multiple_of(64),
+        Source::Norm | Source::SwiGlu => true,
+        Source::F32 => false,
+    };
     let gap = inputs.weights.kind.group();
     let shared = if staged { shape.columns.min(8) * (shape.inputs.next_multiple_of(64) + gap) * 2 } else { 0 };
     let launch = Launch::new(1, 256).grid(x as u32, y as u32).shared(shared);
-    let counters = go(covered, module, kernel(inputs.weights.kind), &mut memory, launch, &[arg])?;
+    let counters = go(covered, module, kernel(inputs.weights.kind, shape.source), &mut memory, launch, &[arg])?;
     Ok((counters, outputs(&memory, shape, inputs, out)?))
 }
 
@@ -230,7 +260,7 @@ fn multiply(
 fn linear(memory: &mut Memory, shape: &Shape, inputs: &Inputs) -> (Arg, Buffer) {
     let weights = memory.upload(&inputs.weights.tiles());
     let input = match shape.source {
-        Source::Norm => memory.upload(&inputs.given.iter().map(|&v| v as f32).collect::<Vec<_>>()),
+        Source::Norm | Source::F32 => memory.upload(&inputs.given.iter().map(|&v| v as f32).collect::<Vec<_>>()),
         _ => memory.upload(&inputs.given.iter().map(|&v| to_bf16(v)).collect::<Vec<_>>()),
     };
     let gain = memory.upload(&inputs.gain);
@@ -275,8 +305,11 @@ fn outputs(memory: &Memory, shape: &Shape, inputs: &Inputs, out: Buffer) -> Resu
 
 fn judge_product(shape: &Shape, inputs: &Inputs, got: &[f64]) -> Result<(), String> {
     let (mut truth, mut plain) = (Vec::new(), Vec::new());
-    // Weights in f32 and inputs in bf16 as they are: then only the sum is inexact.
-    let exact = shape.source == Source::Bf16 && inputs.weights.kind != Kind::F32;
+    // Weights and inputs taken as they are: then only the sum is inexact.
+    let exact = match shape.source {
+        Source::Bf16 => inputs.weights.kind != Kind::F32,
+        source => source == Source::F32,
+    };
     let narrow = |w: f32| if exact && shape.sink != Sink::Bf16 { w } else { bf16(f64::from(w)) as f32 };
     for column in 0..shape.columns {
         for row in 0..shape.rows {

@@ -1,4 +1,4 @@
-//! Bugs of the gemv kernels, spread over the formats: see planted.rs.
+//! Bugs of the gemv, embedding and repacking kernels, spread over the formats: see planted.rs.
 
 use super::bugs::{Bug, bug};
 
@@ -40,4 +40,16 @@ pub const BUGS: &[Bug] = &[
     bug("sign of the sigmoid's exponent", "gemv_q6_k", ("0fBFB8AA3B", 0), "0fBFB8AA3B", "0f3FB8AA3B"),
     bug("bias forgotten", "gemv_q4_k", ("add.rn.f32 \t%f590, %f590, %f573", 0), "", ""),
     bug("residual overwritten", "gemv_bf16", ("add.rn.f32 \t%f439, %f439, %f376", 0), "", ""),
+    // Precise.
+    bug("barrier dropped before the sum over warps, precise", "gemv_q8_0", ("bar.sync", 4), "", ""),
+    bug("a weight used twice, precise", "gemv_bf16", ("fma.rn.f32 \t%f824, %f12", 0), "%f12", "%f10"),
+    // Embedding.
+    bug("row one group too long", "embed", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
+    bug("one four of features too many", "embed", ("setp.ge.u32", 1), "setp.ge", "setp.gt"),
+    bug("second half of a row on top of the first", "embed", ("[%rd91+16]", 0), "+16", ""),
+    bug("second half of a row misaligned", "embed", ("[%rd91+16]", 0), "+16", "+8"),
+    bug("row of the token's index, not its id", "embed", ("ld.global.u32 \t%r28, [%rd12]", 0), "ld.global.u32 \t%r28, [%rd12]", "mov.u32 %r28, %ctaid.x"),
+    // Repacking.
+    bug("one row too many", "repack", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
+    bug("high bit of a scale lost", "repack", (", 48;", 1), "48", "16"),
 ];

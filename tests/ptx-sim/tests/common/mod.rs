@@ -16,6 +16,7 @@ pub mod paged;
 pub mod prefill;
 pub mod rope;
 pub mod sample;
+pub mod tables;
 pub mod weights;
 pub mod wgmma;
 pub mod wgmma_bugs;
