@@ -2,10 +2,11 @@
 
 mod common;
 
+use common::gemm;
 use common::gemv::measure;
 use common::weights::Kind;
 use common::{parse, ptx};
-use ptx_sim::Class;
+use ptx_sim::{Class, Counters};
 
 /// Rows, inputs and columns with whole tiles everywhere.
 const SHAPES: [(usize, usize, usize); 3] = [(64, 2048, 1), (64, 2048, 8), (16, 4096, 4)];
@@ -40,5 +41,23 @@ fn a_gemv_issues_few_instructions_a_weight() {
         let per_weight = work as f64 * 32.0 / (rows * inputs) as f64;
         println!("{}: {per_weight:.2} PTX instructions a weight", kind.name());
         assert!(per_weight <= most, "{}: {per_weight:.2} instructions a weight, at most {most} allowed", kind.name());
+    }
+}
+
+#[test]
+fn a_gemm_has_no_bank_conflicts_and_few_instructions_an_mma() {
+    // Of the loop alone: what more inputs add. An A100's tensor core takes 8 cycles for an mma and serves two warps, which
+    // share the slots to issue in: 8 instructions an mma before issuing is the wall. ptxas makes one of a shift, a mask and
+    // an or, so it is fewer than these: 7.0 for q4_0, 7.3 for q8_0, 4.3 for bf16 with the end of a segment.
+    let most = [(Kind::Bf16, 3.8), (Kind::Q8_0, 8.3), (Kind::Q4_0, 8.0), (Kind::Q4K, 10.0), (Kind::Q6K, 11.8)];
+    for (kind, most) in most {
+        let module = parse(&ptx(&format!("gemm_{}", kind.name()))).expect("shipped PTX");
+        let [less, more] = [2048, 4096].map(|inputs| gemm::measure(&module, kind, inputs).expect("no findings"));
+        let work = |c: &Counters| c.warp_instructions - c.classes.get(&Class::Move).copied().unwrap_or(0);
+        let ratio = (work(&more) - work(&less)) as f64 / (more.mma - less.mma) as f64;
+        println!("{}: {ratio:.2} PTX instructions an mma", kind.name());
+        assert!(ratio <= most, "{}: {ratio:.2} instructions an mma, at most {most} allowed", kind.name());
+        // Of Q6_K's high bits a chunk wants two words of a lane's four, which takes as long as all of them.
+        assert!(kind == Kind::Q6K || more.shared_conflicts == 0, "{}: bank conflicts", kind.name());
     }
 }

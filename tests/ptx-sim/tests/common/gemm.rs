@@ -1,6 +1,6 @@
 //! The gemm kernels: against f64, and bit for bit against gemv, at sizes that no tile divides.
 
-use ptx_sim::{Launch, Memory, Module};
+use ptx_sim::{Counters, Launch, Memory, Module};
 
 use super::cases::{Covered, go};
 use super::element::{Element, Fields};
@@ -111,6 +111,17 @@ impl Product {
         launch: Launch,
         x: &[u8],
     ) -> Result<Vec<Option<u8>>, String> {
+        Ok(self.counted(covered, module, kernel, launch, x)?.1)
+    }
+
+    fn counted(
+        &self,
+        covered: &mut Covered,
+        module: &Module,
+        kernel: &'static str,
+        launch: Launch,
+        x: &[u8],
+    ) -> Result<(Counters, Vec<Option<u8>>), String> {
         let Setting { rows, inputs, columns, sink, bias, gather, .. } = self.setting;
         let mut memory = Memory::new();
         let stride = rows + OTHER_ROWS;
@@ -126,8 +137,9 @@ impl Product {
         let fields = fields.null();
         let fields = if bias { fields.buffers(&[memory.upload(&self.bias)]) } else { fields.null() };
         let fields = fields.buffers(&[out]).words(&[rows, inputs, columns, stride, 0, sink as usize]);
-        go(covered, module, kernel, &mut memory, launch, &[fields.float(0.0).words(&[0]).arg()])?;
-        Ok(memory.read_partly(out))
+        let args = [fields.float(0.0).words(&[0]).arg()];
+        let counters = go(covered, module, kernel, &mut memory, launch, &args)?;
+        Ok((counters, memory.read_partly(out)))
     }
 
     fn gemm_launch(&self) -> Launch {
@@ -250,6 +262,16 @@ const WIDE: [&str; 10] = kernels!("gemm_", "_bf16");
 const NARROW: [&str; 10] = kernels!("gemm_", "_bf16_narrow");
 /// The kernels whose bits are the measure.
 pub const GEMV: [&str; 10] = kernels!("gemv_", "_bf16");
+
+/// The counters of one block of the wide shape, without edges.
+pub fn measure(module: &Module, kind: Kind, inputs: usize) -> Result<Counters, String> {
+    let (shape, sink) = (Shape::Wide, Sink::F32);
+    let setting = Setting { shape, rows: 128, inputs, columns: 128, sink, bias: false, gather: false };
+    let product = Product::random(&mut Rng(80), kind, setting);
+    let x: Vec<u8> = product.x.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    let counted = product.counted(&mut Vec::new(), module, WIDE[kind as usize], product.gemm_launch(), &x)?;
+    Ok(counted.0)
+}
 
 pub fn case(module: &Module, kind: Kind) -> Result<Covered, String> {
     let (mut covered, mut rng) = (Vec::new(), Rng(50));
