@@ -128,6 +128,10 @@ pub(crate) enum Op {
         from: Address,
         valid: Operand,
     },
+    /// Of global memory.
+    Prefetch {
+        at: Address,
+    },
     CopyCommit,
     CopyWait {
         pending: Option<usize>,
@@ -217,6 +221,7 @@ impl Op {
                 Vec::new()
             }
             Op::Fence { .. } | Op::ProxyFence | Op::MbarrierFence | Op::Nothing => Vec::new(),
+            Op::Prefetch { .. } => Vec::new(),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } | Op::CopiesArrive { .. } => Vec::new(),
             Op::MbarrierInit { .. } | Op::MbarrierInvalidate { .. } | Op::MbarrierCount { .. } => Vec::new(),
             Op::BulkLoad { .. } | Op::BulkStore { .. } | Op::TensorLoad { .. } | Op::TensorStore { .. } => Vec::new(),

@@ -46,6 +46,8 @@ fn bounds_and_alignment() {
     assert!(matches!(fault("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1+8];"), Fault::Misaligned { bytes: 16, .. }));
     assert!(matches!(fault("st.local.u32 [l+16], %r0;"), Fault::OutOfBounds { space: Space::Local, .. }));
     assert!(matches!(fault("mov.u64 %rd8, 0; ld.global.u32 %r1, [%rd8];"), Fault::OutOfBounds { .. }));
+    fine("prefetch.global.L2 [%rd1+1023];");
+    assert!(matches!(fault("prefetch.global.L2 [%rd1+1024];"), Fault::OutOfBounds { .. }));
     assert!(matches!(fault("mov.u64 %rd8, -4; st.u32 [%rd8], %r0;"), Fault::OutOfBounds { .. }));
 }
 

@@ -46,6 +46,20 @@ impl Block<'_, '_> {
         Ok(if vain { Next::Yield } else { Next::Advance })
     }
 
+    /// Changes nothing; an address outside of all memory is a finding, though a device may let it pass.
+    pub(super) fn prefetch(&mut self, site: Site, mask: u32, at: Address) -> Result<(), Finding> {
+        let addresses = self.addresses(site, at, mask)?;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            let found = self.machine.memory.region(address);
+            if found.is_none_or(|(region, offset)| offset >= region.len() as u64) {
+                let fault = Fault::OutOfBounds { space: Space::Global, address, bytes: 1 };
+                return Err(self.finding(site, lane, fault));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn store(
         &mut self,
         site: Site,

@@ -65,6 +65,7 @@ impl Block<'_, '_> {
             Op::WgmmaWait { pending } => self.wgmma_wait(site.warp, *pending),
             Op::CopyAsync { bytes, to, from, valid } => self.copy(site, mask, *bytes, [*to, *from], *valid)?,
             Op::CopyCommit => self.commit_copies(site, mask),
+            Op::Prefetch { at } => self.prefetch(site, mask, *at)?,
             Op::CopyWait { pending } => self.wait_copies(site, mask, *pending),
         }
         Ok(Next::Advance)

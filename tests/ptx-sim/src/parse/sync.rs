@@ -7,7 +7,7 @@ use super::{Problem, hopper};
 use crate::alu;
 use crate::float::Format;
 use crate::ir::{Class, Meeting, Op, Operand, Reduction, Role, Shuffle, Vote};
-use crate::types::Type;
+use crate::types::{Space, Type};
 
 /// Every lane of a warp, for the instructions that have no membership operand.
 const ALL: Operand = Operand::Immediate(0xffff_ffff);
@@ -53,10 +53,11 @@ fn hint(opcode: &mut Opcode<'_>, a: &Arguments, known: &[&str], operands: usize)
     Ok((Op::Nothing, Class::Control))
 }
 
-/// `prefetch`, `discard` and `applypriority` name an address and nothing happens there.
+/// `prefetch`, `discard` and `applypriority` name an address and nothing happens there; what is prefetched must exist.
 fn prefetch(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
+    let descriptor = opcode.take("tensormap");
+    let space = super::transfer::space(opcode, a, 0);
     opcode.ignore(&[
-        "tensormap",
         "const",
         "param",
         "global",
@@ -67,13 +68,14 @@ fn prefetch(opcode: &mut Opcode<'_>, a: &Arguments) -> Decoded {
         "L2::evict_normal",
         "L1::evict_normal",
     ]);
-    a.address(0)?;
+    let at = a.address(0)?;
     match opcode.name {
         "discard" | "applypriority" if a.source(1)? != Operand::Immediate(128) => Err(Problem::Operands),
         "discard" | "applypriority" => a.exactly(2),
         _ => a.exactly(1),
     }?;
-    Ok((Op::Nothing, Class::Memory))
+    let nothing = descriptor || space != Space::Global || opcode.name != "prefetch";
+    Ok((if nothing { Op::Nothing } else { Op::Prefetch { at } }, Class::Memory))
 }
 
 /// A policy is a number that `.L2::cache_hint` operands pass on and nobody looks at.

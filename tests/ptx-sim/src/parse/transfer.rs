@@ -65,7 +65,7 @@ fn part_bits(ty: Type, parts: usize) -> Result<u32, Problem> {
 }
 
 /// The space the modifiers name; a parameter or shared variable may also be addressed by name alone.
-fn space(opcode: &mut Opcode<'_>, a: &Arguments, address: usize) -> Space {
+pub(super) fn space(opcode: &mut Opcode<'_>, a: &Arguments, address: usize) -> Space {
     let named = opcode.take_as(Space::named);
     named.or(a.space(address)).unwrap_or(Space::Generic)
 }
