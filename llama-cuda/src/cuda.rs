@@ -22,6 +22,7 @@ use crate::kernels::Kernels;
 use crate::kv::{self, KvCache, Layout};
 use crate::launch::Launch;
 use crate::lower::{GEMV_COLUMNS, Lower};
+use crate::persistent::Programs;
 use crate::plan::Plan;
 use crate::replay::Replay;
 use crate::sample::Picker;
@@ -40,6 +41,9 @@ pub struct CudaOptions {
     pub device: usize,
     /// bf16 activations on tensor cores, or f32 everywhere.
     pub numerics: Numerics,
+    /// Whether steps of one to four rows are performed by one kernel that stays, instead of as a graph of launches: the same
+    /// bits. Off unless asked for: which of the two is faster has not been measured on a GPU.
+    pub persistent: bool,
 }
 
 /// The CUDA backend.
@@ -98,6 +102,11 @@ impl Cuda {
         self.step.borrow().replay.graphs()
     }
 
+    /// How many step shapes are performed by the persistent kernel.
+    pub fn programs(&self) -> usize {
+        self.step.borrow().replay.programs()
+    }
+
     fn span(&self, what: &'static str, bytes: u64) -> Result<Span> {
         let span = self.arena.borrow_mut().span(&self.device, what, bytes)?;
         span.clear()?;
@@ -122,7 +131,7 @@ impl Cuda {
         ops.iter().try_for_each(|op| lower.op(op, launches))?;
         ops.clear();
         self.device.enter()?;
-        replay.enqueue(&self.device, launches)
+        replay.enqueue(&self.device, &self.kernels, launches)
     }
 
     fn segment(&self, parts: &[Part<'_>], first: usize) -> Result<Segment> {
@@ -172,7 +181,8 @@ impl Backend for Cuda {
     }
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
-        Plan::bytes(shape, limits)
+        let programs = if self.options.persistent { Programs::bytes(shape.layers) } else { 0 };
+        Plan::bytes(shape, limits) + programs
     }
 
     fn reserve(&self, bytes: u64) -> Result<()> {
@@ -223,6 +233,10 @@ impl Backend for Cuda {
 
     fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
         kv::check(shape)?;
+        if self.options.persistent {
+            let span = self.span("lists of instructions", Programs::bytes(shape.layers))?;
+            self.step.borrow_mut().replay.use_programs(Programs::new(span, shape.layers));
+        }
         Plan::new(&self.device, shape, limits, &mut |what, bytes| self.span(what, bytes))
     }
 

@@ -78,6 +78,8 @@ pub(crate) struct Abilities {
     pub multiprocessors: u32,
     /// Bytes of shared memory that a block can have.
     pub shared: u32,
+    /// Whether blocks of a launch may wait for each other.
+    pub cooperative: bool,
 }
 
 /// A device's context and stream.
@@ -175,6 +177,7 @@ fn abilities(device: sys::CUdevice) -> Result<Abilities> {
         capability: capability(device)?,
         multiprocessors: attribute(device, Ask::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared: attribute(device, Ask::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        cooperative: attribute(device, Ask::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)? != 0,
     })
 }
 

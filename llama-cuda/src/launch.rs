@@ -24,6 +24,8 @@ pub(crate) struct Launch {
     pub grid: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// All blocks are alive at once, and may wait for each other.
+    pub cooperative: bool,
     params: Params,
 }
 
@@ -38,7 +40,7 @@ impl Launch {
         let bytes = bytemuck::bytes_of(params);
         let mut all = [0; MAX_PARAMS];
         all[..bytes.len()].copy_from_slice(bytes);
-        Launch { kernel, name, grid, shared: 0, params: Params(all) }
+        Launch { kernel, name, grid, shared: 0, cooperative: false, params: Params(all) }
     }
 
     /// The same with dynamic shared memory.
@@ -46,19 +48,36 @@ impl Launch {
         Launch { shared, ..self }
     }
 
+    /// The same with all blocks alive at once.
+    pub fn cooperative(self) -> Self {
+        Launch { cooperative: true, ..self }
+    }
+
     /// The parameter's bytes, and zeros up to [`MAX_PARAMS`].
     pub fn params(&self) -> &[u8; MAX_PARAMS] {
         &self.params.0
     }
 
-    /// Enqueues it. On Hopper it may begin before the launch ahead of it has ended: kernels there wait by themselves
-    /// before they read what others write.
-    pub fn enqueue(&self, device: &Device) -> Result<()> {
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    /// How it is launched, beside its shape. On Hopper it may begin before the launch ahead of it has ended: kernels there
+    /// wait by themselves before they read what others write. Not so a cooperative one: blocks of others could take the
+    /// room that its own need to be alive at once.
+    fn attribute(&self, device: &Device) -> Option<sys::CUlaunchAttribute> {
+        use sys::CUlaunchAttributeID as Id;
+        use sys::CUlaunchAttributeValue as Value;
+        let (id, value) = match self.cooperative {
+            true => (Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, Value { cooperative: 1 }),
+            false if device.abilities.capability >= (9, 0) => {
+                let early = Value { programmaticStreamSerializationAllowed: 1 };
+                (Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, early)
+            }
+            false => return None,
         };
+        Some(sys::CUlaunchAttribute { id, pad: [0; 4], value })
+    }
+
+    /// Enqueues it.
+    pub fn enqueue(&self, device: &Device) -> Result<()> {
+        let mut attribute = self.attribute(device);
         let config = sys::CUlaunchConfig {
             gridDimX: self.grid[0],
             gridDimY: self.grid[1],
@@ -68,8 +87,8 @@ impl Launch {
             blockDimZ: 1,
             sharedMemBytes: self.shared,
             hStream: device.stream(),
-            attrs: &mut early,
-            numAttrs: u32::from(device.abilities.capability >= (9, 0)),
+            attrs: attribute.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut),
+            numAttrs: u32::from(attribute.is_some()),
         };
         let mut params = [std::ptr::from_ref(&self.params).cast_mut().cast::<c_void>()];
         // SAFETY: the kernel's module is loaded as long as its backend; the driver copies the parameter, which is at least

@@ -31,6 +31,7 @@ mod kv;
 mod launch;
 mod lower;
 mod params;
+mod persistent;
 mod plan;
 mod ptx;
 mod replay;

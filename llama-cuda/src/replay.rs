@@ -1,67 +1,120 @@
-//! How a step's launches reach the device: one by one, or, once the same list has been seen before, as a recorded graph.
+//! How a step's launches reach the device: one by one, or, once the same list has been seen before, as a recorded graph, or
+//! as a program that one kernel performs.
 //!
-//! The key of a graph is the list itself: kernels, grids and every byte of their parameters. What changes from step to step
-//! of one shape (tokens, positions, block tables, lengths) is read from buffers of the plan, so the list stays equal, and a
-//! graph cannot be replayed where it does not fit.
+//! The key of either is the list itself: kernels, grids and every byte of their parameters. What changes from step to step
+//! of one shape (tokens, positions, block tables, lengths) is read from buffers of the plan, so the list stays equal, and
+//! none can be replayed where it does not fit.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use llama_core::Result;
 
 use crate::device::Device;
+use crate::kernels::Kernels;
 use crate::launch::{Graph, Launch};
+use crate::persistent::{Program, Programs};
 
-/// Graphs kept at most; the one replayed longest ago makes room.
-const GRAPHS: usize = 32;
+/// Lists kept at most; the one replayed longest ago makes room.
+const KEPT: usize = 32;
 /// Lists remembered to have been seen once.
 const SEEN: usize = 64;
 /// Launches of the longest list that is recorded. Longer ones are not shorter for it.
 const LONGEST: usize = 4096;
 
-/// A recorded list.
+/// A kept list.
 struct Recorded {
     launches: Vec<Launch>,
-    graph: Graph,
+    form: Form,
     last_used: u64,
 }
 
-/// The graphs of one backend.
+/// What a list was made into.
+enum Form {
+    Graph(Graph),
+    Program(Box<Program>),
+}
+
+impl Form {
+    fn enqueue(&self, device: &Device) -> Result<()> {
+        match self {
+            Form::Graph(graph) => graph.enqueue(device),
+            Form::Program(program) => program.enqueue(device),
+        }
+    }
+}
+
+/// The kept lists of one backend.
 #[derive(Default)]
 pub(crate) struct Replay {
     recorded: Vec<Recorded>,
     /// Hashes of lists seen once, a ring.
     seen: Vec<u64>,
     step: u64,
+    /// Where there are to be programs.
+    programs: Option<Programs>,
 }
 
 impl Replay {
+    /// Makes programs of lists from now on, where they can be, in this memory.
+    pub fn use_programs(&mut self, programs: Programs) {
+        self.recorded.retain(|known| matches!(known.form, Form::Graph(_)));
+        self.programs = Some(programs);
+    }
+
     /// Enqueues `launches`.
-    pub fn enqueue(&mut self, device: &Device, launches: &[Launch]) -> Result<()> {
+    pub fn enqueue(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
         self.step += 1;
         if let Some(known) = self.recorded.iter_mut().find(|known| known.launches == launches) {
             known.last_used = self.step;
-            return known.graph.enqueue(device);
+            return known.form.enqueue(device);
         }
         if launches.len() > 1 && launches.len() <= LONGEST && self.seen_before(launches) {
-            return self.record(device, launches);
+            return self.record(device, kernels, launches);
         }
         launches.iter().try_for_each(|launch| launch.enqueue(device))
     }
 
     /// Graphs recorded so far and still kept.
     pub fn graphs(&self) -> usize {
-        self.recorded.len()
+        self.recorded.iter().filter(|known| matches!(known.form, Form::Graph(_))).count()
     }
 
-    fn record(&mut self, device: &Device, launches: &[Launch]) -> Result<()> {
-        let graph = Graph::record(device, launches)?;
-        graph.enqueue(device)?;
-        if self.recorded.len() == GRAPHS {
-            let oldest = (0..GRAPHS).min_by_key(|&i| self.recorded[i].last_used).unwrap_or(0);
-            self.recorded.swap_remove(oldest);
+    /// Programs made so far and still kept.
+    pub fn programs(&self) -> usize {
+        self.recorded.len() - self.graphs()
+    }
+
+    fn record(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
+        if self.recorded.len() == KEPT {
+            self.forget(|_| true);
         }
-        self.recorded.push(Recorded { launches: launches.to_vec(), graph, last_used: self.step });
+        let form = self.form(device, kernels, launches)?;
+        form.enqueue(device)?;
+        self.recorded.push(Recorded { launches: launches.to_vec(), form, last_used: self.step });
         Ok(())
+    }
+
+    fn form(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<Form> {
+        if !self.programs.as_ref().is_some_and(|programs| programs.fits(device, launches)) {
+            return Graph::record(device, launches).map(Form::Graph);
+        }
+        if self.programs.as_ref().is_some_and(|programs| !programs.has_room()) {
+            self.forget(|form| matches!(form, Form::Program(_)));
+        }
+        match &mut self.programs {
+            Some(programs) => programs.make(device, kernels, launches).map(|program| Form::Program(Box::new(program))),
+            None => Graph::record(device, launches).map(Form::Graph),
+        }
+    }
+
+    /// Forgets the list replayed longest ago of those that are `such`.
+    fn forget(&mut self, such: impl Fn(&Form) -> bool) {
+        let old = self.recorded.iter().enumerate().filter(|(_, known)| such(&known.form));
+        let Some((oldest, _)) = old.min_by_key(|(_, known)| known.last_used) else { return };
+        let forgotten = self.recorded.swap_remove(oldest);
+        if let (Form::Program(program), Some(programs)) = (&forgotten.form, &mut self.programs) {
+            programs.give_back(program);
+        }
     }
 
     /// Whether the list was seen once; from now on it was.

@@ -100,7 +100,7 @@ impl Picker {
         self.words.write_from(0, &self.host, 4 * used)?;
         self.copied.record()?;
         self.plan(kernels, logits, draws)?;
-        self.replay.enqueue(device, &self.launches)?;
+        self.replay.enqueue(device, kernels, &self.launches)?;
         self.picked.clear();
         self.picked.resize(draws.len(), params::Pick::zeroed());
         self.picks.read(0, cast_slice_mut(&mut self.picked))?;

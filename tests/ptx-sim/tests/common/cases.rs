@@ -6,7 +6,7 @@
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::weights::Kind;
-use super::{attention, attention_f32, elementwise, gemm, gemv, prefill, rope, sample, tables, wgmma};
+use super::{attention, attention_f32, elementwise, gemm, gemv, persistent, prefill, rope, sample, tables, wgmma};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -48,6 +48,8 @@ pub const CASES: &[(&str, Case)] = &[
     ("gemm_q5_k", |module| gemm::case(module, Kind::Q5K)),
     ("gemm_q6_k", |module| gemm::case(module, Kind::Q6K)),
     ("gemm_grouped", |module| gemm::case(module, Kind::Grouped)),
+    ("persistent", persistent::case),
+    ("persistent_wide", persistent::wide_case),
 ];
 
 /// The files that only the set for Hopper has.

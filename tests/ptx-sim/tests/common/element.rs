@@ -75,7 +75,7 @@ fn to_e4m3(value: f32) -> u8 {
 
 /// A kernel's struct, field by field.
 #[derive(Default)]
-pub struct Fields(Vec<u8>);
+pub struct Fields(pub Vec<u8>);
 
 impl Fields {
     pub fn buffers(mut self, buffers: &[Buffer]) -> Self {

@@ -140,7 +140,7 @@ pub fn measure(
 }
 
 /// The kernel of a format for bf16 or f32 inputs.
-fn kernel(kind: Kind, source: Source) -> &'static str {
+pub fn kernel(kind: Kind, source: Source) -> &'static str {
     let names = match kind {
         Kind::Bf16 => ["gemv_bf16_bf16", "gemv_bf16_f32"],
         Kind::F16 => ["gemv_f16_bf16", "gemv_f16_f32"],

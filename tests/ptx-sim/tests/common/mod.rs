@@ -13,6 +13,7 @@ pub mod gemm_bugs;
 pub mod gemv;
 pub mod gemv_bugs;
 pub mod paged;
+pub mod persistent;
 pub mod prefill;
 pub mod rope;
 pub mod sample;
