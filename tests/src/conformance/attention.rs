@@ -124,9 +124,13 @@ impl Scene for Passage {
         self.spoil(s, &mut kv, &mut plan);
         self.fill(s, &mut kv, &mut plan);
         let (qkv, out) = self.step(s, &mut kv, &mut plan, self.batch(|s| self.new_rows(s)));
+        // k and v are read from the cache.
+        let (cols, q) = (self.shape.qkv_cols(), self.shape.heads * self.shape.head_dim);
+        let part = |of: Range<usize>| qkv.chunks_exact(cols).flat_map(|row| row[of.clone()].to_vec()).collect();
         // The cosine or sine, a product, the sum of two.
-        let turned = Output { judge: Judge::Whole(3), ..Output::new("rope_and_store", Role::Activation, qkv) };
-        vec![turned, Output::new("attention", Role::Activation, out)]
+        let turned = Output { judge: Judge::Whole(3), ..Output::new("q", Role::Activation, part(0..q)) };
+        let stored = Output { judge: Judge::Unread, ..Output::new("k and v", Role::Activation, part(q..cols)) };
+        vec![turned, stored, Output::new("attention", Role::Activation, out)]
     }
 }
 

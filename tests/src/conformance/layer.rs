@@ -31,7 +31,8 @@ impl Layer {
         let gate_up = [matrix(FFN, HIDDEN, format), matrix(FFN, HIDDEN, format)];
         let qkv = [matrix(q, HIDDEN, format), matrix(kv, HIDDEN, format), matrix(kv, HIDDEN, other)];
         let qkv = qkv.map(|matrix| matrix.biased(random));
-        let gains = [0; 3].map(|_| random.floats(HIDDEN));
+        // Scores of a few units: where they are hundreds, a softmax is a choice, and near a tie any rounding turns it.
+        let gains = [0.1, 0.1, 1.0].map(|size| random.floats(HIDDEN).iter().map(|x| size * x).collect());
         Layer { shape, embed, qkv, o, gate_up, down, gains }
     }
 
