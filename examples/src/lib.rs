@@ -142,7 +142,7 @@ impl ModelArgs {
         };
         match self.device {
             Device::Cpu => of.with(Cpu::new(CpuOptions { threads: self.threads, tier: self.tier, numerics })?),
-            Device::Cuda(device) => of.with(Cuda::new(CudaOptions { device, numerics })?),
+            Device::Cuda(device) => of.with(Cuda::new(CudaOptions { device, numerics, ..CudaOptions::default() })?),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The CUDA backend picks the tokens that the CPU's sampler picks, on a driver that runs the shipped PTX in the simulator.
 
-use llama_core::backend::{Backend, Numerics, Role};
+use llama_core::backend::{Backend, Role};
 use llama_core::sample::{Draw, History, Outputs, Sampling};
 use llama_cuda::{Cuda, CudaOptions};
 use mock_cuda::{Capability, Config, Mock};
@@ -9,7 +9,7 @@ const VOCAB: usize = 2500;
 
 fn backend(capability: Capability) -> (Cuda, Mock) {
     let mock = mock_cuda::install(&Config { capability, ..Config::default() }).expect("the mock driver");
-    (Cuda::new(CudaOptions { device: 0, numerics: Numerics::Default }).expect("a backend"), mock)
+    (Cuda::new(CudaOptions::default()).expect("a backend"), mock)
 }
 
 /// Rows of logits between -4 and 4.
