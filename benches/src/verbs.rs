@@ -16,8 +16,6 @@ use llama_cuda::{Cuda, Tensor, Weight};
 
 use crate::random::{Pool, Sizes};
 
-/// Bytes that all copies of a weight should have at least: several times the largest cache.
-const UNCACHED: u64 = 512 << 20;
 /// Seconds that a timing should last.
 const LONG_ENOUGH: f64 = 0.02;
 
@@ -42,13 +40,15 @@ pub struct Verbs<'a> {
     sizes: Sizes,
     format: Format,
     pool: Pool,
+    uncached: u64,
     repeat: usize,
 }
 
 impl<'a> Verbs<'a> {
-    /// On a backend, with weights of `format`; the fastest of `repeat` timings counts.
-    pub fn new(cuda: &'a Cuda, sizes: Sizes, format: Format, repeat: usize) -> Self {
-        Verbs { cuda, sizes, format, pool: Pool::new(format), repeat }
+    /// On a backend, with weights of `format`. All copies of a weight have at least `uncached` bytes, which should be
+    /// several times the largest cache. The fastest of `repeat` timings counts.
+    pub fn new(cuda: &'a Cuda, sizes: Sizes, format: Format, uncached: u64, repeat: usize) -> Self {
+        Verbs { cuda, sizes, format, pool: Pool::new(format), uncached, repeat }
     }
 
     /// Every linear layer for each number of tokens.
@@ -80,7 +80,7 @@ impl<'a> Verbs<'a> {
     fn weights(&self, rows: usize, cols: usize) -> Result<Vec<Weight>> {
         let bytes = self.pool.matrix(rows, cols);
         let view = TensorView::new("random", self.format, rows, cols, &bytes)?;
-        let copies = UNCACHED.div_ceil(bytes.len() as u64).clamp(2, 32);
+        let copies = self.uncached.div_ceil(bytes.len() as u64).clamp(2, 32);
         (0..copies).map(|_| self.cuda.weight(&[Part { weight: view, bias: None }])).collect()
     }
 

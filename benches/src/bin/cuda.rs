@@ -138,7 +138,8 @@ impl Machine {
 
 fn verbs(arguments: &Arguments, machine: &Machine) -> Result<()> {
     let cuda = Cuda::new(CudaOptions { device: arguments.device, ..CudaOptions::default() })?;
-    let verbs = Verbs::new(&cuda, arguments.shape, arguments.format, arguments.repeat);
+    let uncached = (arguments.read as u64) << 17; // an eighth of what is read at once
+    let verbs = Verbs::new(&cuda, arguments.shape, arguments.format, uncached, arguments.repeat);
     println!("{:44} {:>5} {:>9} {:16} {:>8}", "verb", "rows", "us", "    rate", "of floor");
     let tokens: Vec<usize> = arguments.batch.iter().copied().chain([arguments.prompt]).collect();
     for row in verbs.linears(&tokens)? {
