@@ -170,8 +170,8 @@ impl Programs {
         device.abilities.cooperative && (2..=self.room).contains(&rest.len()) && rest.iter().all(known)
     }
 
-    /// Writes down launches that fit; there is room.
-    pub fn make(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<Program> {
+    /// Writes down launches that fit; there is room. Nothing if not even one block finds its shared memory on the device.
+    pub fn make(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<Option<Program>> {
         let (first, rest) = split(launches);
         let name = kernel_of(rest);
         let kernel = kernels.get(name)?;
@@ -179,13 +179,16 @@ impl Programs {
         let shared = shared.unwrap_or(0);
         let resident = kernel.resident_blocks(THREADS, shared)?.min(BLOCKS);
         let blocks = resident * device.abilities.multiprocessors;
+        if blocks == 0 {
+            return Ok(None);
+        }
         let slot = self.free.pop().expect("room was asked for");
         let at = BARRIER + slot as u64 * Self::slot_bytes(self.room);
         self.span.write(at, bytemuck::cast_slice(&instructions(rest, blocks)))?;
         let list =
             List { list: self.span.address() + at, barrier: self.span.address(), count: rest.len() as u32, unused: 0 };
         let launch = Launch::new(kernel, name, [blocks, 1, 1], &list).shared(shared).cooperative();
-        Ok(Program { first: first.first().copied(), launch, slot })
+        Ok(Some(Program { first: first.first().copied(), launch, slot }))
     }
 
     /// Takes a list's memory back. What was enqueued may still read it: what is written there next comes later.

@@ -101,8 +101,12 @@ impl Replay {
         if self.programs.as_ref().is_some_and(|programs| !programs.has_room()) {
             self.forget(|form| matches!(form, Form::Program(_)));
         }
-        match &mut self.programs {
-            Some(programs) => programs.make(device, kernels, launches).map(|program| Form::Program(Box::new(program))),
+        let program = match &mut self.programs {
+            Some(programs) => programs.make(device, kernels, launches)?,
+            None => None,
+        };
+        match program {
+            Some(program) => Ok(Form::Program(Box::new(program))),
             None => Graph::record(device, launches).map(Form::Graph),
         }
     }
