@@ -97,6 +97,14 @@ impl Cuda {
         })
     }
 
+    /// Bytes of the device's memory that nobody has taken.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] with what the driver says.
+    pub fn free_memory(&self) -> Result<u64> {
+        self.device.free_memory()
+    }
+
     /// How many step shapes are recorded as graphs.
     pub fn graphs(&self) -> usize {
         self.step.borrow().replay.graphs()

@@ -104,7 +104,11 @@ impl Device {
         }
         let devices = list()?;
         if ordinal >= devices.len() {
-            return Err(Error::parameter("device", ordinal, format!("there are {} CUDA devices", devices.len())));
+            return Err(Error::parameter(
+                "CUDA device",
+                ordinal,
+                format!("this machine has {} of them", devices.len()),
+            ));
         }
         check_driver()?;
         let device = result::device::get(ordinal as i32).map_err(driver("open"))?;

@@ -2,6 +2,8 @@
 
 pub mod arrays;
 pub mod conformance;
+pub mod counting;
 pub mod hostile;
 pub mod models;
 pub mod text;
+pub mod tiny;

@@ -6,6 +6,7 @@ use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
+use llama_cuda::{Cuda, CudaOptions};
 use llama_kernels::{Cpu, CpuOptions, Tier};
 
 /// A backend a suite loops over.
@@ -15,10 +16,12 @@ pub enum Machine {
     Reference,
     /// A tier of the CPU backend with so many threads.
     Cpu(Tier, usize),
+    /// The first CUDA device.
+    Cuda,
 }
 
 impl Machine {
-    /// The reference, then every tier this CPU has with 1 and 2 threads.
+    /// The reference, then every tier this CPU has with 1 and 2 threads: the machines that give the same bits.
     pub fn all() -> Vec<Machine> {
         let tiers = Tier::available().flat_map(|tier| [Machine::Cpu(tier, 1), Machine::Cpu(tier, 2)]);
         std::iter::once(Machine::Reference).chain(tiers).collect()
@@ -34,6 +37,10 @@ impl Machine {
             Machine::Cpu(tier, threads) => {
                 let options = CpuOptions { tier: Some(tier), threads: Some(threads), numerics };
                 Box::new(Llama::load(Cpu::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
+            }
+            Machine::Cuda => {
+                let options = CudaOptions { numerics, ..CudaOptions::default() };
+                Box::new(Llama::load(Cuda::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
             }
         }
     }

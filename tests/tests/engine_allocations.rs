@@ -1,9 +1,6 @@
 //! After warm-up a step of the engine allocates nothing: not for decoding, not for new blocks, not for publishing them.
 //! One test, because the count is of the whole process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
@@ -11,27 +8,10 @@ use llama_core::config::{Config, Rope, RopeScaling};
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::Model;
 use llama_core::sample::Sampling;
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches no memory of the caller's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use llama_tests::counting::Counting;
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static COUNTING: Counting = Counting::new();
 
 /// Prefers a token that depends on the position, without allocating.
 struct Constant {
@@ -98,12 +78,12 @@ fn a_step_allocates_nothing_after_warm_up() {
     for _ in 0..20 {
         assert!(engine.step().is_ok());
     }
-    let (before, blocks) = (ALLOCATIONS.load(Ordering::Relaxed), engine.stats().blocks_used);
+    let (before, blocks) = (COUNTING.allocations(), engine.stats().blocks_used);
     let mut events = 0;
     for _ in 0..600 {
         events += engine.step().map_or(0, Iterator::count);
     }
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocations = COUNTING.allocations() - before;
     assert_eq!(allocations, 0, "in 600 steps");
     assert_eq!(events, 600 * 8);
     assert!(engine.stats().blocks_used > blocks + 8 * 30, "blocks were allocated and published meanwhile");

@@ -1,40 +1,22 @@
 //! The memory contract: what a plan says is what loading allocates, and a cap is kept or refused by name.
-//! Its tests take turns, because the count is of the whole process.
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::{Error, Loader};
 use llama_kernels::{Cpu, CpuOptions};
+use llama_tests::counting::Counting;
 use llama_tests::models::stories260k;
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static TURN: Mutex<()> = Mutex::new(());
-
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches no memory of the caller's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static COUNTING: Counting = Counting::new();
 
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// One test, because the count is of the whole process, and a harness with several starts threads when it likes.
+#[test]
+fn the_memory_contract() {
+    // What a process makes once, whichever model comes first, is no model's.
+    drop(planned_and_held(&EngineOptions::default()));
+    the_plan_is_what_is_allocated();
+    a_cap_shrinks_the_cache_and_is_kept();
+    a_cap_below_one_context_names_the_number_to_lower();
 }
 
 fn cpu() -> Cpu {
@@ -48,9 +30,11 @@ fn loader(options: &EngineOptions) -> Loader {
 /// The plan's total, and what the loaded engine holds beside its tokenizer: what it has on the heap, and its weights,
 /// which lie in pages mapped for them (that `Weight::bytes` is their size to the byte is a test of llama-kernels).
 fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
-    let held = || HELD.load(Ordering::Relaxed) as u64;
+    let held = || COUNTING.held() as u64;
+    // A backend's threads are there before any model, and rayon's queues with them.
+    let cpu = cpu();
     let before = held();
-    let (loader, cpu) = (loader(options), cpu());
+    let loader = loader(options);
     let plan = loader.memory_plan(&cpu).unwrap();
     let without = held();
     let tokenizer = loader.checkpoint().tokenizer().unwrap();
@@ -60,9 +44,7 @@ fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
     (plan.total(), held() - before - tokenizer_bytes + plan.weights, engine)
 }
 
-#[test]
 fn the_plan_is_what_is_allocated() {
-    let _turn = turn();
     for options in [
         EngineOptions::default(),
         EngineOptions { sequences: 1, chunk: 64, ..EngineOptions::default() },
@@ -73,9 +55,7 @@ fn the_plan_is_what_is_allocated() {
     }
 }
 
-#[test]
 fn a_cap_shrinks_the_cache_and_is_kept() {
-    let _turn = turn();
     let options = EngineOptions { sequences: 64, ..EngineOptions::default() };
     let free = loader(&options).memory_plan(&cpu()).unwrap();
     let limit = free.total() - free.kv_cache / 2;
@@ -89,9 +69,7 @@ fn a_cap_shrinks_the_cache_and_is_kept() {
     assert_eq!(story.tokens.len(), 5);
 }
 
-#[test]
 fn a_cap_below_one_context_names_the_number_to_lower() {
-    let _turn = turn();
     let refusal = |limit, options: EngineOptions| {
         let options = EngineOptions { memory_limit: Some(limit), ..options };
         match loader(&options).load(cpu()).map(|_| ()) {

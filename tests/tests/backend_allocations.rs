@@ -1,0 +1,86 @@
+//! After warm-up a step allocates nothing on the heap, on any backend, whatever thread would: counted by the allocator itself.
+
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, Role, RopeLayout, Rows};
+use llama_core::batch::Batch;
+use llama_core::checkpoint::TensorView;
+use llama_core::format::Format;
+use llama_core::{Error, Result};
+use llama_cuda::{Cuda, CudaOptions};
+use llama_kernels::{Cpu, CpuOptions};
+use llama_tests::counting::Counting;
+use mock_cuda::{Config, install};
+
+#[global_allocator]
+static COUNTING: Counting = Counting::new();
+
+/// Every verb, over prompts and lone tokens that take each path of the schedule.
+fn steps<B: Backend>(b: &B) -> Result<usize> {
+    let (inv_freq, layout) = (vec![1.0, 0.1], RopeLayout::Halves);
+    let shape = AttentionShape {
+        layers: 1,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        inv_freq,
+        rope_scale: 1.0,
+        layout,
+        scale: 0.25,
+        window: None,
+    };
+    let limits = Limits { tokens: 600, sequences: 2, outputs: 2, context: 640, blocks: 80, kv: KvFormat::Half };
+    let bytes = vec![0u8; 128 * Format::Q8_0.row_bytes(64).unwrap_or(0)];
+    let view = TensorView::new("w", Format::Q8_0, 128, 64, &bytes)?;
+    let (wide, square) = (
+        b.weight(&[Part { weight: view, bias: None }])?,
+        b.weight(&[Part { weight: view.slice_rows(0..64), bias: None }])?,
+    );
+    let (mut kv, mut plan) = (b.kv_cache(&shape, &limits)?, b.plan(&shape, &limits)?);
+    let new = |rows, cols| b.tensor(rows, cols, Role::Activation);
+    let mut residual = b.tensor(600, 64, Role::Residual)?;
+    let (mut x, mut y, mut qkv) = (new(600, 64)?, new(600, 64)?, new(600, 128)?);
+    let mut out = new(2, 64)?;
+    let ones = [1.0f32.to_le_bytes(); 64].concat();
+    let gain = b.gain(TensorView::new("gain", Format::F32, 1, 64, &ones)?)?;
+
+    let blocks: Vec<u32> = (0..80).collect();
+    let (mut prompt, mut token, mut two) = (Batch::new(), Batch::new(), Batch::new());
+    prompt.push(&[1; 600], 0, &blocks[..40], [599]);
+    token.push(&[2], 600, &blocks[..40], [0]);
+    two.push(&[3; 3], 601, &blocks[..40], [2]);
+    two.push(&[3; 20], 0, &blocks[40..], [19]);
+    let mut counted = 0;
+    for (i, batch) in [&prompt, &token, &two].repeat(3).into_iter().enumerate() {
+        let before = COUNTING.allocations();
+        b.prepare(&mut plan, batch)?;
+        [&mut residual, &mut x, &mut y, &mut qkv].into_iter().for_each(|tensor| tensor.set_rows(batch.rows()));
+        b.replay(|| {
+            b.embed(&mut residual, &wide, &plan)?;
+            b.rms_norm(&mut y, &residual, &gain, 1e-5)?;
+            b.linear(&mut qkv, &y, &wide)?;
+            b.rope_and_store(&mut qkv, &mut kv, 0, &plan)?;
+            b.attention(&mut y, &qkv, &kv, 0, &plan)?;
+            b.linear(&mut x, &y, &square)?;
+            b.add_rms_norm(&mut residual, &mut x, &gain, 1e-5)?;
+            b.swiglu(&mut y, &qkv)?;
+            b.add(&mut residual, &y)?;
+            b.take_outputs(&mut out, &x, &plan)
+        })?;
+        b.copy_blocks(&mut kv, &[(0, 79)])?;
+        // A step is recorded when it is seen for the second time.
+        counted += if i < 6 { 0 } else { COUNTING.allocations() - before };
+    }
+    Ok(counted)
+}
+
+/// No harness: its threads allocate when they like. The mock driver's allocations are its own.
+fn main() -> Result<(), Error> {
+    for threads in [1, 2, 3] {
+        let cpu = Cpu::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() })?;
+        assert_eq!(steps(&cpu)?, 0, "allocations with {threads} threads");
+    }
+    let gpu = install(&Config { checks: false, ..Config::default() });
+    let _gpu = gpu.unwrap_or_else(|error| panic!("the mock driver: {error}"));
+    assert_eq!(steps(&Cuda::new(CudaOptions::default())?)?, 0, "allocations on CUDA");
+    println!("a step allocates nothing: ok");
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Whole models on the CUDA backend, its kernels executed by the simulator under the mock driver: against transformers, the
+//! CPU and itself.
+
+use llama_core::backend::{Limits, Numerics};
+use llama_core::checkpoint::Checkpoint;
+use llama_core::model::{Llama, Model};
+use llama_cuda::{Cuda, CudaOptions};
+use llama_tests::conformance::{Spelled, Width};
+use llama_tests::models::{Feed, Machine, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
+use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
+use mock_cuda::{Capability, Config, Mock, install};
+
+/// A machine with one simulated GPU. Races and uninitialised memory are for the kernels' own suites to find.
+fn gpu(capability: Capability) -> Mock {
+    install(&Config { capability, checks: false, ..Config::default() }).expect("the mock driver")
+}
+
+fn load(checkpoint: &Checkpoint, limits: Limits) -> Llama<Cuda> {
+    let cuda = Cuda::new(CudaOptions::default()).expect("a device");
+    Llama::load(cuda, checkpoint, limits, None, &mut |_| {}).expect("a model")
+}
+
+/// f32 throughout: transformers' logits to f32's precision, and its text.
+#[test]
+fn precise_numerics_agree_with_transformers() {
+    let _gpu = gpu(Capability::AMPERE);
+    for name in NAMES {
+        let case = Case::open(name);
+        let mut model = case.load(Machine::Cuda, Numerics::Precise);
+        let (ids, want) = (&case.ids[0], &case.logits[0]);
+        let got = logits_in_chunks(&mut *model, ids, usize::MAX);
+        let worst = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+        assert!(got.len() == want.len() && worst <= 2e-4, "{name}: largest error {worst}");
+        let continued = &case.greedy[0];
+        assert_eq!(&greedy(&mut *model, ids, continued.len() - ids.len()), continued, "{name}");
+    }
+}
+
+/// Root of the mean square of `x - y`.
+fn distance(x: &[f32], y: &[f32]) -> f64 {
+    let square = |(x, y): (&f32, &f32)| f64::from(x - y).powi(2);
+    (x.iter().zip(y).map(square).sum::<f64>() / x.len() as f64).sqrt()
+}
+
+/// bf16 activations: no further from the truth than twice a plain bf16 computation is.
+#[test]
+fn default_numerics_err_no_more_than_twice_a_plain_computation() {
+    let _gpu = gpu(Capability::AMPERE);
+    for name in NAMES {
+        let case = Case::open(name);
+        let (ids, truth) = (&case.ids[0], &case.logits[0]);
+        let limits = limits(2, case.greedy[0].len());
+        let plain = Spelled::plain(Width::Bf16);
+        let mut plain = Llama::load(plain, &case.checkpoint, limits, None, &mut |_| {}).expect("a model");
+        let allowed = 2.0 * distance(&logits_in_chunks(&mut plain, ids, usize::MAX), truth);
+        let got = logits_in_chunks(&mut *case.load(Machine::Cuda, Numerics::Default), ids, usize::MAX);
+        let error = distance(&got, truth);
+        println!("{name}: {error:.2e} of {allowed:.2e} allowed");
+        assert!(error <= allowed, "{name}: error {error:.2e}, allowed {allowed:.2e}");
+    }
+}
+
+/// A sequence's bits do not depend on the chunks of its prompt, the batch around it or a prefix that was there already.
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    for capability in [Capability::AMPERE, Capability::HOPPER] {
+        let _gpu = gpu(capability);
+        for name in ["gqa-9-3", "mistral-window"] {
+            let case = Case::open(name);
+            let mut model = case.load(Machine::Cuda, Numerics::Default);
+            let ids = &case.ids[0];
+            let want = bits(&logits_in_chunks(&mut *model, ids, usize::MAX));
+            for chunk in [1, 7, 64] {
+                assert!(bits(&logits_in_chunks(&mut *model, ids, chunk)) == want, "{name} in chunks of {chunk}");
+            }
+            assert!(bits(&prefix_hit(&mut *model, ids)) == want, "{name}, prefix hit");
+            assert!(bits(&ragged(&mut *model, &case.ids)[0]) == want, "{name}, ragged");
+        }
+    }
+}
+
+#[test]
+fn tells_the_golden_story() {
+    let _gpu = gpu(Capability::AMPERE);
+    let checkpoint = Checkpoint::open(stories260k()).unwrap();
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let want = std::fs::read_to_string(data().join("stories260K/expected_greedy_n200.txt")).unwrap();
+    let mut model = Machine::Cuda.load(&checkpoint, limits(1, 256), Numerics::Precise);
+    let ids = greedy(&mut *model, &[tokenizer.bos().unwrap()], 200);
+    assert_eq!(tokenizer.decode(&ids[1..]).unwrap() + "\n", want);
+}
+
+/// After the same shape of step has been seen twice it is replayed, and a layer of it is five launches.
+#[test]
+fn a_decode_step_is_a_graph_of_five_launches_a_layer() {
+    let gpu = gpu(Capability::AMPERE);
+    let case = Case::open("llama3-gqa");
+    let mut model = load(&case.checkpoint, limits(1, 64));
+    let mut feed = Feed::new(&case.ids[0][..8], 0, 1, 64);
+    run(&mut model, &mut feed, 1);
+    assert!(model.backend().graphs() > 0);
+    gpu.forget();
+    feed.ids.push(7);
+    run(&mut model, &mut feed, 1);
+    let launches: u64 = gpu.launches().values().sum();
+    let layers = model.config().layers as u64;
+    // Besides the layers: rotations, embedding, the last norm, the rows that are wanted, the head.
+    assert!(launches <= 5 * layers + 5, "{launches} launches of {layers} layers: {:?}", gpu.launches());
+    assert_eq!(gpu.calls().get("cuGraphLaunch"), Some(&1));
+}
