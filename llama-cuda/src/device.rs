@@ -15,6 +15,14 @@ use crate::error::{driver, failed};
 /// The oldest driver this crate works with: CUDA 12.0, which loads PTX 8.0.
 pub const OLDEST_DRIVER: i32 = 12_000;
 
+/// The first driver whose graphs know kernels that begin early: CUDA 12.3.
+const GRAPHS_OF_EARLY_LAUNCHES: i32 = 12_030;
+
+/// compute_90a is for Hopper alone: later devices take compute_80.
+pub(crate) fn is_hopper(capability: (u32, u32)) -> bool {
+    capability == (9, 0)
+}
+
 /// A GPU, as [`crate::Cuda::devices`] lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
@@ -76,6 +84,9 @@ fn capability(device: sys::CUdevice) -> Result<(u32, u32)> {
 pub(crate) struct Abilities {
     pub capability: (u32, u32),
     pub multiprocessors: u32,
+    /// Whether a kernel may begin before the one ahead of it has ended: the kernels must wait by themselves, which only
+    /// Hopper's set does, and a graph must be able to say so, which it can from CUDA 12.3 on.
+    pub early_launch: bool,
     /// Bytes of shared memory that a block can have.
     pub shared: u32,
     /// Whether blocks of a launch may wait for each other.
@@ -110,9 +121,9 @@ impl Device {
                 format!("this machine has {} of them", devices.len()),
             ));
         }
-        check_driver()?;
+        let driver_version = driver_version()?;
         let device = result::device::get(ordinal as i32).map_err(driver("open"))?;
-        let abilities = abilities(device)?;
+        let abilities = abilities(device, driver_version)?;
         if abilities.capability < (8, 0) {
             let (major, minor) = abilities.capability;
             let problem = format!("{} has compute capability {major}.{minor}; 8.0 is needed", devices[ordinal].name);
@@ -164,7 +175,8 @@ impl Drop for Device {
     }
 }
 
-fn check_driver() -> Result<()> {
+/// The driver's version, if it is not too old.
+fn driver_version() -> Result<i32> {
     let mut version = 0;
     // SAFETY: the library is present and `version` outlives the call.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(driver("open"))?;
@@ -172,13 +184,15 @@ fn check_driver() -> Result<()> {
         let (major, minor) = (version / 1000, version % 1000 / 10);
         return Err(failed("open", format!("the driver is for CUDA {major}.{minor}; 12.0 or later is needed (R525)")));
     }
-    Ok(())
+    Ok(version)
 }
 
-fn abilities(device: sys::CUdevice) -> Result<Abilities> {
+fn abilities(device: sys::CUdevice, driver_version: i32) -> Result<Abilities> {
     use sys::CUdevice_attribute_enum as Ask;
+    let capability = capability(device)?;
     Ok(Abilities {
-        capability: capability(device)?,
+        capability,
+        early_launch: is_hopper(capability) && driver_version >= GRAPHS_OF_EARLY_LAUNCHES,
         multiprocessors: attribute(device, Ask::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared: attribute(device, Ask::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         cooperative: attribute(device, Ask::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)? != 0,

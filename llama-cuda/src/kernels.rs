@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 use llama_core::Result;
 
-use crate::device::Device;
+use crate::device::{Device, is_hopper};
 use crate::error::{driver, failed};
 use crate::ptx::{COMPUTE_80, COMPUTE_90A, File};
 
@@ -59,7 +59,7 @@ impl Drop for Module {
 
 impl Kernels {
     pub fn new(device: &Arc<Device>) -> Self {
-        let set = if is_hopper(device) { COMPUTE_90A } else { COMPUTE_80 };
+        let set = if is_hopper(device.abilities.capability) { COMPUTE_90A } else { COMPUTE_80 };
         let names = |file: &'static File| entries(file.text).map(move |name| (name, file));
         Kernels {
             device: device.clone(),
@@ -118,12 +118,32 @@ impl Kernels {
     }
 }
 
-/// compute_90a is for Hopper alone: later devices take compute_80.
-fn is_hopper(device: &Device) -> bool {
-    device.abilities.capability == (9, 0)
-}
-
 /// Names of the kernels in PTX.
 fn entries(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.split(".entry ").skip(1).filter_map(|rest| rest.split('(').next()).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that begins early and does not wait would read what is not written yet.
+    #[test]
+    fn every_kernel_for_hopper_waits_for_the_one_ahead() {
+        for file in COMPUTE_90A {
+            for kernel in file.text.split(".entry ").skip(1) {
+                let name = kernel.split('(').next().unwrap_or_default();
+                assert!(kernel.contains("griddepcontrol.wait"), "{name} in {}", file.name);
+            }
+        }
+        assert!(COMPUTE_80.iter().all(|file| !file.text.contains("griddepcontrol")));
+    }
+
+    #[test]
+    fn both_sets_have_the_kernels_of_the_first() {
+        let of = |set: &'static [File]| set.iter().flat_map(|file| entries(file.text)).collect::<Vec<_>>();
+        let hopper = of(COMPUTE_90A);
+        let missing: Vec<_> = of(COMPUTE_80).into_iter().filter(|name| !hopper.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

@@ -66,7 +66,7 @@ impl Launch {
         use sys::CUlaunchAttributeValue as Value;
         let (id, value) = match self.cooperative {
             true => (Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, Value { cooperative: 1 }),
-            false if device.abilities.capability >= (9, 0) => {
+            false if device.abilities.early_launch => {
                 let early = Value { programmaticStreamSerializationAllowed: 1 };
                 (Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, early)
             }
