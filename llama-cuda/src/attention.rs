@@ -20,7 +20,7 @@ use crate::tensor::{Matrix, Number};
 const UNIT: usize = 64;
 /// Rows of a matrix instruction's tile: heads of a group, or queries and heads.
 const TILE_ROWS: usize = 16;
-/// Heads of a block of the f32 kernels.
+/// Heads of a block of the plain kernel.
 const F32_HEADS: u32 = 8;
 /// Units that the workspace of split contexts holds at most: more are not split, and need not be.
 const MOST_UNITS: usize = 4096;
@@ -106,18 +106,18 @@ fn head_tiles(shape: &AttentionShape) -> usize {
     (shape.heads / shape.kv_heads).div_ceil(TILE_ROWS)
 }
 
-/// Rows of a block of prefill: a row is a query and a head of the kv head's group. Wide heads take two warps a row.
-fn prefill_rows(shape: &AttentionShape) -> usize {
-    if shape.head_dim > 128 { 64 } else { 128 }
-}
-
 /// Tiles of the batch with most of them.
 pub(crate) fn most_tiles(shape: &AttentionShape, tokens: usize, sequences: usize) -> usize {
     let group = shape.heads / shape.kv_heads;
-    (tokens * group).div_ceil(prefill_rows(shape)) + sequences.min(tokens)
+    (tokens * group).div_ceil(prefill_rows(shape.head_dim)) + sequences.min(tokens)
 }
 
-/// Cuts a batch up; writes the tiles of prefill.
+/// Rows of a block of prefill: a row is a query and a head of the kv head's group.
+fn prefill_rows(head_dim: usize) -> usize {
+    if head_dim > 128 { 64 } else { 128 }
+}
+
+/// Cuts a batch up; writes the tiles of prefill, those that see most first.
 pub(crate) fn schedule(
     shape: &AttentionShape,
     batch: &Batch,
@@ -129,11 +129,14 @@ pub(crate) fn schedule(
     let mut count = 0;
     for s in 0..sequences {
         let rows = batch.rows_of(s).len() * (shape.heads / shape.kv_heads);
-        for first in (0..rows).step_by(prefill_rows(shape)) {
+        for first in (0..rows).step_by(prefill_rows(shape.head_dim)) {
             tiles[count] = [s as u32, first as u32];
             count += 1;
         }
     }
+    let group = (shape.heads / shape.kv_heads) as u32;
+    let sees = |&[s, first]: &[u32; 2]| batch.positions[(batch.q_indptr[s as usize] + first / group) as usize];
+    tiles[..count].sort_unstable_by_key(|tile| std::cmp::Reverse((sees(tile), *tile)));
     let one_row_each = batch.rows() == sequences;
     let longest = batch.positions.iter().map(|&p| units(shape, p as usize)).max().unwrap_or(0);
     let fits = batch.block_ids.len() / (UNIT / BLOCK) + sequences <= workspace.units;
