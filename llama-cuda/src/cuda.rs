@@ -3,7 +3,7 @@
 //! Inside [`Backend::replay`] verbs are collected and run together; outside, each runs at once. Either way they go through
 //! the same three steps: `fuse` (verbs to operations), `lower` (operations to launches), `replay` (launches to the device).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use bytemuck::cast_slice_mut;
@@ -30,6 +30,7 @@ use crate::tensor::{Number, Tensor};
 use crate::upload::Uploader;
 use crate::verb::{Gain, Segments, Verb};
 use crate::weight::{self, Segment, Weight};
+use crate::wgmma;
 
 /// Most bytes of input that a gemv keeps in shared memory: two such blocks fit a multiprocessor of every device.
 const STAGED: u32 = 48 << 10;
@@ -44,6 +45,19 @@ pub struct CudaOptions {
     /// Whether steps of one to four rows are performed by one kernel that stays, instead of as a graph of launches: the same
     /// bits. Off unless asked for: which of the two is faster has not been measured on a GPU.
     pub persistent: bool,
+    /// What multiplies matrices of many rows.
+    pub gemm: Gemm,
+}
+
+/// Which instruction of the tensor cores multiplies activations of more than a few rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gemm {
+    /// `mma.sync`, as for few rows: a sequence's bits cannot depend on how many rows a step has.
+    #[default]
+    Mma,
+    /// `wgmma` where there is one (Hopper), for faster prefill. It adds the same products in the same order, but how many of
+    /// them it rounds at once is not said anywhere; `cargo run -p opcodes` compares the two on a device.
+    Wgmma,
 }
 
 /// The CUDA backend.
@@ -54,6 +68,10 @@ pub struct Cuda {
     kernels: Kernels,
     arena: RefCell<Arena>,
     uploader: RefCell<Uploader>,
+    /// Inputs of the widest weight so far.
+    widest: Cell<usize>,
+    /// Room for packed activations, where `wgmma` takes them.
+    packed: RefCell<Option<Span>>,
     step: RefCell<Step>,
 }
 
@@ -92,6 +110,8 @@ impl Cuda {
             kernels: Kernels::new(&device),
             arena: RefCell::default(),
             uploader: RefCell::default(),
+            widest: Cell::new(0),
+            packed: RefCell::default(),
             step: RefCell::default(),
             device,
         })
@@ -135,11 +155,20 @@ impl Cuda {
         fuse(verbs, most, ops);
         verbs.clear();
         launches.clear();
-        let lower = Lower { kernels: &self.kernels, abilities: self.device.abilities };
+        let packed = self.packed.borrow().as_ref().map(Span::address);
+        let lower = Lower { kernels: &self.kernels, abilities: self.device.abilities, packed };
         ops.iter().try_for_each(|op| lower.op(op, launches))?;
         ops.clear();
         self.device.enter()?;
         replay.enqueue(&self.device, &self.kernels, launches)
+    }
+
+    /// Bytes of packed activations; none where `mma.sync` multiplies.
+    fn packed_bytes(&self, tokens: usize, widest: usize) -> u64 {
+        let packs = self.options.gemm == Gemm::Wgmma
+            && self.options.numerics == Numerics::Default
+            && device::is_hopper(self.device.abilities.capability);
+        if packs { padded(wgmma::packed_bytes(tokens, widest)) } else { 0 }
     }
 
     fn segment(&self, parts: &[Part<'_>], first: usize) -> Result<Segment> {
@@ -188,9 +217,9 @@ impl Backend for Cuda {
         padded((rows * cols * Number::of(role, self.options.numerics).bytes()) as u64) + picker
     }
 
-    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
+    fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64 {
         let programs = if self.options.persistent { Programs::bytes(shape.layers) } else { 0 };
-        Plan::bytes(shape, limits) + programs
+        Plan::bytes(shape, limits) + programs + self.packed_bytes(limits.tokens, widest)
     }
 
     fn reserve(&self, bytes: u64) -> Result<()> {
@@ -227,6 +256,7 @@ impl Backend for Cuda {
             segments.push(segment);
         }
         let cols = parts.first().map_or(0, |part| part.weight.cols());
+        self.widest.set(self.widest.get().max(cols));
         Ok(Weight { rows, cols, segments: segments.into() })
     }
 
@@ -244,6 +274,10 @@ impl Backend for Cuda {
         if self.options.persistent {
             let span = self.span("lists of instructions", Programs::bytes(shape.layers))?;
             self.step.borrow_mut().replay.use_programs(Programs::new(span, shape.layers));
+        }
+        let packed = self.packed_bytes(limits.tokens, self.widest.get());
+        if packed > 0 {
+            *self.packed.borrow_mut() = Some(self.span("packed activations", packed)?);
         }
         Plan::new(&self.device, shape, limits, &mut |what, bytes| self.span(what, bytes))
     }

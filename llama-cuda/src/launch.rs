@@ -13,7 +13,7 @@ use crate::kernels::Kernel;
 /// Bytes of the largest parameter.
 pub(crate) const MAX_PARAMS: usize = 192;
 
-/// Threads of a block, of every kernel.
+/// Threads of a block, where nothing else is said.
 pub(crate) const THREADS: u32 = 256;
 
 /// A kernel's launch.
@@ -22,6 +22,7 @@ pub(crate) struct Launch {
     pub kernel: Kernel,
     pub name: &'static str,
     pub grid: [u32; 3],
+    pub threads: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
     /// All blocks are alive at once, and may wait for each other.
@@ -40,7 +41,12 @@ impl Launch {
         let bytes = bytemuck::bytes_of(params);
         let mut all = [0; MAX_PARAMS];
         all[..bytes.len()].copy_from_slice(bytes);
-        Launch { kernel, name, grid, shared: 0, cooperative: false, params: Params(all) }
+        Launch { kernel, name, grid, threads: THREADS, shared: 0, cooperative: false, params: Params(all) }
+    }
+
+    /// The same with other threads a block.
+    pub fn threads(self, threads: u32) -> Self {
+        Launch { threads, ..self }
     }
 
     /// The same with dynamic shared memory.
@@ -82,7 +88,7 @@ impl Launch {
             gridDimX: self.grid[0],
             gridDimY: self.grid[1],
             gridDimZ: self.grid[2],
-            blockDimX: THREADS,
+            blockDimX: self.threads,
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: self.shared,

@@ -41,8 +41,9 @@ mod tiles;
 mod upload;
 mod verb;
 mod weight;
+mod wgmma;
 
-pub use cuda::{Cuda, CudaOptions};
+pub use cuda::{Cuda, CudaOptions, Gemm};
 pub use device::{DeviceInfo, OLDEST_DRIVER};
 pub use kv::KvCache;
 pub use plan::Plan;

@@ -9,11 +9,12 @@ use crate::fuse::{Input, Op};
 use crate::gemm;
 use crate::kernels::Kernels;
 use crate::launch::{Launch, THREADS};
-use crate::params::{Add, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
+use crate::params::{Add, Address, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
 use crate::tensor::{Matrix, Number};
 use crate::tiles::TILE_ROWS;
 use crate::verb::{Gain, Segments};
 use crate::weight::Segment;
+use crate::wgmma;
 
 /// Most columns that a gemv takes at once.
 pub(crate) const GEMV_COLUMNS: u32 = 8;
@@ -24,6 +25,8 @@ const GEMV_BLOCKS: u32 = 4;
 pub(crate) struct Lower<'a> {
     pub kernels: &'a Kernels,
     pub abilities: Abilities,
+    /// Where activations are packed for `wgmma`; nowhere: `mma.sync` multiplies all matrices.
+    pub packed: Option<Address>,
 }
 
 impl Lower<'_> {
@@ -63,6 +66,10 @@ impl Lower<'_> {
         add: bool,
         launches: &mut Vec<Launch>,
     ) -> Result<()> {
+        if let Some(packed) = self.packed.filter(|_| is_plain_bf16(input) && out.rows >= wgmma::LEAST_COLUMNS) {
+            let params = |segment: &Segment| linear_params(out, input, segment, add);
+            return wgmma::lower(self.kernels, self.abilities.multiprocessors, packed, &weight.0, params, launches);
+        }
         for segment in &weight.0[..] {
             let params = linear_params(out, input, segment, add);
             launches.push(self.segment(segment, input, &params)?);
@@ -130,6 +137,11 @@ impl Lower<'_> {
         let params = TakeRows { out: out.address, x: x.address, index, rows: out.rows, features: out.cols };
         self.launch(name, [out.rows * out.cols.div_ceil(4 * THREADS), 1, 1], &params)
     }
+}
+
+/// Whether a linear's input is bf16 as it lies in memory.
+fn is_plain_bf16(input: Input) -> bool {
+    matches!(input, Input::Plain(Matrix { number: Number::Bf16, .. }))
 }
 
 fn linear_params(out: Matrix, input: Input, segment: &Segment, add: bool) -> Linear {

@@ -63,6 +63,8 @@ params! {
     Add { acc: Address, x: Address, count: u32, unused: u32 }
     /// `out[i] = x[index[i]]`
     TakeRows { out: Address, x: Address, index: Address, rows: u32, features: u32 }
+    /// A linear's activations in the order of `wgmma`'s tiles.
+    Pack { packed: Address, x: Address, gather: Address, columns: u32, inputs: u32, chunks: u32, unused: u32 }
     /// Blocks of one layer's cache, copied within it.
     CopyBlocks { k: Address, v: Address, pairs: Address, count: u32, bytes: u32 }
     /// How one token is picked.

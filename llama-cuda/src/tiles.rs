@@ -33,6 +33,7 @@ pub(crate) struct Names {
     pub gemv_f32: &'static str,
     pub gemm: &'static str,
     pub gemm_narrow: &'static str,
+    pub wgmma: &'static str,
 }
 
 macro_rules! names {
@@ -44,6 +45,7 @@ macro_rules! names {
             gemv_f32: concat!("gemv_", $form, "_f32"),
             gemm: concat!("gemm_", $form, "_bf16"),
             gemm_narrow: concat!("gemm_", $form, "_bf16_narrow"),
+            wgmma: concat!("wgmma_", $form, "_bf16"),
         }
     };
 }

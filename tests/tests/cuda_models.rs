@@ -4,7 +4,7 @@
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
-use llama_cuda::{Cuda, CudaOptions};
+use llama_cuda::{Cuda, CudaOptions, Gemm};
 use llama_tests::conformance::{Spelled, Width};
 use llama_tests::models::{Feed, Machine, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
 use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
@@ -17,7 +17,11 @@ fn gpu(capability: Capability) -> Mock {
 
 /// In the numerics and the cache that a user gets who chooses nothing.
 fn load(checkpoint: &Checkpoint, limits: Limits) -> Llama<Cuda> {
-    let cuda = Cuda::new(CudaOptions::default()).expect("a device");
+    load_with(CudaOptions::default(), checkpoint, limits)
+}
+
+fn load_with(options: CudaOptions, checkpoint: &Checkpoint, limits: Limits) -> Llama<Cuda> {
+    let cuda = Cuda::new(options).expect("a device");
     let limits = Limits { kv: KvFormat::Half, ..limits };
     Llama::load(cuda, checkpoint, limits, None, &mut |_| {}).expect("a model")
 }
@@ -79,6 +83,20 @@ fn every_schedule_gives_the_same_bits() {
             assert!(bits(&ragged(&mut model, &case.ids)[0]) == want, "{name}, ragged");
         }
     }
+}
+
+/// The whole prompt goes through `wgmma`, its parts through `mma`: the order of their sums is one.
+#[test]
+fn wgmma_and_mma_give_the_same_bits() {
+    let gpu = gpu(Capability::HOPPER);
+    let case = Case::open("llama3-gqa");
+    let options = CudaOptions { gemm: Gemm::Wgmma, ..CudaOptions::default() };
+    let mut model = load_with(options, &case.checkpoint, limits(1, case.greedy[0].len()));
+    let ids: Vec<u32> = case.ids[0].iter().chain(&case.ids[1]).copied().take(case.greedy[0].len().min(100)).collect();
+    gpu.forget();
+    let whole = bits(&logits_in_chunks(&mut model, &ids, usize::MAX));
+    assert!(gpu.launches().contains_key("wgmma_bf16_bf16"), "{:?}", gpu.launches());
+    assert!(bits(&logits_in_chunks(&mut model, &ids, 30)) == whole);
 }
 
 #[test]
