@@ -103,8 +103,9 @@ impl KvCache {
     }
 
     fn copy_together(&self, device: &Device, kernels: &Kernels, pairs: &[(BlockId, BlockId)]) -> Result<()> {
-        let flat: Vec<u32> = pairs.iter().flat_map(|&(from, to)| [from, to]).collect();
-        self.pairs.write(0, bytemuck::cast_slice(&flat))?;
+        let mut flat = [[0; 2]; PAIRS];
+        flat.iter_mut().zip(pairs).for_each(|(flat, &(from, to))| *flat = [from, to]);
+        self.pairs.write(0, bytemuck::cast_slice(&flat[..pairs.len()]))?;
         let bytes = self.layout.block_bytes() as u32;
         let grid = [2 * pairs.len() as u32 * bytes.div_ceil(16 * THREADS), 1, 1];
         for layer in 0..self.layout.layers {
