@@ -5,8 +5,9 @@ use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
 use llama_cuda::{Cuda, CudaOptions, Gemm};
+use llama_kernels::Tier;
 use llama_tests::conformance::{Spelled, Width};
-use llama_tests::models::{Feed, Machine, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
+use llama_tests::models::{Feed, Machine, argmax, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
 use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
 use mock_cuda::{Capability, Config, Mock, install};
 
@@ -106,6 +107,39 @@ fn tells_the_golden_story() {
     let mut model = Machine::Cuda.load(&checkpoint, limits(1, 256), Numerics::Precise);
     let ids = greedy(&mut *model, &[tokenizer.bos().unwrap()], 200);
     assert_eq!(tokenizer.decode(&ids[1..]).unwrap() + "\n", want);
+}
+
+/// bf16 activations along the golden story: the errors of a plain computation at most twice, so that the next token is the
+/// CPU's wherever the CPU's choice is clear of them.
+#[test]
+fn default_numerics_continue_the_story_as_the_cpu_does() {
+    let _gpu = gpu(Capability::AMPERE);
+    let checkpoint = Checkpoint::open(stories260k()).unwrap();
+    let (vocab, limits) = (checkpoint.config().vocab, limits(1, 128));
+    let mut cpu = Machine::Cpu(Tier::best(), 1).load(&checkpoint, limits, Numerics::Precise);
+    let ids = greedy(&mut *cpu, &[1], 120);
+    let truth = logits_in_chunks(&mut *cpu, &ids, usize::MAX);
+    let mut plain = Llama::load(Spelled::plain(Width::Bf16), &checkpoint, limits, None, &mut |_| {}).expect("a model");
+    let allowed = 2.0 * farthest(&logits_in_chunks(&mut plain, &ids, usize::MAX), &truth);
+    let got = logits_in_chunks(&mut load(&checkpoint, limits), &ids, usize::MAX);
+    let error = farthest(&got, &truth);
+    assert!(error <= allowed, "error {error:.2e}, allowed {allowed:.2e}");
+    let (mut clear, mut same) = (0, 0);
+    for (got, truth) in got.chunks(vocab).zip(truth.chunks(vocab)) {
+        let choice = argmax(truth);
+        let beside = (0..vocab).filter(|&i| i != choice as usize).map(|i| truth[i]).fold(f32::MIN, f32::max);
+        let is_clear = truth[choice as usize] - beside > 2.0 * allowed;
+        same += usize::from(argmax(got) == choice);
+        clear += usize::from(is_clear);
+        assert!(!is_clear || argmax(got) == choice, "{choice} is clear, and {} was chosen", argmax(got));
+    }
+    println!("error {error:.2e} of {allowed:.2e} allowed; {same} of {} choices equal, {clear} clear", ids.len());
+    assert!(2 * clear > ids.len(), "{clear} of {} choices are clear", ids.len());
+}
+
+/// The largest difference.
+fn farthest(x: &[f32], y: &[f32]) -> f32 {
+    x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 
 /// After the same shape of step has been seen twice it is replayed, and a layer of it is five launches.
