@@ -54,3 +54,10 @@ mod hopper {
 mod precise {
     super::conformance_suite!(|| super::suite(super::Capability::AMPERE, super::Numerics::Precise));
 }
+
+#[test]
+fn attention_in_eight_bits() {
+    for numerics in [Numerics::Default, Numerics::Precise] {
+        suite(Capability::AMPERE, numerics).attention_in_eight_bits();
+    }
+}

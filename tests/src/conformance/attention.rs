@@ -194,6 +194,14 @@ impl<S: Subject> Suite<S> {
         }
     }
 
+    /// Keys and values in eight bits: for backends that keep them so.
+    pub fn attention_in_eight_bits(&self) {
+        for (i, sequences) in [&[(0, 20), (66, 1)][..], &[(70, 1), (15, 1)]].into_iter().enumerate() {
+            let shape = shape(4, 2, 24, 16, RopeLayout::Halves);
+            self.agree(&Passage::new("eight bits", shape, KvFormat::F8, sequences, 150 + i as u64));
+        }
+    }
+
     /// Scores far apart, so that weights reach the least exponential, and infinities and NaN.
     pub fn attention_of_hard_numbers(&self) {
         let sequences = if self.size == Size::All { [(0, 40), (260, 6)] } else { [(0, 17), (66, 3)] };
