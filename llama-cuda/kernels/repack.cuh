@@ -106,10 +106,10 @@ __device__ __forceinline__ u32 k_scales(const Patch& patch, u32 i) {
     return six_bits_of<B, 8, 2>(patch, g, (k - 6) * 8, 4);
 }
 
-// The body of a kernel: R::word is word i of a tile.
+// The body of a kernel: R::word is word i of a tile. It does not let the next kernel begin early: that one may fetch
+// weights before it waits, and these are weights.
 template <class R>
 __device__ __forceinline__ void repack(const Repack& p) {
-    begin_dependents();
     wait_for_earlier();
     const Patch patch{p, blockIdx.y * TILE_ROWS, blockIdx.x * R::Format::INPUTS};
     constexpr u32 WORDS = R::Format::TILE_BYTES / 4;

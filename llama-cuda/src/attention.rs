@@ -22,8 +22,6 @@ const UNIT: usize = 64;
 const TILE_ROWS: usize = 16;
 /// Heads of a block of the plain kernel.
 const F32_HEADS: u32 = 8;
-/// Units that the workspace of split contexts holds at most: more are not split, and need not be.
-const MOST_UNITS: usize = 4096;
 
 /// Everything that the kernels of one layer's attention are passed, but for the tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,7 +73,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     fn sizes(shape: &AttentionShape, limits: &Limits) -> ([u64; 3], usize) {
-        let units = (limits.sequences * limits.context.div_ceil(UNIT) + limits.sequences).min(MOST_UNITS);
+        // A batch that shares blocks may list more than the pool has: its contexts are not split.
+        let positions = (limits.sequences * limits.context.div_ceil(UNIT)).min(limits.blocks.div_ceil(UNIT / BLOCK));
+        let units = positions + limits.sequences;
         let padded = Layout::new(shape, limits).padded;
         let rows = (units * shape.heads) as u64;
         let arrivals = (limits.tokens.min(limits.sequences) * shape.kv_heads * head_tiles(shape)) as u64;
@@ -94,6 +94,11 @@ impl Workspace {
         let (sizes, units) = Self::sizes(shape, limits);
         let [partials, stats, arrivals] = sizes.map(|bytes| take("parts of attention", bytes));
         Ok(Workspace { spans: [partials?, stats?, arrivals?], units })
+    }
+
+    /// Units of a batch whose contexts can be split.
+    pub fn units(&self) -> usize {
+        self.units
     }
 
     pub fn addresses(&self) -> [Address; 3] {
@@ -121,7 +126,7 @@ fn prefill_rows(head_dim: usize) -> usize {
 pub(crate) fn schedule(
     shape: &AttentionShape,
     batch: &Batch,
-    workspace: &Workspace,
+    units_that_fit: usize,
     multiprocessors: u32,
     tiles: &mut [[u32; 2]],
 ) -> Schedule {
@@ -137,11 +142,11 @@ pub(crate) fn schedule(
     let group = (shape.heads / shape.kv_heads) as u32;
     let sees = |&[s, first]: &[u32; 2]| batch.positions[(batch.q_indptr[s as usize] + first / group) as usize];
     tiles[..count].sort_unstable_by_key(|tile| std::cmp::Reverse((sees(tile), *tile)));
-    let one_row_each = batch.rows() == sequences;
+    let one_row_each = (0..sequences).all(|s| batch.rows_of(s).len() == 1);
     let longest = batch.positions.iter().map(|&p| units(shape, p as usize)).max().unwrap_or(0);
-    let fits = batch.block_ids.len() / (UNIT / BLOCK) + sequences <= workspace.units;
+    let fits = batch.block_ids.len() / (UNIT / BLOCK) + sequences <= units_that_fit;
     let others = (batch.rows() * shape.kv_heads * head_tiles(shape)) as u32;
-    let run = if fits { run_length(longest, others, multiprocessors) } else { longest };
+    let run = if fits { run_length(longest, others, multiprocessors) } else { longest.next_power_of_two() };
     Schedule {
         one_row_each,
         run: run as u32,
@@ -159,7 +164,7 @@ fn units(shape: &AttentionShape, position: usize) -> usize {
 fn run_length(longest: usize, others: u32, multiprocessors: u32) -> usize {
     let wanted = (2 * multiprocessors).div_ceil(others.max(1)) as usize;
     let run = longest.div_ceil(wanted.max(1)).next_power_of_two().min(16);
-    if wanted <= 1 { longest } else { run }
+    if wanted <= 1 { longest.next_power_of_two() } else { run }
 }
 
 /// How heads lie in rows and in the cache.
@@ -219,7 +224,7 @@ pub(crate) fn lower(
         shape: attend.heads,
         scale: attend.scale,
         window: attend.window,
-        run: attend.schedule.run,
+        run: if turn { attend.schedule.run } else { 0 },
         unused: 0,
     };
     let (name, grid, shared) = geometry(out, attend, turn);
@@ -283,5 +288,60 @@ fn f32_name(act: Number, kv: KvNumber) -> &'static str {
         (Number::F32, KvNumber::Bf16) => "attention_f32_f32_bf16",
         (Number::F32, KvNumber::E4m3) => "attention_f32_f32_e4m3",
         (Number::F32, KvNumber::F32) => "attention_f32_f32_f32",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The schedule of sequences with so many rows each, after so many positions.
+    fn cut(sequences: &[(usize, usize)], multiprocessors: u32) -> (Schedule, Vec<[u32; 2]>) {
+        let (heads, kv_heads) = (32, 8);
+        let shape = AttentionShape {
+            layers: 1,
+            heads,
+            kv_heads,
+            head_dim: 128,
+            inv_freq: Vec::new(),
+            rope_scale: 1.0,
+            layout: RopeLayout::Halves,
+            scale: 1.0,
+            window: None,
+        };
+        let mut batch = Batch::new();
+        for &(rows, position) in sequences {
+            let blocks: Vec<u32> = (0..(position + rows).div_ceil(BLOCK) as u32).collect();
+            batch.push(&vec![0; rows], position as u32, &blocks, []);
+        }
+        let mut tiles = vec![[u32::MAX; 2]; most_tiles(&shape, batch.rows(), sequences.len())];
+        let schedule = schedule(&shape, &batch, 1 << 20, multiprocessors, &mut tiles);
+        tiles.truncate(schedule.tiles as usize);
+        (schedule, tiles)
+    }
+
+    #[test]
+    fn one_row_each_is_of_every_sequence() {
+        assert!(cut(&[(1, 9), (1, 70)], 132).0.one_row_each);
+        assert!(!cut(&[(0, 9), (2, 70)], 132).0.one_row_each, "as many rows as sequences");
+    }
+
+    #[test]
+    fn runs_cover_the_longest_context() {
+        for position in [0, 63, 64, 1000, 131_071] {
+            for sequences in [1, 5, 200] {
+                let (schedule, _) = cut(&vec![(1, position); sequences], 132);
+                let units = position / UNIT + 1;
+                assert!((schedule.run * schedule.runs) as usize >= units, "{schedule:?} of {units} units");
+                assert!(schedule.run.is_power_of_two() && schedule.runs.is_power_of_two(), "{schedule:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_hold_every_row_once_and_the_longest_come_first() {
+        let (schedule, tiles) = cut(&[(3, 0), (100, 500), (0, 0), (1, 7)], 132);
+        assert_eq!(schedule.tiles as usize, tiles.len());
+        assert_eq!(tiles, [[1, 384], [1, 256], [1, 128], [1, 0], [3, 0], [0, 0]]);
     }
 }

@@ -65,6 +65,8 @@ pub struct Cuda {
     device: Arc<Device>,
     name: String,
     options: CudaOptions,
+    /// Goes before the kernels that its graphs are made of.
+    step: RefCell<Step>,
     kernels: Kernels,
     arena: RefCell<Arena>,
     uploader: RefCell<Uploader>,
@@ -72,7 +74,6 @@ pub struct Cuda {
     widest: Cell<usize>,
     /// Room for packed activations, where `wgmma` takes them.
     packed: RefCell<Option<Span>>,
-    step: RefCell<Step>,
 }
 
 /// What a step is made of; kept, so that the next one allocates nothing.
@@ -155,7 +156,7 @@ impl Cuda {
         fuse(verbs, most, ops);
         verbs.clear();
         launches.clear();
-        let packed = self.packed.borrow().as_ref().map(Span::address);
+        let packed = self.packed.borrow().as_ref().map(|span| (span.address(), span.bytes()));
         let lower = Lower { kernels: &self.kernels, abilities: self.device.abilities, packed };
         ops.iter().try_for_each(|op| lower.op(op, launches))?;
         ops.clear();
@@ -276,7 +277,7 @@ impl Backend for Cuda {
             self.step.borrow_mut().replay.use_programs(Programs::new(span, shape.layers));
         }
         let packed = self.packed_bytes(limits.tokens, self.widest.get());
-        if packed > 0 {
+        if packed > self.packed.borrow().as_ref().map_or(0, Span::bytes) {
             *self.packed.borrow_mut() = Some(self.span("packed activations", packed)?);
         }
         Plan::new(&self.device, shape, limits, &mut |what, bytes| self.span(what, bytes))

@@ -5,7 +5,7 @@
 
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{result, sys};
 use llama_core::{Error, Result};
@@ -99,6 +99,10 @@ pub(crate) struct Device {
     context: sys::CUcontext,
     stream: sys::CUstream,
     pub abilities: Abilities,
+    /// Loaded PTX. It goes when the device does, after every graph of its kernels.
+    modules: Mutex<Vec<sys::CUmodule>>,
+    /// Held while launches are recorded: to wait for the stream would spoil the recording.
+    recording: Mutex<()>,
 }
 
 // SAFETY: context and stream are handles that the driver lets any thread use, at once too; every call that needs the context
@@ -131,7 +135,14 @@ impl Device {
         }
         // SAFETY: `device` came from `device::get`; the context is released once, when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver("open"))?;
-        let mut opened = Device { device, context, stream: std::ptr::null_mut(), abilities };
+        let mut opened = Device {
+            device,
+            context,
+            stream: std::ptr::null_mut(),
+            abilities,
+            modules: Mutex::default(),
+            recording: Mutex::default(),
+        };
         opened.enter()?;
         opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(driver("open"))?;
         Ok(Arc::new(opened))
@@ -153,6 +164,23 @@ impl Device {
         unsafe { result::stream::synchronize(self.stream) }.map_err(driver(verb))
     }
 
+    /// Keeps anybody who drops memory waiting until the guard is dropped.
+    pub fn recording(&self) -> MutexGuard<'_, ()> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a module over, to unload it when nothing can use it any more.
+    pub fn keep_module(&self, module: sys::CUmodule) {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner).push(module);
+    }
+
+    /// Waits until nothing enqueued uses what is about to be dropped. An error has nobody left to tell.
+    fn settle(&self) {
+        let _recording = self.recording();
+        let _ = self.enter();
+        let _ = self.wait("drop");
+    }
+
     /// Bytes of device memory that are free.
     pub fn free_memory(&self) -> Result<u64> {
         self.enter()?;
@@ -162,11 +190,14 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // What was enqueued is waited for; an error here has nobody left to tell.
-        let _ = self.enter();
-        let _ = self.wait("drop");
-        // SAFETY: the stream was made by `open` and is destroyed once; so is the context released.
+        self.settle();
+        let modules = std::mem::take(self.modules.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // SAFETY: modules and stream were made once and go once, after everything that uses them; so is the context
+        // released.
         unsafe {
+            for module in modules {
+                let _ = result::module::unload(module);
+            }
             if !self.stream.is_null() {
                 let _ = result::stream::destroy(self.stream);
             }
@@ -210,7 +241,7 @@ impl Block {
     /// `bytes` of memory, or `None` where the device has not so much.
     pub fn new(device: &Arc<Device>, bytes: u64) -> Result<Option<Self>> {
         device.enter()?;
-        // SAFETY: the memory is zeroed before anything reads it, and freed once.
+        // SAFETY: nothing reads the memory before somebody has written it, and it is freed once.
         match unsafe { result::malloc_sync(bytes.max(1) as usize) } {
             Ok(address) => Ok(Some(Block { device: device.clone(), address, bytes })),
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
@@ -229,8 +260,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let _ = self.device.enter();
-        let _ = self.device.wait("drop");
+        self.device.settle();
         // SAFETY: allocated by `new`, freed once, and nothing enqueued uses it any more.
         let _ = unsafe { result::free_sync(self.address) };
     }
@@ -294,6 +324,7 @@ impl Span {
     /// Starts to copy the first `bytes` of `from` to `offset`. `from` is left alone until an [`Event`] after it has passed.
     pub fn write_from(&self, offset: u64, from: &Pinned, bytes: usize) -> Result<()> {
         self.check(offset, bytes);
+        self.device().enter()?;
         let data = &from.bytes()[..bytes];
         // SAFETY: the bytes lie inside a living block; pinned memory is freed only after the stream is through.
         unsafe { result::memcpy_htod_async(self.address + offset, data, self.device().stream) }.map_err(driver("write"))
@@ -348,8 +379,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.device.enter();
-        let _ = self.device.wait("drop");
+        self.device.settle();
         // SAFETY: allocated by `new`, freed once, and no copy from it is under way.
         let _ = unsafe { result::free_host(self.data.cast::<c_void>()) };
     }
@@ -388,6 +418,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
+        let _ = self.device.enter();
         // SAFETY: made by `new`, destroyed once.
         let _ = unsafe { result::event::destroy(self.event) };
     }

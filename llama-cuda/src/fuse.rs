@@ -136,13 +136,18 @@ fn linear(verbs: &[Verb], input: Option<Input>, reach: Reach, ops: &mut Vec<Op>)
         ops.push(Op::Linear { out: *out, input, weight, add: false });
         return 1;
     };
-    if x != out {
+    if x != out || normed_from(input, *residual) {
         ops.push(Op::Linear { out: *out, input, weight, add: false });
         return 1;
     }
     ops.push(Op::Linear { out: *residual, input, weight, add: true });
     let normed = Verb::Norm { out: *x, residual: *residual, norm: *norm };
     2 + after_norm(&normed, rest, reach, ops)
+}
+
+/// Whether a linear's input is normed from `residual`, which it must not change while others read it.
+fn normed_from(input: Input, residual: Matrix) -> bool {
+    matches!(input, Input::Norm(from, _) if from.address == residual.address)
 }
 
 /// The norm that a fused addition leaves, and the linear it may go into. Returns how many of `rest` that took.
@@ -297,5 +302,15 @@ mod tests {
         let (residual, x, y) = (matrix(1, Number::F32, 1), matrix(2, Number::Bf16, 1), matrix(3, Number::Bf16, 1));
         let linear = Verb::Linear { out: y, x, weight: Segments(Vec::new().into()) };
         assert_eq!(fused(&[linear, Verb::AddNorm { residual, x, norm: GAIN }]), ["linear", "add+norm"]);
+    }
+
+    /// A block would read the residual that another adds to.
+    #[test]
+    fn a_linear_does_not_add_to_what_it_norms() {
+        let (residual, x, y) = (matrix(1, Number::F32, 1), matrix(2, Number::Bf16, 1), matrix(3, Number::Bf16, 1));
+        let norm = Verb::Norm { out: x, residual, norm: GAIN };
+        let linear = Verb::Linear { out: y, x, weight: Segments(Vec::new().into()) };
+        let sum = Verb::AddNorm { residual, x: y, norm: GAIN };
+        assert_eq!(fused(&[norm, linear, sum]), ["norm+linear", "add+norm"]);
     }
 }

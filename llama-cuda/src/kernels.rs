@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
@@ -40,22 +40,12 @@ pub(crate) struct Kernels {
     loaded: RefCell<HashMap<&'static str, Kernel>>,
 }
 
-struct Module {
-    device: Arc<Device>,
-    module: sys::CUmodule,
-}
+/// A loaded file. The device keeps it.
+#[derive(Clone, Copy)]
+struct Module(sys::CUmodule);
 
 // SAFETY: a handle that the driver lets any thread use.
 unsafe impl Send for Module {}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        let _ = self.device.enter();
-        let _ = self.device.wait("drop");
-        // SAFETY: loaded once, unloaded once, and nothing enqueued uses it any more.
-        let _ = unsafe { result::module::unload(self.module) };
-    }
-}
 
 impl Kernels {
     pub fn new(device: &Arc<Device>) -> Self {
@@ -90,8 +80,8 @@ impl Kernels {
             modules.insert(file.name, self.module(file)?);
         }
         let symbol = CString::new(name).map_err(|_| failed("load", format!("there is no kernel {name}")))?;
-        // SAFETY: the module stays loaded as long as `self`.
-        let function = unsafe { result::module::get_function(modules[file.name].module, symbol) };
+        // SAFETY: the module stays loaded as long as the device is open.
+        let function = unsafe { result::module::get_function(modules[file.name].0, symbol) };
         let function = function.map_err(driver("load"))?;
         self.allow_shared(function)?;
         Ok(Kernel(function))
@@ -99,10 +89,9 @@ impl Kernels {
 
     fn module(&self, file: &File) -> Result<Module> {
         let text = CString::new(file.text).map_err(|_| failed("load", format!("{} holds a zero byte", file.name)))?;
-        // SAFETY: `text` ends with a zero and outlives the call.
-        let module = unsafe { result::module::load_data(text.as_ptr().cast()) }
-            .map_err(|error| failed("load", format!("{}.ptx: {}", file.name, driver("load")(error))))?;
-        Ok(Module { device: self.device.clone(), module })
+        let module = load_data(&text).map_err(|problem| failed("load", format!("{}.ptx: {problem}", file.name)))?;
+        self.device.keep_module(module);
+        Ok(Module(module))
     }
 
     /// Lets a kernel use all the shared memory that its static part leaves.
@@ -116,6 +105,28 @@ impl Kernels {
         // SAFETY: as above.
         unsafe { result::function::set_function_attribute(function, MOST, most) }.map_err(driver("load"))
     }
+}
+
+/// Bytes of what the driver's compiler may say about a file.
+const LOG: usize = 8 << 10;
+
+/// Compiles and loads PTX; what the compiler says where it does not.
+fn load_data(text: &CStr) -> Result<sys::CUmodule, String> {
+    use sys::CUjit_option_enum::{CU_JIT_ERROR_LOG_BUFFER as BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES as BYTES};
+    let mut log = vec![0u8; LOG];
+    let mut options = [BUFFER, BYTES];
+    // An option's value is a pointer, or a number in a pointer's place.
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG - 1)];
+    let mut module = std::ptr::null_mut();
+    // SAFETY: `text` ends with a zero; log, options and values outlive the call, and the log is as long as its size says.
+    let loaded = unsafe {
+        sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
+            .result()
+    };
+    loaded.map(|()| module).map_err(|error| {
+        let said = CStr::from_bytes_until_nul(&log).map_or_else(|_| String::new(), |log| log.to_string_lossy().into());
+        format!("{}; {}", driver("load")(error), said.split_whitespace().collect::<Vec<_>>().join(" "))
+    })
 }
 
 /// Names of the kernels in PTX.
@@ -147,5 +158,35 @@ mod tests {
         let hopper = of(COMPUTE_90A);
         let missing: Vec<_> = of(COMPUTE_80).into_iter().filter(|name| !hopper.contains(name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    /// A struct's bytes are those of the kernel's parameter.
+    #[test]
+    fn kernels_take_the_structs_of_params() {
+        use crate::params as p;
+        let families: &[(&str, usize)] = &[
+            ("gemv_", size_of::<p::Linear>()),
+            ("gemm_", size_of::<p::Linear>()),
+            ("wgmma_", size_of::<p::Linear>()),
+            ("embed_", size_of::<p::Embed>()),
+            ("repack_", size_of::<p::Repack>()),
+            ("norm_", size_of::<p::Norm>()),
+            ("rope_angles", size_of::<p::Angles>()),
+            ("rope_kv_", size_of::<p::Rope>()),
+            ("attention_", size_of::<p::Attention>()),
+            ("swiglu_", size_of::<p::SwiGlu>()),
+            ("add_", size_of::<p::Add>()),
+            ("take_rows_", size_of::<p::TakeRows>()),
+            ("copy_blocks", size_of::<p::CopyBlocks>()),
+            ("pack_", size_of::<p::Pack>()),
+            ("sample_", size_of::<p::Sample>()),
+        ];
+        for kernel in
+            [COMPUTE_80, COMPUTE_90A].into_iter().flatten().flat_map(|file| file.text.split(".entry ").skip(1))
+        {
+            let name = kernel.split('(').next().unwrap_or_default();
+            let Some((_, bytes)) = families.iter().find(|(family, _)| name.starts_with(family)) else { continue };
+            assert!(kernel.contains(&format!(".b8 {name}_param_0[{bytes}]")), "{name} is passed {bytes} bytes");
+        }
     }
 }

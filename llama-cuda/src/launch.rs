@@ -1,6 +1,7 @@
 //! One launch: a kernel, its grid and the bytes of its one parameter. Plain data that can be compared, kept and enqueued.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
@@ -108,6 +109,8 @@ impl Launch {
 
 /// A recorded sequence of launches.
 pub(crate) struct Graph {
+    /// Keeps the kernels loaded and the context open.
+    device: Arc<Device>,
     exec: sys::CUgraphExec,
 }
 
@@ -116,33 +119,40 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Records `launches`.
-    pub fn record(device: &Device, launches: &[Launch]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// With what the driver says; what was to be recorded has not run then.
+    pub fn record(device: &Arc<Device>, launches: &[Launch]) -> Result<Self> {
+        let _recording = device.recording();
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives and is not being captured: capture begins and ends here.
         unsafe { result::stream::begin_capture(device.stream(), mode) }.map_err(driver("record"))?;
         let recorded = launches.iter().try_for_each(|launch| launch.enqueue(device));
         // SAFETY: capture began above.
         let graph = unsafe { result::stream::end_capture(device.stream()) }.map_err(driver("record"));
-        recorded?;
         let graph = graph?;
-        // SAFETY: the graph is whole; it is destroyed once, and not needed after it is instantiated.
+        // SAFETY: the graph came from the capture; it is destroyed once, and not needed after it is instantiated.
         let exec = unsafe {
-            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let exec = recorded.and_then(|()| {
+                result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(driver("record"))
+            });
             let _ = result::graph::destroy(graph);
-            exec.map_err(driver("record"))?
+            exec?
         };
-        Ok(Graph { exec })
+        Ok(Graph { device: device.clone(), exec })
     }
 
     /// Enqueues all of it.
-    pub fn enqueue(&self, device: &Device) -> Result<()> {
+    pub fn enqueue(&self) -> Result<()> {
+        self.device.enter()?;
         // SAFETY: graph and stream live.
-        unsafe { result::graph::launch(self.exec, device.stream()) }.map_err(driver("replay"))
+        unsafe { result::graph::launch(self.exec, self.device.stream()) }.map_err(driver("replay"))
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
+        let _ = self.device.enter();
         // SAFETY: instantiated once, destroyed once; the driver keeps what still runs.
         let _ = unsafe { result::graph::exec_destroy(self.exec) };
     }

@@ -16,7 +16,7 @@
 //! # From a verb to the device
 //!
 //! `cuda` writes the verbs of a step down, `fuse` makes operations of them, `lower` launches, `replay` sends these one by
-//! one or as a recorded graph. `device` and `launch` are the only places that call the driver.
+//! one or as a recorded graph. `device`, `kernels` and `launch` are the only places that call the driver.
 
 mod arena;
 mod attention;

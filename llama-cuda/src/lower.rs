@@ -21,12 +21,15 @@ pub(crate) const GEMV_COLUMNS: u32 = 8;
 /// Blocks of a gemv on one multiprocessor at once: more would only repeat the fetching of its inputs.
 const GEMV_BLOCKS: u32 = 4;
 
+/// Bytes of shared memory that a gemv has beside its inputs: more than `ptx/budgets.txt` says of any.
+const GEMV_SHARED: u32 = 6 << 10;
+
 /// What launches are made for.
 pub(crate) struct Lower<'a> {
     pub kernels: &'a Kernels,
     pub abilities: Abilities,
     /// Where activations are packed for `wgmma`; nowhere: `mma.sync` multiplies all matrices.
-    pub packed: Option<Address>,
+    pub packed: Option<(Address, u64)>,
 }
 
 impl Lower<'_> {
@@ -66,7 +69,7 @@ impl Lower<'_> {
         add: bool,
         launches: &mut Vec<Launch>,
     ) -> Result<()> {
-        if let Some(packed) = self.packed.filter(|_| is_plain_bf16(input) && out.rows >= wgmma::LEAST_COLUMNS) {
+        if let Some(packed) = self.room_for(out.rows, input) {
             let params = |segment: &Segment| linear_params(out, input, segment, add);
             return wgmma::lower(self.kernels, self.abilities.multiprocessors, packed, &weight.0, params, launches);
         }
@@ -75,6 +78,13 @@ impl Lower<'_> {
             launches.push(self.segment(segment, input, &params)?);
         }
         Ok(())
+    }
+
+    /// Where the input of a linear is packed for `wgmma`, if that takes it and there is room.
+    fn room_for(&self, columns: u32, input: Input) -> Option<Address> {
+        let Input::Plain(x @ Matrix { number: Number::Bf16, .. }) = input else { return None };
+        let (packed, room) = self.packed.filter(|_| columns >= wgmma::LEAST_COLUMNS)?;
+        (wgmma::packed_bytes(columns as usize, x.cols as usize) <= room).then_some(packed)
     }
 
     fn segment(&self, segment: &Segment, input: Input, p: &Linear) -> Result<Launch> {
@@ -93,6 +103,10 @@ impl Lower<'_> {
             Input::Plain(_) if p.inputs.is_multiple_of(64) => 0,
             _ => p.columns.min(GEMV_COLUMNS) * (p.inputs.next_multiple_of(64) + gap) * 2,
         };
+        if staged + GEMV_SHARED > self.abilities.shared {
+            // A plain input of so many odd features: gemm reads it as it lies, and gives the same bits.
+            return self.gemm(segment, p);
+        }
         Ok(self.launch(names.gemv, [blocks, 1, 1], p)?.shared(staged))
     }
 
@@ -137,11 +151,6 @@ impl Lower<'_> {
         let params = TakeRows { out: out.address, x: x.address, index, rows: out.rows, features: out.cols };
         self.launch(name, [out.rows * out.cols.div_ceil(4 * THREADS), 1, 1], &params)
     }
-}
-
-/// Whether a linear's input is bf16 as it lies in memory.
-fn is_plain_bf16(input: Input) -> bool {
-    matches!(input, Input::Plain(Matrix { number: Number::Bf16, .. }))
 }
 
 fn linear_params(out: Matrix, input: Input, segment: &Segment, add: bool) -> Linear {

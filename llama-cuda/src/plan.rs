@@ -142,7 +142,7 @@ impl Plan {
         self.schedule = attention::schedule(
             &self.shape,
             batch,
-            &self.workspace,
+            self.workspace.units(),
             multiprocessors,
             words[at.tiles..at.q_indptr].as_chunks_mut().0,
         );

@@ -6,6 +6,7 @@
 //! none can be replayed where it does not fit.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use llama_core::Result;
 
@@ -15,7 +16,7 @@ use crate::launch::{Graph, Launch};
 use crate::persistent::{Program, Programs};
 
 /// Lists kept at most; the one replayed longest ago makes room.
-const KEPT: usize = 32;
+const KEPT: usize = 64;
 /// Lists remembered to have been seen once.
 const SEEN: usize = 64;
 /// Launches of the longest list that is recorded. Longer ones are not shorter for it.
@@ -37,7 +38,7 @@ enum Form {
 impl Form {
     fn enqueue(&self, device: &Device) -> Result<()> {
         match self {
-            Form::Graph(graph) => graph.enqueue(device),
+            Form::Graph(graph) => graph.enqueue(),
             Form::Program(program) => program.enqueue(device),
         }
     }
@@ -62,7 +63,7 @@ impl Replay {
     }
 
     /// Enqueues `launches`.
-    pub fn enqueue(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
+    pub fn enqueue(&mut self, device: &Arc<Device>, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
         self.step += 1;
         if let Some(known) = self.recorded.iter_mut().find(|known| known.launches == launches) {
             known.last_used = self.step;
@@ -84,17 +85,20 @@ impl Replay {
         self.recorded.len() - self.graphs()
     }
 
-    fn record(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
+    fn record(&mut self, device: &Arc<Device>, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
         if self.recorded.len() == KEPT {
             self.forget(|_| true);
         }
-        let form = self.form(device, kernels, launches)?;
+        let Ok(form) = self.form(device, kernels, launches) else {
+            // No memory for a graph, perhaps: launches one by one need none. What is really wrong shows there as well.
+            return launches.iter().try_for_each(|launch| launch.enqueue(device));
+        };
         form.enqueue(device)?;
         self.recorded.push(Recorded { launches: launches.to_vec(), form, last_used: self.step });
         Ok(())
     }
 
-    fn form(&mut self, device: &Device, kernels: &Kernels, launches: &[Launch]) -> Result<Form> {
+    fn form(&mut self, device: &Arc<Device>, kernels: &Kernels, launches: &[Launch]) -> Result<Form> {
         if !self.programs.as_ref().is_some_and(|programs| programs.fits(device, launches)) {
             return Graph::record(device, launches).map(Form::Graph);
         }

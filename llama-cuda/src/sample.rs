@@ -88,7 +88,7 @@ impl Picker {
     /// their histories and biases.
     pub fn pick(
         &mut self,
-        device: &Device,
+        device: &Arc<Device>,
         kernels: &Kernels,
         logits: Address,
         draws: &[Draw<'_>],
