@@ -88,7 +88,8 @@ impl Passage {
         (batch, qkv): (Batch, Vec<f32>),
     ) -> (Vec<f64>, Vec<f64>) {
         let (b, heads) = (s.backend(), self.shape.heads * self.shape.head_dim);
-        let mut qkv = s.filled(batch.rows(), self.shape.qkv_cols(), Role::Activation, &qkv);
+        let fresh = || s.filled(batch.rows(), self.shape.qkv_cols(), Role::Activation, &qkv);
+        let (mut qkv, mut turned) = (fresh(), fresh());
         let mut out = s.zeros(batch.rows(), heads, Role::Activation);
         b.prepare(plan, &batch).expect("prepare");
         b.replay(|| {
@@ -96,7 +97,9 @@ impl Passage {
             b.attention(&mut out, &qkv, kv, 1, plan)
         })
         .expect("a step");
-        (s.values(&qkv), s.values(&out))
+        // A step leaves what its last verb wrote; what the first writes is seen where it is alone. It stores the same.
+        b.rope_and_store(&mut turned, kv, 1, plan).expect("rope_and_store");
+        (s.values(&turned), s.values(&out))
     }
 
     /// What is cached already, in chunks.
