@@ -223,7 +223,7 @@ __device__ __forceinline__ void interpret(const Program& program) {
     __shared__ Instruction now, next;
     __shared__ u32 task;       // here and not in a register, which would be alive in all kinds
     __shared__ u32 generation; // the first thread's
-    extern __shared__ __align__(16) u8 bytes[];
+    extern __shared__ __align__(1024) u8 bytes[]; // attention's tiles begin at multiples of two of their rows
     if (threadIdx.x == 0) generation = generation_of(program.barrier);
     fetch_instruction(next, program.list);
     // Never taken, as there is an instruction: the second way into the loop.

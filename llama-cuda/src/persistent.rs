@@ -177,7 +177,8 @@ impl Programs {
         let kernel = kernels.get(name)?;
         let shared = rest.iter().map(|launch| Kind::of(launch.name).map_or(0, |kind| kind.shared(launch))).max();
         let shared = shared.unwrap_or(0);
-        let resident = kernel.resident_blocks(THREADS, shared)?.min(BLOCKS);
+        // A driver may refuse to count what no block can have.
+        let resident = kernel.resident_blocks(THREADS, shared).unwrap_or(0).min(BLOCKS);
         let blocks = resident * device.abilities.multiprocessors;
         if blocks == 0 {
             return Ok(None);

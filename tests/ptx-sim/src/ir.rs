@@ -23,7 +23,7 @@ pub struct Kernel {
     pub(crate) param_bytes: usize,
     pub(crate) registers: Vec<Type>,
     pub(crate) code: Vec<Instruction>,
-    /// Bytes of `.shared` variables; dynamic shared memory starts here.
+    /// Bytes of `.shared` variables, up to the next multiple of the dynamic part's alignment; that part starts here.
     pub(crate) shared: usize,
     pub(crate) local: usize,
     /// `.maxntid` or `.reqntid`, as a number of threads.
@@ -284,7 +284,7 @@ impl Module {
         self.kernels.get(kernel).map(|k| k.params.iter().map(|param| param.offset).collect())
     }
 
-    /// Bytes of shared memory a kernel declares.
+    /// Bytes of shared memory a kernel declares, with those that the alignment of its dynamic part costs.
     pub fn shared(&self, kernel: &str) -> Option<usize> {
         self.kernels.get(kernel).map(|k| k.shared)
     }

@@ -76,3 +76,29 @@ fn checks_can_be_reduced_to_addresses() {
     let outside = neighbours("ld.shared.u32 %r5, [%r3+256];", Checks::Addresses).map_err(|finding| finding.fault);
     assert!(matches!(outside, Err(Fault::OutOfBounds { .. })));
 }
+
+/// Where dynamic shared memory starts after 432 bytes of variables, in a kernel that stores 16 bytes at it.
+fn dynamic_start(align: &str) -> Result<u32, Fault> {
+    let text = format!(
+        ".version 7.0\n.target sm_80\n.address_size 64\n.extern .shared {align} .b8 d[];
+        .entry k(.param .u64 out) {{ .shared .align 16 .b8 s[424]; .shared .b32 t[2]; .reg .b32 %r<3>; .reg .b64 %rd<2>;
+        mov.u32 %r0, d; mov.u32 %r1, 0; st.shared.u32 [t], %r1; st.shared.v4.u32 [%r0], {{%r1, %r1, %r1, %r1}};
+        ld.param.u64 %rd1, [out]; st.global.u32 [%rd1], %r0; ret; }}"
+    );
+    let module = Module::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+    let mut memory = Memory::new();
+    let out = memory.alloc(4);
+    launch(&module, "k", &mut memory, Launch::new(1, 1).shared(16), &[Arg::Buffer(out)])
+        .map_err(|found| found.fault)?;
+    let start = memory.read::<u32>(out).expect("written")[0];
+    assert_eq!(module.shared("k"), Some(start as usize));
+    Ok(start)
+}
+
+#[test]
+fn dynamic_shared_memory_starts_where_its_declaration_allows() {
+    assert_eq!(dynamic_start(".align 16"), Ok(432));
+    assert_eq!(dynamic_start(".align 128"), Ok(512));
+    assert_eq!(dynamic_start(".align 1024"), Ok(1024));
+    assert_eq!(dynamic_start(".align 64"), Ok(448));
+}

@@ -32,6 +32,7 @@ const BUGS: &[Bug] = &[
     bug("fetched past the end of a segment", "persistent", ("min.u32 \t%r3670", 0), "min", "max"),
     bug("fetched by a block without a row group", "persistent", ("setp.ge.u32 \t%p14, %r9", 0), "setp.ge", "setp.gt"),
     // Attention over blocks.
+    bug("tiles begin anywhere", "persistent", (".extern .shared", 0), ".align 1024", ".align 16"),
     bug("fence dropped before the arrival of a part", "persistent", ("membar.gl", 0), "", ""),
 ];
 

@@ -242,10 +242,7 @@ impl<'a> Parser<'a, '_> {
             class: Class::Control,
             writes: Box::default(),
         });
-        let shared = self.shared.bytes.next_multiple_of(DYNAMIC_SHARED_ALIGN);
-        Ok(Body { registers: self.names.registers, code: self.code, shared, local: self.local.bytes })
+        let (shared, local) = (self.shared.bytes, self.local.bytes);
+        Ok(Body { registers: self.names.registers, code: self.code, shared, local })
     }
 }
-
-/// Dynamic shared memory starts at a multiple of this, whatever its declaration says.
-const DYNAMIC_SHARED_ALIGN: usize = 128;

@@ -55,6 +55,8 @@ struct Parser<'a> {
     lines: Vec<&'a str>,
     variables: BTreeMap<&'a str, Variable>,
     shared: Layout,
+    /// What dynamic shared memory, which comes after all other, begins at a multiple of.
+    dynamic_align: usize,
     module: Module,
 }
 
@@ -64,6 +66,7 @@ pub(super) fn parse(source: &str) -> Result<Module, ParseError> {
         lines: source.lines().collect(),
         variables: BTreeMap::new(),
         shared: Layout::default(),
+        dynamic_align: 1,
         module: Module { kernels: BTreeMap::new(), globals: Vec::new() },
     };
     while parser.cursor.peek().kind != Kind::End {
@@ -110,6 +113,7 @@ impl<'a> Parser<'a> {
             return Err(self.cursor.peek().problem(Problem::Expected("an array without a size")));
         }
         self.cursor.expect(";")?;
+        self.dynamic_align = self.dynamic_align.max(declaration.align);
         self.declare(declaration.name, Space::Shared, Operand::DynamicShared)
     }
 
@@ -157,7 +161,7 @@ impl<'a> Parser<'a> {
             param_bytes,
             registers: body.registers,
             code: body.code,
-            shared: body.shared,
+            shared: body.shared.next_multiple_of(self.dynamic_align),
             local: body.local,
             max_threads,
             wgmma,
