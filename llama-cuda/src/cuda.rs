@@ -65,8 +65,6 @@ pub struct Cuda {
     device: Arc<Device>,
     name: String,
     options: CudaOptions,
-    /// Goes before the kernels that its graphs are made of.
-    step: RefCell<Step>,
     kernels: Kernels,
     arena: RefCell<Arena>,
     uploader: RefCell<Uploader>,
@@ -74,6 +72,7 @@ pub struct Cuda {
     widest: Cell<usize>,
     /// Room for packed activations, where `wgmma` takes them.
     packed: RefCell<Option<Span>>,
+    step: RefCell<Step>,
 }
 
 /// What a step is made of; kept, so that the next one allocates nothing.

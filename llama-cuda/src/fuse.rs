@@ -99,11 +99,7 @@ pub(crate) fn fuse(verbs: &[Verb], reach: Reach, ops: &mut Vec<Op>) {
 fn one(verbs: &[Verb], reach: Reach, ops: &mut Vec<Op>) -> usize {
     match verbs {
         [Verb::Linear { .. }, ..] => linear(verbs, None, reach, ops),
-        [Verb::Norm { out, residual, norm }, Verb::Linear { x, .. }, rest @ ..]
-            if x == out && reach.holds(*x) && is_dead(*x, rest) =>
-        {
-            1 + linear(&verbs[1..], Some(Input::Norm(*residual, *norm)), reach, ops)
-        }
+        [norm @ Verb::Norm { .. }, rest @ ..] => 1 + after_norm(norm, rest, reach, ops),
         [Verb::Swiglu { out, gate_up }, Verb::Linear { x, .. }, rest @ ..]
             if x == out && reach.holds(*x) && is_dead(*x, rest) =>
         {
@@ -132,17 +128,17 @@ fn linear(verbs: &[Verb], input: Option<Input>, reach: Reach, ops: &mut Vec<Op>)
     let Verb::Linear { out, x, weight } = &verbs[0] else { unreachable!("a linear comes first") };
     let input = input.unwrap_or(Input::Plain(*x));
     let weight = weight.clone();
-    let [_, Verb::AddNorm { residual, x, norm }, rest @ ..] = verbs else {
-        ops.push(Op::Linear { out: *out, input, weight, add: false });
-        return 1;
-    };
-    if x != out || normed_from(input, *residual) {
-        ops.push(Op::Linear { out: *out, input, weight, add: false });
-        return 1;
+    match &verbs[1..] {
+        [Verb::AddNorm { residual, x, norm }, rest @ ..] if x == out && !normed_from(input, *residual) => {
+            ops.push(Op::Linear { out: *residual, input, weight, add: true });
+            let normed = Verb::Norm { out: *x, residual: *residual, norm: *norm };
+            2 + after_norm(&normed, rest, reach, ops)
+        }
+        _ => {
+            ops.push(Op::Linear { out: *out, input, weight, add: false });
+            1
+        }
     }
-    ops.push(Op::Linear { out: *residual, input, weight, add: true });
-    let normed = Verb::Norm { out: *x, residual: *residual, norm: *norm };
-    2 + after_norm(&normed, rest, reach, ops)
 }
 
 /// Whether a linear's input is normed from `residual`, which it must not change while others read it.
@@ -150,7 +146,7 @@ fn normed_from(input: Input, residual: Matrix) -> bool {
     matches!(input, Input::Norm(from, _) if from.address == residual.address)
 }
 
-/// The norm that a fused addition leaves, and the linear it may go into. Returns how many of `rest` that took.
+/// A norm, called for or left by a fused addition, and the linear it may go into. Returns how many of `rest` that took.
 fn after_norm(norm: &Verb, rest: &[Verb], reach: Reach, ops: &mut Vec<Op>) -> usize {
     let Verb::Norm { out, residual, norm: gain } = norm else { unreachable!("a norm") };
     match rest {

@@ -25,7 +25,7 @@ impl Kernel {
     /// Blocks of so many threads and bytes of dynamic shared memory that a multiprocessor holds at once.
     pub fn resident_blocks(self, threads: u32, shared: u32) -> Result<u32> {
         let most = result::occupancy::max_active_block_per_multiprocessor;
-        // SAFETY: the function belongs to a module that stays loaded as long as its backend.
+        // SAFETY: the function belongs to a module that stays loaded as long as the device is open.
         let blocks = unsafe { most(self.0, threads as i32, shared as usize) }.map_err(driver("load"))?;
         Ok(blocks.max(0) as u32)
     }

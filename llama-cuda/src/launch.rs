@@ -98,7 +98,7 @@ impl Launch {
             numAttrs: u32::from(attribute.is_some()),
         };
         let mut params = [std::ptr::from_ref(&self.params).cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel's module is loaded as long as its backend; the driver copies the parameter, which is at least
+        // SAFETY: the kernel's module is loaded as long as the device is open; the driver copies the parameter, which is at least
         // as long as the kernel's; the addresses in it are those of spans that the operation's owner keeps, and every
         // kernel stays within the sizes beside them, which the simulator's suites check.
         unsafe { sys::cuLaunchKernelEx(&config, self.kernel.0, params.as_mut_ptr(), std::ptr::null_mut()) }

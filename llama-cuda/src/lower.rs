@@ -28,7 +28,7 @@ const GEMV_SHARED: u32 = 6 << 10;
 pub(crate) struct Lower<'a> {
     pub kernels: &'a Kernels,
     pub abilities: Abilities,
-    /// Where activations are packed for `wgmma`; nowhere: `mma.sync` multiplies all matrices.
+    /// Where activations are packed for `wgmma`, and the bytes there; nowhere: `mma.sync` multiplies all matrices.
     pub packed: Option<(Address, u64)>,
 }
 

@@ -86,14 +86,14 @@ impl Replay {
     }
 
     fn record(&mut self, device: &Arc<Device>, kernels: &Kernels, launches: &[Launch]) -> Result<()> {
-        if self.recorded.len() == KEPT {
-            self.forget(|_| true);
-        }
         let Ok(form) = self.form(device, kernels, launches) else {
             // No memory for a graph, perhaps: launches one by one need none. What is really wrong shows there as well.
             return launches.iter().try_for_each(|launch| launch.enqueue(device));
         };
         form.enqueue(device)?;
+        if self.recorded.len() == KEPT {
+            self.forget(|_| true);
+        }
         self.recorded.push(Recorded { launches: launches.to_vec(), form, last_used: self.step });
         Ok(())
     }

@@ -35,8 +35,13 @@ pub(crate) struct Uploader {
 
 impl Uploader {
     /// Repacks `view` to `at`, where there are as many bytes as [`Tiles::matrix_bytes`] says.
-    pub fn upload(&mut self, device: &Arc<Device>, kernels: &Kernels, view: &TensorView<'_>, at: u64) -> Result<()> {
-        let mut at = at;
+    pub fn upload(
+        &mut self,
+        device: &Arc<Device>,
+        kernels: &Kernels,
+        view: &TensorView<'_>,
+        mut at: u64,
+    ) -> Result<()> {
         let form = Tiles::of(view.format());
         let row_bytes = raw_row_bytes(form, view);
         let rows =
