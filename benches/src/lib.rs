@@ -2,6 +2,7 @@
 
 pub mod ceiling;
 pub mod gpu;
+pub mod process;
 pub mod random;
 pub mod subject;
 pub mod verbs;

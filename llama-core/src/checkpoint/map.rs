@@ -8,6 +8,9 @@
 //! (SIGBUS). [`Map::verify`] tells whether the file is still the one that was opened, so that a caller can stop with an
 //! error while weights are prepared. Replace model files by renaming, never by writing into them: a renamed or deleted
 //! file keeps its bytes for as long as it is mapped.
+//!
+//! Pages of a map count as this process's memory from the first look at them. [`Map::release`] gives them back once
+//! their weights are prepared, so that loading never holds a model twice.
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -48,6 +51,16 @@ impl Map {
         &self.bytes
     }
 
+    /// Takes the pages that hold `part` of [`Map::bytes`] out of this process's memory. They stay readable: the next look
+    /// takes them from the system's file cache, or from the disk. Bytes that are not this map's are left alone, and a
+    /// system that refuses merely keeps the pages.
+    pub fn release(&self, part: &[u8]) {
+        let start = part.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
+        if start < self.bytes.len() && part.len() <= self.bytes.len() - start {
+            release(&self.bytes, start, part.len());
+        }
+    }
+
     /// An error if the file was written to, or changed its length, since it was opened.
     pub fn verify(&self) -> Result<()> {
         let now = self.file.metadata().map_err(|source| Error::io(&self.path, source))?;
@@ -85,6 +98,18 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(file) }
 }
 
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn release(bytes: &memmap2::Mmap, start: usize, len: usize) {
+    // SAFETY: the advice may not change what borrowed bytes hold. The map is of a file and nobody writes through it, so
+    // its pages are copies: a dropped one is read again from the file, which is as unchanged as `map` relies on. The
+    // addresses stay mapped.
+    let _ = unsafe { bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+}
+
+#[cfg(not(unix))]
+fn release(_: &memmap2::Mmap, _: usize, _: usize) {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +123,21 @@ mod tests {
         assert!(error("/").contains("is a folder"));
         assert!(error("/dev/zero").contains("is a device"));
         assert!(error("/no/such/file").contains("/no/such/file"));
+    }
+    #[test]
+    fn released_pages_are_read_again() {
+        let path = std::env::temp_dir().join(format!("llama-map-{}", std::process::id()));
+        let contents: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &contents).unwrap();
+        let map = Map::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for range in [0..300_000, 5000..5001, 4096..8192, 299_999..300_000, 7..7] {
+            map.release(&map.bytes()[range]);
+            assert_eq!(map.bytes(), contents);
+        }
+        // Others' bytes, wherever they lie.
+        map.release(&contents);
+        map.release(&[]);
+        assert_eq!(contents[250], 250);
     }
 }

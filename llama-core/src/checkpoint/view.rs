@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::map::Map;
 use crate::error::{Error, Result};
 use crate::format::Format;
 
@@ -13,6 +14,7 @@ pub struct TensorView<'a> {
     rows: usize,
     cols: usize,
     data: &'a [u8],
+    map: Option<&'a Map>,
 }
 
 impl<'a> TensorView<'a> {
@@ -25,12 +27,19 @@ impl<'a> TensorView<'a> {
             )
         })?;
         match row.checked_mul(rows) {
-            Some(bytes) if bytes == data.len() && bytes > 0 => Ok(TensorView { name, format, rows, cols, data }),
+            Some(bytes) if bytes == data.len() && bytes > 0 => {
+                Ok(TensorView { name, format, rows, cols, data, map: None })
+            }
             _ => Err(Error::tensor(
                 name,
                 format!("[{rows}, {cols}] {} does not fit {} bytes", format.name(), data.len()),
             )),
         }
+    }
+
+    /// The same, of bytes that lie in `map`.
+    pub(super) fn within(self, map: &'a Map) -> Self {
+        TensorView { map: Some(map), ..self }
     }
 
     /// Name as the file spells it.
@@ -75,6 +84,14 @@ impl<'a> TensorView<'a> {
         assert!(!range.is_empty() && range.end <= self.rows, "rows {range:?} of {}", self.rows);
         let bytes = self.data.len() / self.rows;
         TensorView { rows: range.len(), data: &self.data[range.start * bytes..range.end * bytes], ..*self }
+    }
+
+    /// Says that these bytes are not needed for now: where they are a file's, they leave this process's memory until
+    /// they are looked at again ([`Map::release`]).
+    pub fn release(&self) {
+        if let Some(map) = self.map {
+            map.release(self.data);
+        }
     }
 
     /// Row `r` decoded into `out`, which has `cols` places.

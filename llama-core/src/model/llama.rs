@@ -3,7 +3,7 @@
 //! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
 //! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
 
-use crate::backend::{AttentionShape, Backend, Limits};
+use crate::backend::{AttentionShape, Backend, Limits, Part};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -66,22 +66,27 @@ impl<B: Backend> Llama<B> {
             done += bytes;
             progress(Progress { done, total });
         };
+        let weight = |parts: &[Part<'_>]| -> Result<B::Weight> {
+            let weight = backend.weight(parts)?;
+            parts.iter().for_each(|part| part.weight.release());
+            Ok(weight)
+        };
         let shape = AttentionShape::new(&config, limits.context);
-        let embed = backend.weight(&parts.embed)?;
+        let embed = weight(&parts.embed)?;
         advance(Parts::bytes_of(&parts.embed));
         let mut layers = Vec::with_capacity(config.layers);
         for layer in &parts.layers {
             layers.push(Layer {
                 attn_norm: backend.gain(layer.attn_norm)?,
-                qkv: backend.weight(&layer.qkv)?,
-                o: backend.weight(&layer.o)?,
+                qkv: weight(&layer.qkv)?,
+                o: weight(&layer.o)?,
                 ffn_norm: backend.gain(layer.ffn_norm)?,
-                gate_up: backend.weight(&layer.gate_up)?,
-                down: backend.weight(&layer.down)?,
+                gate_up: weight(&layer.gate_up)?,
+                down: weight(&layer.down)?,
             });
             advance(layer.bytes());
         }
-        let head = parts.head.as_ref().map(|head| backend.weight(head)).transpose()?;
+        let head = parts.head.as_ref().map(|head| weight(head)).transpose()?;
         advance(parts.head.as_deref().map_or(0, Parts::bytes_of));
         checkpoint.verify()?;
         Ok(Llama {

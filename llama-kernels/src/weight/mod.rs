@@ -16,8 +16,12 @@ use llama_core::numerics::GROUP;
 use llama_core::{Error, Result};
 
 use crate::buffer::Pages;
-use crate::threads::{Disjoint, Threads};
+use crate::threads::Threads;
 use pack::Pack;
+
+/// Bytes of panels, at most, that a thread prepares in one go before the pages they came from are given back: two huge
+/// pages' worth, so that threads seldom want the same page at once, and little beside a model.
+const STRETCH: usize = 4 << 20;
 
 /// `[rows, cols]` weights, ready for [`crate::ops::linear::linear`].
 pub struct Weight {
@@ -111,13 +115,15 @@ impl Segment {
         let panels = view.rows().div_ceil(pack.rows());
         let mut data = Pages::zeroed(panels * panel_bytes, "weights", "the size of the model")?;
         let broken = Mutex::new(None);
-        let out = Disjoint::new(&mut data);
-        threads.for_each(panels, &|p| {
-            // SAFETY: each task takes its own panel, and no task runs twice.
-            let out = unsafe { out.part(p * panel_bytes..(p + 1) * panel_bytes) };
-            if let Err(row) = repack::panel(pack, view, p * pack.rows(), out) {
-                note(&broken, row);
+        let stretch = (STRETCH / panel_bytes).clamp(1, panels.div_ceil(4 * threads.count()));
+        threads.for_chunks(&mut data, stretch * panel_bytes, |s, out| {
+            let first = s * stretch * pack.rows();
+            for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
+                if let Err(row) = repack::panel(pack, view, first + p * pack.rows(), out) {
+                    note(&broken, row);
+                }
             }
+            view.slice_rows(first..view.rows().min(first + stretch * pack.rows())).release();
         });
         if let Some(row) = broken.into_inner().unwrap_or_default() {
             return Err(Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite")));

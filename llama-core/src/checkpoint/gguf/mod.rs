@@ -78,7 +78,10 @@ impl File {
     /// The weights of one of this file's tensors.
     pub fn view<'a>(&'a self, tensor: &'a Tensor) -> Result<TensorView<'a>> {
         match self.map.bytes().get(tensor.range()) {
-            Some(data) => TensorView::new(tensor.name(), tensor.format(), tensor.rows(), tensor.cols(), data),
+            Some(data) => {
+                let view = TensorView::new(tensor.name(), tensor.format(), tensor.rows(), tensor.cols(), data)?;
+                Ok(view.within(&self.map))
+            }
             None => Err(Error::tensor(tensor.name(), "belongs to another file")),
         }
     }

@@ -101,7 +101,8 @@ impl File {
     /// The weights of one of this file's tensors, which must be F32, F16 or BF16.
     pub fn view<'a>(&'a self, tensor: &'a Tensor) -> Result<TensorView<'a>> {
         let format = tensor.format().ok_or_else(|| tensor.wrong_type())?;
-        TensorView::new(&tensor.name, format, tensor.rows(), tensor.cols(), self.data(tensor))
+        let view = TensorView::new(&tensor.name, format, tensor.rows(), tensor.cols(), self.data(tensor))?;
+        Ok(view.within(&self.map))
     }
 
     /// The map beneath.

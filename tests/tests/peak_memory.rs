@@ -1,0 +1,125 @@
+//! The most memory that a process ever holds while it loads and runs a model is what the plan says: the files' pages are
+//! given back as fast as weights are prepared. Linux counts the peak, of a whole process: so a child loads the model.
+#![cfg(target_os = "linux")]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use llama_core::Loader;
+use llama_core::engine::{EngineOptions, Request};
+use llama_core::format::Format;
+use llama_kernels::{Cpu, CpuOptions};
+use llama_tests::hostile::gguf::{self, Gguf, Tensor, Value};
+
+const CHILD: &str = "LLAMA_TESTS_PEAK_MEMORY";
+const CONTEXT: usize = 32;
+
+#[test]
+fn the_peak_is_the_plan() {
+    if let Some(model) = std::env::var_os(CHILD) {
+        return child(Path::new(&model));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write(&path);
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let child = child.args(["--exact", "the_peak_is_the_plan", "--nocapture"]).env(CHILD, &path);
+    assert!(child.status().unwrap().success());
+}
+
+/// What a process holds before it knows a model is not in the plan: its code, the threads, what a file's header says,
+/// the tokenizer.
+fn child(model: &Path) {
+    let cpu = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+    let options = EngineOptions { context: Some(CONTEXT), sequences: 1, chunk: CONTEXT, ..EngineOptions::default() };
+    let loader = Loader::open(model).unwrap().options(options);
+    let _like_the_engines = loader.checkpoint().tokenizer().unwrap();
+    let plan = loader.memory_plan(&cpu).unwrap().total();
+    let before = status("VmRSS:");
+    let mut engine = loader.load(cpu).unwrap();
+    let loaded = status("VmHWM:") - before;
+    let prompt = vec![1; CONTEXT - 2];
+    engine.complete(Request { max_tokens: Some(1), ..Request::new(prompt) }).unwrap();
+    let peak = status("VmHWM:") - before;
+    println!("plan {plan}, peak {peak}, of which loading {loaded}; before {before}");
+    assert!(plan > 140 << 20, "{plan} is too little for a hundredth to be seen");
+    assert!(peak.abs_diff(plan) * 100 <= plan, "plan {plan}, peak {peak}");
+}
+
+/// A figure of this process in bytes.
+fn status(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    value.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
+/// A Llama in Q8_0 whose weights are a hole in the file: all zero, and no disk is written. Its head, which is loaded last,
+/// has an eighth of all weights.
+fn write(path: &Path) {
+    const HIDDEN: u64 = 2048;
+    const KV: u64 = 512;
+    const FFN: u64 = 4096;
+    const VOCAB: u64 = 8192;
+    let mut file = header(HIDDEN, FFN, VOCAB);
+    let mut end = 0;
+    let mut add = |name: String, dims: &[u64]| {
+        let (kind, format) = if dims.len() == 1 { (0, Format::F32) } else { (8, Format::Q8_0) };
+        let bytes = format.row_bytes(dims[0] as usize).unwrap() as u64 * dims[1..].iter().product::<u64>();
+        let dims = dims.into();
+        file.tensors.push(Tensor {
+            name: name.into(),
+            dim_count: None,
+            dims,
+            kind,
+            offset: Some(end),
+            data: Vec::new(),
+        });
+        end += bytes.next_multiple_of(32);
+    };
+    add("token_embd.weight".into(), &[HIDDEN, VOCAB]);
+    for l in 0..3 {
+        for (name, dims) in [
+            ("attn_norm", &[HIDDEN][..]),
+            ("attn_q", &[HIDDEN, HIDDEN]),
+            ("attn_k", &[HIDDEN, KV]),
+            ("attn_v", &[HIDDEN, KV]),
+            ("attn_output", &[HIDDEN, HIDDEN]),
+            ("ffn_norm", &[HIDDEN]),
+            ("ffn_gate", &[HIDDEN, FFN]),
+            ("ffn_up", &[HIDDEN, FFN]),
+            ("ffn_down", &[FFN, HIDDEN]),
+        ] {
+            add(format!("blk.{l}.{name}.weight"), dims);
+        }
+    }
+    add("output_norm.weight".into(), &[HIDDEN]);
+    add("output.weight".into(), &[HIDDEN, VOCAB]);
+    let mut front = file.bytes();
+    front.resize(front.len().next_multiple_of(file.alignment), 0);
+    let mut out = File::create(path).unwrap();
+    out.write_all(&front).unwrap();
+    out.set_len(front.len() as u64 + end).unwrap();
+}
+
+fn header(hidden: u64, ffn: u64, vocab: u64) -> Gguf {
+    let mut file = gguf::model();
+    let tokens: Vec<String> = (0..vocab).map(|i| format!("t{i}")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let mut kinds = vec![1; vocab as usize];
+    kinds[..3].copy_from_slice(&[2, 3, 3]);
+    file.tensors.clear();
+    file.set("llama.context_length", Value::u32(64))
+        .set("llama.embedding_length", Value::u32(hidden as u32))
+        .set("llama.block_count", Value::u32(3))
+        .set("llama.feed_forward_length", Value::u32(ffn as u32))
+        .set("llama.attention.head_count", Value::u32(32))
+        .set("llama.attention.head_count_kv", Value::u32(8))
+        .set("llama.rope.dimension_count", Value::u32(64))
+        .set("llama.vocab_size", Value::u32(vocab as u32))
+        .set("tokenizer.ggml.tokens", Value::strings(&tokens))
+        .set("tokenizer.ggml.scores", Value::f32s(&vec![0.0; vocab as usize]))
+        .set("tokenizer.ggml.token_type", Value::i32s(&kinds));
+    file
+}
