@@ -84,6 +84,7 @@ impl LinearScratch {
                 buffer(groups * ZEROS[2].1)?,
                 buffer(groups * ZEROS[3].1)?,
                 buffer(groups * ZEROS[4].1)?,
+                buffer(groups * ZEROS[5].1)?,
             ],
             sums: [buffer(groups)?, buffer(2 * groups)?],
         })

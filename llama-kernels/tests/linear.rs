@@ -1,6 +1,9 @@
 //! The linear layer against its definition, bit for bit: every tier, format and numerics mode, over random shapes,
 //! batches and thread counts.
 
+mod common;
+
+use common::{Random, encoded, set_factors};
 use llama_core::Error;
 use llama_core::backend::{Numerics, Part};
 use llama_core::checkpoint::TensorView;
@@ -14,66 +17,6 @@ use llama_kernels::quant::LinearScratch;
 use llama_kernels::threads::Threads;
 use llama_kernels::weight::Weight;
 use proptest::prelude::*;
-
-/// A generator of reproducible numbers (Steele, Lea and Flood 2014, "SplitMix").
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// In `[-1, 1)`.
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.float()).collect()
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next() as u8
-    }
-}
-
-/// Where the f16 factors of a block lie; every other byte may hold anything.
-fn half_offsets(format: Format) -> &'static [usize] {
-    match format {
-        Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q6_K => &[208],
-        Format::Q3_K => &[108],
-        Format::Q2_K => &[80, 82],
-        _ => &[],
-    }
-}
-
-fn half(x: f32) -> [u8; 2] {
-    half::f16::from_f32(x).to_le_bytes()
-}
-
-/// Encoded rows whose bits are random but for finite factors.
-fn encoded(format: Format, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
-    let weights = rows * cols;
-    match format {
-        Format::F32 => (0..weights).flat_map(|_| random.float().to_le_bytes()).collect(),
-        Format::F16 => (0..weights).flat_map(|_| half(random.float())).collect(),
-        Format::BF16 => (0..weights).flat_map(|_| half::bf16::from_f32(random.float()).to_le_bytes()).collect(),
-        _ => {
-            let mut bytes: Vec<u8> = (0..rows * format.row_bytes(cols).unwrap()).map(|_| random.byte()).collect();
-            for block in bytes.chunks_exact_mut(format.block_bytes()) {
-                for &at in half_offsets(format) {
-                    block[at..at + 2].copy_from_slice(&half(random.float() * 0.1));
-                }
-            }
-            bytes
-        }
-    }
-}
 
 /// One matrix with its bias.
 struct Matrix {
@@ -157,7 +100,7 @@ fn weight(matrices: &[Matrix], numerics: Numerics) -> Weight {
 
 /// Activations of uneven magnitude, with a group of zeros among them.
 fn activations(tokens: usize, cols: usize, random: &mut Random) -> Vec<f32> {
-    let mut x = random.floats(tokens * cols);
+    let mut x: Vec<f32> = (0..tokens * cols).map(|_| random.float()).collect();
     for (i, x) in x.chunks_mut(8).enumerate() {
         let scale = [1.0, 0.01, 30.0, 0.0][i / 4 % 4];
         x.iter_mut().for_each(|x| *x *= scale);
@@ -196,7 +139,7 @@ fn extreme_codes_do_not_saturate() {
             let mut matrix = Matrix::new(format, 16, 256, false, &mut random);
             for block in matrix.data.chunks_exact_mut(format.block_bytes()) {
                 block.fill(fill);
-                half_offsets(format).iter().for_each(|&at| block[at..at + 2].copy_from_slice(&half(0.5)));
+                set_factors(format, block, || 0x3800);
             }
             let matrices = [matrix];
             let w = weight(&matrices, Numerics::Default);
@@ -206,6 +149,26 @@ fn extreme_codes_do_not_saturate() {
                     assert!(run(tier, 1, &w, &x) == expected, "{tier}, {}, {fill:#x}", format.name());
                 }
             }
+        }
+    }
+}
+
+/// Powers of two from subnormal ones to the last with which every code is a finite number.
+#[test]
+fn exponents_of_mxfp4_reach_both_ends() {
+    let mut random = Random(9);
+    for (exponents, size) in [([0, 1, 2, 3], 1e6f32), ([249, 250, 251, 252], 1e-6)] {
+        let mut matrix = Matrix::new(Format::MXFP4, 20, 256, false, &mut random);
+        for (i, block) in matrix.data.chunks_exact_mut(Format::MXFP4.block_bytes()).enumerate() {
+            block[0] = exponents[i % 4];
+        }
+        let matrices = [matrix];
+        let w = weight(&matrices, Numerics::Default);
+        let x: Vec<f32> = activations(2, 256, &mut random).iter().map(|x| x * size).collect();
+        let expected = expected(&matrices, &x, Numerics::Default);
+        assert!(expected.iter().all(|&bits| f32::from_bits(bits).is_finite() && f32::from_bits(bits) != 0.0));
+        for tier in Tier::available() {
+            assert!(run(tier, 1, &w, &x) == expected, "{tier}, exponents {exponents:?}");
         }
     }
 }
@@ -280,9 +243,12 @@ fn damage_is_named() {
     for format in Format::ALL {
         let mut matrix = Matrix::new(format, 40, 256, false, &mut random);
         let row = matrix.data.len() / 40;
-        let at = half_offsets(format).first().map_or(row - 2, |at| *at);
         for r in [29, 33] {
-            matrix.data[r * row + at..][..2].copy_from_slice(&[0xFF, 0x7F]);
+            let row = &mut matrix.data[r * row..][..row];
+            match format {
+                Format::F32 | Format::F16 | Format::BF16 => *row.last_chunk_mut().unwrap() = [0xFF, 0x7F],
+                _ => set_factors(format, &mut row[..format.block_bytes()], || 0x7FFF),
+            }
         }
         let error = Weight::new(&[matrix.part()], Numerics::Default, &threads).err().expect("damaged");
         assert!(

@@ -92,3 +92,9 @@ pub(super) fn nibbles(bytes: &[u8]) -> [u8; 32] {
 pub(super) fn pack_nibbles(codes: &[u8]) -> [u8; 16] {
     std::array::from_fn(|i| codes[i] & 0xF | codes[i + 16] << 4)
 }
+
+/// 32 codes, eight at a time.
+pub(super) fn octets(octet: impl Fn(usize) -> [i8; 8]) -> [i8; 32] {
+    let octets: [[i8; 8]; 4] = std::array::from_fn(octet);
+    std::array::from_fn(|i| octets[i / 8][i % 8])
+}

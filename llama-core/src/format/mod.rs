@@ -3,14 +3,21 @@
 //! The layouts are ggml's; docs/formats.md has them in one table. Each file here is one format or a tight family: a
 //! struct of bytes that lies in a mapped file as it is, the integer form of its weights ([`Group`]) and an encoder.
 //! Decoding is `scale * code`, rounded to `f32`, then `+ min`, rounded again, where the format has one: the same bits as
-//! the Python package `gguf`. Encoders of F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 give the same bytes as it, too; for
-//! the others ggml defines a layout but no single right answer, and the search is ours (`fit.rs`).
+//! the Python package `gguf`. Encoders of F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, MXFP4, TQ1_0 and TQ2_0 give the same
+//! bytes as it, too; for the others ggml defines a layout but no single right answer, and the search is ours: `fit.rs`
+//! for scales, `lattice.rs` for the formats with a codebook.
 
 mod block;
+mod codebook;
 mod fit;
 mod float;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
 mod k_scales;
+mod lattice;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -19,9 +26,14 @@ mod q5;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod ternary;
 
 pub use block::{Block, ENCODE_MAX, Half};
+pub use iq1::{Iq1M, Iq1S};
+pub use iq2::{Iq2S, Iq2Xs, Iq2Xxs};
+pub use iq3::{Iq3S, Iq3Xxs};
 pub use iq4::{Iq4Nl, Iq4Xs, LEVELS};
+pub use mxfp4::{E2M1, Mxfp4};
 pub use q2_k::Q2K;
 pub use q3_k::Q3K;
 pub use q4::{Q4_0, Q4_1};
@@ -30,6 +42,7 @@ pub use q5::{Q5_0, Q5_1};
 pub use q5_k::Q5K;
 pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
+pub use ternary::{Tq1_0, Tq2_0};
 
 use half::{bf16, f16};
 
@@ -56,6 +69,16 @@ pub enum Format {
     Q6_K,
     IQ4_NL,
     IQ4_XS,
+    MXFP4,
+    IQ1_S,
+    IQ1_M,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ3_XXS,
+    IQ3_S,
+    TQ1_0,
+    TQ2_0,
 }
 
 /// The integer form of 32 consecutive weights: `w[i] = scale[i / 16] * codes[i] + min[i / 16]`, exactly as [`Format::decode`]
@@ -83,7 +106,7 @@ impl Group {
 
 impl Format {
     /// Every format, in the order of the enum.
-    pub const ALL: [Format; 15] = [
+    pub const ALL: [Format; 25] = [
         Format::F32,
         Format::F16,
         Format::BF16,
@@ -99,6 +122,16 @@ impl Format {
         Format::Q6_K,
         Format::IQ4_NL,
         Format::IQ4_XS,
+        Format::MXFP4,
+        Format::IQ1_S,
+        Format::IQ1_M,
+        Format::IQ2_XXS,
+        Format::IQ2_XS,
+        Format::IQ2_S,
+        Format::IQ3_XXS,
+        Format::IQ3_S,
+        Format::TQ1_0,
+        Format::TQ2_0,
     ];
 
     /// ggml's name.
@@ -119,6 +152,16 @@ impl Format {
             Format::Q6_K => "Q6_K",
             Format::IQ4_NL => "IQ4_NL",
             Format::IQ4_XS => "IQ4_XS",
+            Format::MXFP4 => "MXFP4",
+            Format::IQ1_S => "IQ1_S",
+            Format::IQ1_M => "IQ1_M",
+            Format::IQ2_XXS => "IQ2_XXS",
+            Format::IQ2_XS => "IQ2_XS",
+            Format::IQ2_S => "IQ2_S",
+            Format::IQ3_XXS => "IQ3_XXS",
+            Format::IQ3_S => "IQ3_S",
+            Format::TQ1_0 => "TQ1_0",
+            Format::TQ2_0 => "TQ2_0",
         }
     }
 
@@ -137,9 +180,19 @@ impl Format {
             Format::Q4_K => 12,
             Format::Q5_K => 13,
             Format::Q6_K => 14,
+            Format::IQ2_XXS => 16,
+            Format::IQ2_XS => 17,
+            Format::IQ3_XXS => 18,
+            Format::IQ1_S => 19,
             Format::IQ4_NL => 20,
+            Format::IQ3_S => 21,
+            Format::IQ2_S => 22,
             Format::IQ4_XS => 23,
+            Format::IQ1_M => 29,
             Format::BF16 => 30,
+            Format::TQ1_0 => 34,
+            Format::TQ2_0 => 35,
+            Format::MXFP4 => 39,
         }
     }
 
@@ -152,8 +205,9 @@ impl Format {
     pub const fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
-            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL => 32,
-            Format::Q2_K | Format::Q3_K | Format::Q4_K | Format::Q5_K | Format::Q6_K | Format::IQ4_XS => 256,
+            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => 32,
+            Format::IQ4_NL | Format::MXFP4 => 32,
+            _ => 256,
         }
     }
 
@@ -173,6 +227,16 @@ impl Format {
             Format::Q5_K => 176,
             Format::Q6_K => 210,
             Format::IQ4_XS => 136,
+            Format::MXFP4 => 17,
+            Format::IQ1_S => 50,
+            Format::IQ1_M => 56,
+            Format::IQ2_XXS => 66,
+            Format::IQ2_XS => 74,
+            Format::IQ2_S => 82,
+            Format::IQ3_XXS => 98,
+            Format::IQ3_S => 110,
+            Format::TQ1_0 => 54,
+            Format::TQ2_0 => 66,
         }
     }
 
@@ -190,7 +254,7 @@ impl Format {
     pub fn sub_block(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
-            Format::Q2_K | Format::Q3_K | Format::Q6_K => 16,
+            Format::Q2_K | Format::Q3_K | Format::Q6_K | Format::IQ1_M | Format::IQ2_XS | Format::IQ2_S => 16,
             _ => 32,
         }
     }
@@ -268,6 +332,16 @@ impl Format {
             Format::Q6_K => Storage::Blocks(Codec::of::<Q6K>()),
             Format::IQ4_NL => Storage::Blocks(Codec::of::<Iq4Nl>()),
             Format::IQ4_XS => Storage::Blocks(Codec::of::<Iq4Xs>()),
+            Format::MXFP4 => Storage::Blocks(Codec::of::<Mxfp4>()),
+            Format::IQ1_S => Storage::Blocks(Codec::of::<Iq1S>()),
+            Format::IQ1_M => Storage::Blocks(Codec::of::<Iq1M>()),
+            Format::IQ2_XXS => Storage::Blocks(Codec::of::<Iq2Xxs>()),
+            Format::IQ2_XS => Storage::Blocks(Codec::of::<Iq2Xs>()),
+            Format::IQ2_S => Storage::Blocks(Codec::of::<Iq2S>()),
+            Format::IQ3_XXS => Storage::Blocks(Codec::of::<Iq3Xxs>()),
+            Format::IQ3_S => Storage::Blocks(Codec::of::<Iq3S>()),
+            Format::TQ1_0 => Storage::Blocks(Codec::of::<Tq1_0>()),
+            Format::TQ2_0 => Storage::Blocks(Codec::of::<Tq2_0>()),
         }
     }
 }

@@ -11,8 +11,8 @@
 //! | piece | bytes | contents |
 //! |---|---|---|
 //! | nibbles | 256 | 4 vectors: low nibbles are code vectors 0..4, high nibbles are 4..8 |
-//! | bits | 64 | 1 vector: bit `j` of a byte is bit 4 of code vector `j` |
-//! | pairs | 128 | 2 vectors: bits `2 i` and `2 i + 1` of vector `h` are bits 4 and 5 of code vector `4 h + i` |
+//! | bits | 64 | 1 vector: bit `j` of a byte is the highest bit, 4 or 2, of code vector `j` |
+//! | pairs | 128 | 2 vectors: bits `2 i` and `2 i + 1` of vector `h` belong to code vector `4 h + i`: bits 4 and 5, or 0 and 1 |
 //! | bytes | 512 | the 8 code vectors |
 //!
 //! Scales and minima lie row by row in front of the codes. No native form holds more bytes than the format itself; it is
@@ -45,6 +45,11 @@ pub enum Pack {
     Q5_0,
     /// f16 scales, f16 minima, bits, nibbles.
     Q5_1,
+    /// f16 scales of scales and of minima; `[16][16]` scale and minimum of each sub-block in one byte; 8 x pairs.
+    Q2_K,
+    /// f16 scales; `[8][16]` low nibbles of both scales of a group; `[4][16]` their high bits, two groups a byte;
+    /// 8 x (bits, pairs); zero point 4.
+    Q3_K,
     /// f16 scales of scales and of minima; `[8][16]` low nibbles of scale and minimum; `[4][16]` their high bits, two
     /// groups a byte; 8 x nibbles.
     Q4_K,
@@ -57,6 +62,8 @@ pub enum Pack {
     /// f16 scales; `[4][16]` low nibbles of scales, two groups a byte; `[2][16]` high bits, four groups a byte;
     /// 8 x nibbles that index the table.
     IQ4_XS,
+    /// Exponents of scales, nibbles that index the format's table.
+    MXFP4,
     /// f32 scales, bytes with zero point 128.
     Wide32,
     /// f32 scales, f32 minima, bytes.
@@ -73,8 +80,11 @@ pub const PACKS: usize = Pack::Wide16Min as usize + 1;
 /// The table of IQ4_NL and IQ4_XS, as bytes with zero point 128 (ggml-common.h, `kvalues_iq4nl`).
 pub const IQ4: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
+/// The table of MXFP4, as bytes with zero point 16 (`llama_core::format::E2M1`).
+pub const E2M1: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
+
 /// Zero points in use, each with the sub-blocks of a group it is wanted for.
-pub const ZEROS: [(i32, usize); 5] = [(8, 1), (16, 1), (128, 1), (32, 2), (128, 2)];
+pub const ZEROS: [(i32, usize); 6] = [(8, 1), (16, 1), (128, 1), (32, 2), (128, 2), (4, 2)];
 
 impl Pack {
     /// The packed form of `format`.
@@ -88,11 +98,14 @@ impl Pack {
             Format::Q4_1 => Pack::Q4_1,
             Format::Q5_0 => Pack::Q5_0,
             Format::Q5_1 => Pack::Q5_1,
+            Format::Q2_K => Pack::Q2_K,
+            Format::Q3_K => Pack::Q3_K,
             Format::Q4_K => Pack::Q4_K,
             Format::Q5_K => Pack::Q5_K,
             Format::Q6_K => Pack::Q6_K,
             Format::IQ4_NL => Pack::IQ4_NL,
             Format::IQ4_XS => Pack::IQ4_XS,
+            Format::MXFP4 => Pack::MXFP4,
             _ => Pack::wide(format),
         }
     }
@@ -126,7 +139,7 @@ impl Pack {
     pub fn groups(self) -> usize {
         match self {
             Pack::F32 | Pack::F16 | Pack::BF16 => 0,
-            Pack::Q4_K | Pack::Q5_K | Pack::Q6_K | Pack::IQ4_XS => 8,
+            Pack::Q2_K | Pack::Q3_K | Pack::Q4_K | Pack::Q5_K | Pack::Q6_K | Pack::IQ4_XS => 8,
             _ => 1,
         }
     }
@@ -146,10 +159,13 @@ impl Pack {
             Pack::Q4_1 => 32 + 32 + 256,
             Pack::Q5_0 => 32 + 64 + 256,
             Pack::Q5_1 => 32 + 32 + 64 + 256,
+            Pack::Q2_K => 32 + 32 + 256 + 8 * 128,
+            Pack::Q3_K => 32 + 128 + 64 + 8 * (64 + 128),
             Pack::Q4_K => 32 + 32 + 128 + 64 + 8 * 256,
             Pack::Q5_K => 32 + 32 + 128 + 64 + 8 * (64 + 256),
             Pack::Q6_K => 32 + 256 + 8 * (128 + 256),
             Pack::IQ4_XS => 32 + 64 + 32 + 8 * 256,
+            Pack::MXFP4 => 16 + 256,
             Pack::Wide32 => 64 + 512,
             Pack::Wide32Min | Pack::Wide16 => 128 + 512,
             Pack::Wide16Min => 256 + 512,
@@ -163,19 +179,23 @@ impl Pack {
 
     /// Sub-blocks of a group that have a scale of their own: 2 for scales of 16 columns.
     pub fn subs(self) -> usize {
-        if matches!(self, Pack::Q6_K | Pack::Wide16 | Pack::Wide16Min) { 2 } else { 1 }
+        if matches!(self, Pack::Q2_K | Pack::Q3_K | Pack::Q6_K | Pack::Wide16 | Pack::Wide16Min) { 2 } else { 1 }
     }
 
     /// Whether sub-blocks have a minimum.
     pub fn has_min(self) -> bool {
-        matches!(self, Pack::Q4_1 | Pack::Q5_1 | Pack::Q4_K | Pack::Q5_K | Pack::Wide32Min | Pack::Wide16Min)
+        match self {
+            Pack::Q4_1 | Pack::Q5_1 | Pack::Q2_K | Pack::Q4_K | Pack::Q5_K => true,
+            _ => matches!(self, Pack::Wide32Min | Pack::Wide16Min),
+        }
     }
 
     /// What is subtracted from a code.
     pub fn zero_point(self) -> u8 {
         match self {
+            Pack::Q3_K => 4,
             Pack::Q4_0 => 8,
-            Pack::Q5_0 => 16,
+            Pack::Q5_0 | Pack::MXFP4 => 16,
             Pack::Q6_K => 32,
             Pack::Q8_0 | Pack::IQ4_NL | Pack::IQ4_XS | Pack::Wide32 | Pack::Wide16 => 128,
             _ => 0,
@@ -197,13 +217,23 @@ mod tests {
         for format in Format::ALL {
             let pack = Pack::of(format, Numerics::Default);
             let bytes = format.row_bytes(256).unwrap() * pack.rows();
-            if matches!(format, Format::Q2_K | Format::Q3_K) {
-                assert!(pack.panel_bytes(256) > bytes);
+            if pack.is_wide() {
+                assert!(pack.panel_bytes(256) > bytes, "{}", format.name());
             } else {
                 assert_eq!(pack.panel_bytes(256), bytes, "{}", format.name());
             }
             assert_eq!(pack.has_min(), format.has_min());
             assert_eq!(pack.zero().is_some(), format.is_quantised() && !format.has_min());
+            let subs = if format.is_quantised() { GROUP / format.sub_block() } else { 1 };
+            assert_eq!(pack.subs(), subs, "{}", format.name());
         }
+        let wide = Format::ALL.map(|format| Pack::of(format, Numerics::Default)).iter().filter(|p| p.is_wide()).count();
+        assert_eq!(wide, 9, "IQ1 to IQ3, TQ1_0 and TQ2_0");
+    }
+
+    #[test]
+    fn tables_are_those_of_the_formats() {
+        assert_eq!(E2M1.map(|code| code as i8 - 16), llama_core::format::E2M1);
+        assert_eq!(IQ4.map(|code| (code ^ 128) as i8), llama_core::format::LEVELS);
     }
 }

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use llama_core::checkpoint::TensorView;
+use llama_core::format::Mxfp4;
 
 use super::pack::Pack;
 
@@ -24,10 +25,13 @@ pub fn panel(pack: Pack, view: &TensorView<'_>, first: usize, out: &mut [u8]) ->
         Pack::Q4_1 => native(pack, view, rows, out, |raw, _| words::<4>(&raw[4..])),
         Pack::Q5_0 => native(pack, view, rows, out, |raw, _| q5(&raw[2..])),
         Pack::Q5_1 => native(pack, view, rows, out, |raw, _| q5(&raw[4..])),
+        Pack::Q2_K => native(pack, view, rows, out, |raw, i| pairs(&raw[16 + 32 * (i / 4)..], i % 4)),
+        Pack::Q3_K => native(pack, view, rows, out, q3_k),
         Pack::Q4_K => native(pack, view, rows, out, |raw, i| nibbles(&raw[16 + i / 2 * 32..], i % 2)),
         Pack::Q5_K => native(pack, view, rows, out, q5_k),
         Pack::Q6_K => native(pack, view, rows, out, q6_k),
         Pack::IQ4_XS => native(pack, view, rows, out, |raw, i| words::<4>(&raw[8 + 16 * i..])),
+        Pack::MXFP4 => native(pack, view, rows, out, |raw, _| words::<4>(&raw[1..])),
         Pack::Wide32 | Pack::Wide32Min | Pack::Wide16 | Pack::Wide16Min => wide(pack, view, rows, out),
     }
 }
@@ -85,21 +89,36 @@ fn q5(raw: &[u8]) -> [u32; 5] {
     [bits, codes[0], codes[1], codes[2], codes[3]]
 }
 
+/// Bits `i` of 32 bytes.
+fn bits(raw: &[u8], i: usize) -> u32 {
+    let bytes = words::<8>(raw);
+    (0..8).fold(0, |word, j| word | (bytes[j] >> i & 0x0101_0101) << j)
+}
+
+/// Bits `2 i` and `2 i + 1` of 32 bytes.
+fn pairs(raw: &[u8], i: usize) -> [u32; 2] {
+    let codes = words::<8>(raw).map(|word| word >> (2 * i) & 0x0303_0303);
+    [0, 4].map(|h| (0..4).fold(0, |word, j| word | codes[h + j] << (2 * j)))
+}
+
+/// Q3_K: the third bits of group `i` are bits `i` of 32 bytes; four groups share 32 bytes of low pairs.
+fn q3_k(raw: &[u8], i: usize) -> [u32; 3] {
+    let low = pairs(&raw[32 + 32 * (i / 4)..], i % 4);
+    [bits(raw, i), low[0], low[1]]
+}
+
 /// Q5_K: the fifth bits of group `i` are bits `i` of 32 bytes.
 fn q5_k(raw: &[u8], i: usize) -> [u32; 5] {
-    let high = words::<8>(&raw[16..]);
-    let bits = (0..8).fold(0, |word, j| word | (high[j] >> i & 0x0101_0101) << j);
     let codes = nibbles(&raw[48 + i / 2 * 32..], i % 2);
-    [bits, codes[0], codes[1], codes[2], codes[3]]
+    [bits(&raw[16..], i), codes[0], codes[1], codes[2], codes[3]]
 }
 
 /// Q6_K: four groups of each half of a block share 64 bytes of low nibbles and 32 bytes of high pairs.
 fn q6_k(raw: &[u8], i: usize) -> [u32; 6] {
     let (half, quarter) = (i / 4, i % 4);
-    let high = words::<8>(&raw[128 + 32 * half..]).map(|word| word >> (2 * quarter) & 0x0303_0303);
-    let pairs = |h: usize| (0..4).fold(0, |word, j| word | high[4 * h + j] << (2 * j));
+    let high = pairs(&raw[128 + 32 * half..], quarter);
     let codes = nibbles(&raw[64 * half + quarter % 2 * 32..], quarter / 2);
-    [pairs(0), pairs(1), codes[0], codes[1], codes[2], codes[3]]
+    [high[0], high[1], codes[0], codes[1], codes[2], codes[3]]
 }
 
 /// The scales of row `r` of a native form, from the encoded block. False if one is not finite.
@@ -110,6 +129,16 @@ fn put_scales(pack: Pack, raw: &[u8], r: usize, out: &mut [u8]) -> bool {
     };
     match pack {
         Pack::Q4_1 | Pack::Q5_1 => half(0, 0) & half(32, 2),
+        Pack::Q2_K => {
+            let finite = half(0, 80) & half(32, 82);
+            (0..16).for_each(|s| out[64 + 16 * s + r] = raw[s]);
+            finite
+        }
+        Pack::Q3_K => {
+            let finite = half(0, 108);
+            put_q3_k_scales(&raw[96..108], r, out);
+            finite
+        }
         Pack::Q4_K | Pack::Q5_K => {
             let finite = half(0, 0) & half(32, 2);
             put_k_scales(&raw[4..16], r, out);
@@ -124,6 +153,10 @@ fn put_scales(pack: Pack, raw: &[u8], r: usize, out: &mut [u8]) -> bool {
             let finite = half(0, 0);
             put_iq4_xs_scales(&raw[2..8], r, out);
             finite
+        }
+        Pack::MXFP4 => {
+            out[r] = raw[0];
+            raw[0] <= Mxfp4::MAX_E
         }
         _ => half(0, 0),
     }
@@ -142,9 +175,26 @@ fn put_k_scales(scales: &[u8], r: usize, out: &mut [u8]) {
         } else {
             ((scales[i + 4] & 15) | ((scales[i - 4] >> 6) << 4), (scales[i + 4] >> 4) | ((scales[i] >> 6) << 4))
         };
-        out[64 + 16 * i + r] = (scale & 15) | (min << 4);
-        out[192 + 16 * (i / 2) + r] |= ((scale >> 4) | ((min >> 4) << 2)) << (4 * (i % 2));
+        put_six_bits([scale, min], i, r, &mut out[64..]);
     }
+}
+
+/// Sixteen 6-bit scales in twelve bytes, two a group: low nibbles of scale `s` below those of `s + 8`, then the high bits
+/// of scales `s`, `s + 4`, .. in a byte (ggml-quants.c, `dequantize_row_q3_K`).
+fn put_q3_k_scales(scales: &[u8], r: usize, out: &mut [u8]) {
+    let scale = |s: usize| {
+        let low = scales[s % 8] >> (4 * (s / 8)) & 15;
+        low | (scales[8 + s % 4] >> (2 * (s / 4)) & 3) << 4
+    };
+    for i in 0..8 {
+        put_six_bits([scale(2 * i), scale(2 * i + 1)], i, r, &mut out[32..]);
+    }
+}
+
+/// Two 6-bit numbers of group `i` and row `r`: `[8][16]` low nibbles, then `[4][16]` high bits, two groups a byte.
+fn put_six_bits([a, b]: [u8; 2], i: usize, r: usize, out: &mut [u8]) {
+    out[16 * i + r] = (a & 15) | (b << 4);
+    out[128 + 16 * (i / 2) + r] |= ((a >> 4) | ((b >> 4) << 2)) << (4 * (i % 2));
 }
 
 /// High bits of eight scales in a u16, then their low nibbles, two a byte (ggml-common.h, `block_iq4_xs`).

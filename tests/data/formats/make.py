@@ -8,7 +8,8 @@ For each format `F`:
     F.bytes     random blocks: random codes and sub-scales, finite f16 super-scales of both signs, extremes among them
     F.f32       gguf.quants.dequantize of them, little-endian f32
 and for those that gguf can quantise:
-    F.encoded   gguf.quants.quantize of `numbers.f32` (floats.f32 for F16 and BF16)
+    F.encoded   gguf.quants.quantize of `numbers.f32` (floats.f32 for F16 and BF16, later_numbers.f32 for MXFP4, TQ1_0
+                and TQ2_0)
 """
 
 import pathlib
@@ -28,6 +29,15 @@ HALVES = {
 # Bytes from..to that hold the sub-scales.
 SCALES = {"Q2_K": (0, 16), "Q3_K": (96, 108), "Q4_K": (4, 16), "Q5_K": (4, 16), "Q6_K": (192, 208), "IQ4_XS": (2, 8)}
 ENCODED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+
+# The formats that came later have a generator of their own, so that what was there did not change.
+LATER = {
+    "MXFP4": [], "IQ1_S": [0], "IQ1_M": [], "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0],
+    "TQ1_0": [52], "TQ2_0": [64],
+}
+LATER_ENCODED = ["MXFP4", "TQ1_0", "TQ2_0"]
+# Blocks of IQ1_S, so that every word of its codebook comes.
+MOST_BLOCKS = 64
 
 
 def halves(rng, n):
@@ -49,6 +59,47 @@ def blocks(rng, name, n):
         b[2::8, start:end] = 0x80
         b[3::8, start:end] = 0x7F
     return b
+
+
+def every_word(name, b):
+    """Makes the words of a codebook count up from the first block on: as many as there are come at least once."""
+    n = len(b)
+    if name == "IQ1_S":
+        i = np.arange(32 * n).reshape(n, 8, 4) % 2048
+        qh = b[:, 34:50].copy().view("<u2")
+        high = sum((i[..., k] >> 8) << (3 * k) for k in range(4))
+        b[:, 2:34] = (i & 255).reshape(n, 32)
+        b[:, 34:50] = (qh & 0xF000 | high).astype("<u2").view(np.uint8)
+    elif name == "IQ2_XXS":
+        b[:, 2:66].reshape(n, 8, 8)[..., :4] = (np.arange(32 * n) % 256).reshape(n, 8, 4)
+    elif name == "IQ2_XS":
+        qs = b[:, 2:66].copy().view("<u2")
+        b[:, 2:66] = (qs & 0xFE00 | (np.arange(32 * n) % 512).reshape(n, 32)).astype("<u2").view(np.uint8)
+    elif name == "IQ2_S":
+        i = np.arange(32 * n).reshape(n, 8, 4) % 1024
+        b[:, 2:34] = (i & 255).reshape(n, 32)
+        b[:, 66:74] = sum((i[..., k] >> 8) << (2 * k) for k in range(4))
+    elif name == "IQ3_XXS":
+        b[:, 2:66] = (np.arange(64 * n) % 256).reshape(n, 64)
+    elif name == "IQ3_S":
+        i = np.arange(64 * n).reshape(n, 8, 8) % 512
+        b[:, 2:66] = (i & 255).reshape(n, 64)
+        b[:, 66:74] = sum((i[..., k] >> 8) << k for k in range(8))
+    return b
+
+
+def later_blocks(rng, name, n):
+    b = rng.integers(0, 256, (n, GGML_QUANT_SIZES[Type[name]][1]), dtype=np.uint8)
+    for at in LATER[name]:
+        b[:, at:at + 2] = halves(rng, n).view(np.uint8).reshape(n, 2)
+    if name == "IQ1_M":
+        d = halves(rng, n).view(np.uint16)
+        for k in range(4):
+            b[:, 49 + 2 * k] = b[:, 49 + 2 * k] & 0x0F | ((d >> (4 * k) & 15) << 4).astype(np.uint8)
+    if name == "MXFP4":
+        b[:8, 0] = [0, 1, 2, 3, 252, 253, 254, 255]
+        b[8:n // 2, 0] = rng.integers(100, 130, n // 2 - 8)
+    return every_word(name, b)
 
 
 def numbers(rng, n):
@@ -111,6 +162,18 @@ def main():
         finite = np.where(finite & exponent == exponent, finite & 0x8000 | exponent, finite).astype(np.uint16)
         put(f"{name}.bytes", finite)
         put(f"{name}.f32", dequantize(finite.view(np.uint8), Type[name]).astype("<f4"))
+
+    rng = np.random.default_rng(20_261_126)
+    for name in LATER:
+        n = {"MXFP4": 128, "IQ1_S": MOST_BLOCKS}.get(name, 32) * factor
+        b = later_blocks(rng, name, n)
+        put(f"{name}.bytes", b)
+        put(f"{name}.f32", dequantize(b, Type[name]).astype("<f4"))
+    x = numbers(rng, 128 * factor)
+    put("later_numbers.f32", x)
+    for name in LATER_ENCODED:
+        rows = x.reshape(-1, GGML_QUANT_SIZES[Type[name]][0])
+        put(f"{name}.encoded", quantize(rows, Type[name]))
 
 
 main()

@@ -142,8 +142,9 @@ fn table() -> Cases {
         norm("tensor name not UTF-8", &["name of tensor 10 at byte", "UTF-8"], |t| t.name = vec![0xff; 4]),
         norm("tensor twice", &["tensor output.weight at byte", "twice"], |t| t.name = b"output.weight".to_vec()),
     ];
-    for kind in [4, 5, 36, 239, 9999, u32::MAX] {
-        let says = ["type of tensor output_norm.weight at byte", &format!("is {kind}")];
+    for kind in [4, 5, 9, 15, 26, 36, 40, 239, 9999, u32::MAX] {
+        let says =
+            ["type of tensor output_norm.weight at byte", &format!("is {kind}"), "these are: F32 (0), F16 (1), "];
         cases.push(norm(format!("tensor type {kind}"), &says, |t| t.kind = kind));
     }
     cases

@@ -125,8 +125,40 @@ fn format(reader: &mut Reader<'_>, name: &str) -> Result<Format> {
     let field = format_args!("type of tensor {name}");
     let at = reader.at();
     let number = reader.u32(&field)?;
-    Format::from_ggml_type(number)
-        .ok_or_else(|| reader.error(&field, at, format!("is {number}, which is not a ggml type that is read here")))
+    Format::from_ggml_type(number).ok_or_else(|| {
+        let known: Vec<String> =
+            Format::ALL.iter().map(|format| format!("{} ({})", format.name(), format.ggml_type())).collect();
+        let problem = format!(
+            "is {number}{}, which is not a ggml type that is read here; these are: {}",
+            other_name(number),
+            known.join(", ")
+        );
+        reader.error(&field, at, problem)
+    })
+}
+
+/// What ggml calls a type that is none of ours: integers, doubles, activations, and what it gave up (ggml.h).
+fn other_name(number: u32) -> &'static str {
+    match number {
+        4 => " (Q4_2)",
+        5 => " (Q4_3)",
+        9 => " (Q8_1)",
+        15 => " (Q8_K)",
+        24 => " (I8)",
+        25 => " (I16)",
+        26 => " (I32)",
+        27 => " (I64)",
+        28 => " (F64)",
+        31 => " (Q4_0_4_4)",
+        32 => " (Q4_0_4_8)",
+        33 => " (Q4_0_8_8)",
+        36 => " (IQ4_NL_4_4)",
+        37 => " (IQ4_NL_4_8)",
+        38 => " (IQ4_NL_8_8)",
+        40 => " (NVFP4)",
+        41 => " (Q1_0)",
+        _ => "",
+    }
 }
 
 /// Turns offsets into the data into offsets into the file, and checks where the file ends.

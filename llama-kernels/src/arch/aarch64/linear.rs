@@ -38,11 +38,14 @@ fn kernels<D: Dot>() -> LinearKernels {
     set(Pack::Q4_1, row::<D, Q4_1, 320, 1>());
     set(Pack::Q5_0, row::<D, Q5_0, 352, 1>());
     set(Pack::Q5_1, row::<D, Q5_1, 384, 1>());
+    set(Pack::Q2_K, row::<D, Q2K, 1344, 2>());
+    set(Pack::Q3_K, row::<D, Q3K, 1760, 2>());
     set(Pack::Q4_K, row::<D, Q4K, 2304, 1>());
     set(Pack::Q5_K, row::<D, Q5K, 2816, 1>());
     set(Pack::Q6_K, row::<D, Q6K, 3360, 2>());
     set(Pack::IQ4_NL, row::<D, Iq4Nl, 288, 1>());
     set(Pack::IQ4_XS, row::<D, Iq4Xs, 2176, 1>());
+    set(Pack::MXFP4, row::<D, Mxfp4, 272, 1>());
     set(Pack::Wide32Min, row::<D, WideBlock<1, true>, 640, 1>());
     set(Pack::Wide16, row::<D, WideBlock<2, false>, 640, 2>());
     set(Pack::Wide16Min, row::<D, WideBlock<2, true>, 768, 2>());

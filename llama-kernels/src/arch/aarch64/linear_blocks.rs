@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 
 use super::vector::widen;
-use crate::weight::pack::IQ4;
+use crate::weight::pack::{E2M1, IQ4};
 
 /// A quarter of a group: eight code vectors, and scale and minimum of four rows for each of `S` sub-blocks.
 pub(super) struct Unpacked<const S: usize> {
@@ -46,11 +46,14 @@ pub(super) struct Q4_0;
 pub(super) struct Q4_1;
 pub(super) struct Q5_0;
 pub(super) struct Q5_1;
+pub(super) struct Q2K;
+pub(super) struct Q3K;
 pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
 pub(super) struct Iq4Nl;
 pub(super) struct Iq4Xs;
+pub(super) struct Mxfp4;
 pub(super) struct WideBlock<const S: usize, const MIN: bool>;
 pub(super) struct F32;
 pub(super) struct F16;
@@ -128,6 +131,50 @@ impl Block<384, 1> for Q5_1 {
     }
 }
 
+impl Block<1344, 2> for Q2K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+    const STEP: usize = SIX_BITS;
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 1344], i: usize, q: usize) -> Unpacked<2> {
+        let (d, dmin) = (halves(raw, 8 * q), halves(raw, 32 + 8 * q));
+        let factors = |s: usize| four(raw, 64 + 16 * (2 * i + s) + 4 * q);
+        let scale = |s: usize| times(d, vandq_u32(factors(s), vdupq_n_u32(15)));
+        let min = |s: usize| vnegq_f32(times(dmin, vshrq_n_u32::<4>(factors(s))));
+        let at = 320 + 128 * i;
+        let codes = signed(low_pairs([load(raw, at + 16 * q), load(raw, at + 64 + 16 * q)]));
+        Unpacked { codes, scale: [scale(0), scale(1)], min: [min(0), min(1)] }
+    }
+}
+
+impl Block<1760, 2> for Q3K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const STEP: usize = SIX_BITS;
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 1760], i: usize, q: usize) -> Unpacked<2> {
+        let d = halves(raw, 8 * q);
+        let factors = six_bits(raw, 32, i, q);
+        let scale = |s: usize| {
+            let factors = vsubq_s32(vreinterpretq_s32_u32(factors[s]), vdupq_n_s32(32));
+            vmulq_f32(d, vcvtq_f32_s32(factors))
+        };
+        let at = 224 + 192 * i;
+        let mut codes = low_pairs([load(raw, at + 64 + 16 * q), load(raw, at + 128 + 16 * q)]);
+        let bits = load(raw, at + 16 * q);
+        for (j, code) in codes.iter_mut().enumerate() {
+            *code = or_shifted(*code, bits, 2 - j as i8, 4);
+        }
+        Unpacked { codes: signed(codes), scale: [scale(0), scale(1)], min: [vdupq_n_f32(0.0); 2] }
+    }
+}
+
 impl Block<2304, 1> for Q4K {
     const GROUPS: usize = 8;
     const ZERO: bool = false;
@@ -188,7 +235,7 @@ impl Block<288, 1> for Iq4Nl {
     #[target_feature(enable = "neon")]
     #[inline]
     unsafe fn unpack(raw: &[u8; 288], _: usize, q: usize) -> Unpacked<1> {
-        scaled(look_up(nibbles(raw, 32, q)), halves(raw, 8 * q))
+        scaled(without_128(look_up(&IQ4, nibbles(raw, 32, q))), halves(raw, 8 * q))
     }
 }
 
@@ -206,7 +253,24 @@ impl Block<2176, 1> for Iq4Xs {
         let high = vshlq_n_u32::<4>(vandq_u32(high, vdupq_n_u32(3)));
         let factors = vreinterpretq_s32_u32(vorrq_u32(vandq_u32(low, vdupq_n_u32(15)), high));
         let factors = vcvtq_f32_s32(vsubq_s32(factors, vdupq_n_s32(32)));
-        scaled(look_up(nibbles(raw, 128 + 256 * i, q)), vmulq_f32(halves(raw, 8 * q), factors))
+        scaled(without_128(look_up(&IQ4, nibbles(raw, 128 + 256 * i, q))), vmulq_f32(halves(raw, 8 * q), factors))
+    }
+}
+
+impl Block<272, 1> for Mxfp4 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const STEP: usize = FIVE_BITS;
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 272], _: usize, q: usize) -> Unpacked<1> {
+        // `2^(e - 128)`: in the exponent of a float e is `2^(e - 127)`, except that 0 would give 0 where half of the
+        // subnormal `2^-127` is wanted.
+        let powers = vmaxq_u32(vshlq_n_u32::<23>(four(raw, 4 * q)), vdupq_n_u32(0x0040_0000));
+        let scale = vmulq_n_f32(vreinterpretq_f32_u32(powers), 0.5);
+        scaled(signed(look_up(&E2M1, nibbles(raw, 16, q))), scale)
     }
 }
 
@@ -341,27 +405,53 @@ fn with_pairs(mut codes: [uint8x16_t; 8], pairs: [uint8x16_t; 2]) -> [int8x16_t;
     signed(codes)
 }
 
-/// The values of IQ4's table, signed.
+/// Bits `2 i` and `2 i + 1` of `pairs[h]` are code vector `4 h + i`.
 #[target_feature(enable = "neon")]
 #[inline]
-fn look_up(mut codes: [uint8x16_t; 8]) -> [int8x16_t; 8] {
-    let table = load(&IQ4, 0);
+fn low_pairs(pairs: [uint8x16_t; 2]) -> [uint8x16_t; 8] {
+    let mut codes = [vdupq_n_u8(0); 8];
+    for (j, code) in codes.iter_mut().enumerate() {
+        *code = or_shifted(*code, pairs[j / 4], -2 * (j % 4) as i8, 3);
+    }
+    codes
+}
+
+/// The values of a table of sixteen bytes.
+#[target_feature(enable = "neon")]
+#[inline]
+fn look_up(table: &[u8; 16], mut codes: [uint8x16_t; 8]) -> [uint8x16_t; 8] {
+    let table = load(table, 0);
     for code in &mut codes {
         *code = vqtbl1q_u8(table, *code);
     }
-    without_128(codes)
+    codes
 }
 
 /// `d * scale` and `-(dmin * min)` of group `i` of Q4_K and Q5_K.
 #[target_feature(enable = "neon")]
 #[inline]
 fn k_scales(raw: &[u8], i: usize, q: usize) -> (float32x4_t, float32x4_t) {
-    let low = four(raw, 64 + 16 * i + 4 * q);
-    let high = shift_right(four(raw, 192 + 16 * (i / 2) + 4 * q), 4 * (i % 2));
-    let scale = vorrq_u32(vandq_u32(low, vdupq_n_u32(15)), vshlq_n_u32::<4>(vandq_u32(high, vdupq_n_u32(3))));
-    let min = vorrq_u32(vshrq_n_u32::<4>(low), vshlq_n_u32::<2>(vandq_u32(high, vdupq_n_u32(12))));
-    let times = |d, factors| vmulq_f32(d, vcvtq_f32_u32(factors));
+    let [scale, min] = six_bits(raw, 64, i, q);
     (times(halves(raw, 8 * q), scale), vnegq_f32(times(halves(raw, 32 + 8 * q), min)))
+}
+
+/// Both 6-bit numbers of group `i` for four rows, from the low nibbles at `at` and the high bits behind them.
+#[target_feature(enable = "neon")]
+#[inline]
+fn six_bits(raw: &[u8], at: usize, i: usize, q: usize) -> [uint32x4_t; 2] {
+    let low = four(raw, at + 16 * i + 4 * q);
+    let high = shift_right(four(raw, at + 128 + 16 * (i / 2) + 4 * q), 4 * (i % 2));
+    [
+        vorrq_u32(vandq_u32(low, vdupq_n_u32(15)), vshlq_n_u32::<4>(vandq_u32(high, vdupq_n_u32(3)))),
+        vorrq_u32(vshrq_n_u32::<4>(low), vshlq_n_u32::<2>(vandq_u32(high, vdupq_n_u32(12)))),
+    ]
+}
+
+/// `d` by four unsigned numbers.
+#[target_feature(enable = "neon")]
+#[inline]
+fn times(d: float32x4_t, factors: uint32x4_t) -> float32x4_t {
+    vmulq_f32(d, vcvtq_f32_u32(factors))
 }
 
 #[target_feature(enable = "neon")]

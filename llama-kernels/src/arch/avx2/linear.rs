@@ -27,11 +27,14 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     set(Pack::Q4_1, row::<Q4_1, 320, 1>());
     set(Pack::Q5_0, row::<Q5_0, 352, 1>());
     set(Pack::Q5_1, row::<Q5_1, 384, 1>());
+    set(Pack::Q2_K, row::<Q2K, 1344, 2>());
+    set(Pack::Q3_K, row::<Q3K, 1760, 2>());
     set(Pack::Q4_K, row::<Q4K, 2304, 1>());
     set(Pack::Q5_K, row::<Q5K, 2816, 1>());
     set(Pack::Q6_K, row::<Q6K, 3360, 2>());
     set(Pack::IQ4_NL, row::<Iq4Nl, 288, 1>());
     set(Pack::IQ4_XS, row::<Iq4Xs, 2176, 1>());
+    set(Pack::MXFP4, row::<Mxfp4, 272, 1>());
     set(Pack::Wide32Min, row::<WideBlock<1, true>, 640, 1>());
     set(Pack::Wide16, row::<WideBlock<2, false>, 640, 2>());
     set(Pack::Wide16Min, row::<WideBlock<2, true>, 768, 2>());

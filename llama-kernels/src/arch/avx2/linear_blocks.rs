@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::weight::pack::IQ4;
+use crate::weight::pack::{E2M1, IQ4};
 
 /// Half a group: eight code vectors, and scale and minimum of eight rows for each of `S` sub-blocks.
 pub(super) struct Unpacked<const S: usize> {
@@ -45,11 +45,14 @@ pub(super) struct Q4_0;
 pub(super) struct Q4_1;
 pub(super) struct Q5_0;
 pub(super) struct Q5_1;
+pub(super) struct Q2K;
+pub(super) struct Q3K;
 pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
 pub(super) struct Iq4Nl;
 pub(super) struct Iq4Xs;
+pub(super) struct Mxfp4;
 pub(super) struct WideBlock<const S: usize, const MIN: bool>;
 pub(super) struct F32;
 pub(super) struct F16;
@@ -127,6 +130,49 @@ impl Block<384, 1> for Q5_1 {
     }
 }
 
+impl Block<1344, 2> for Q2K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+    const SIGNED: bool = false;
+    const STEP: usize = 4;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 1344], i: usize, half: usize) -> Unpacked<2> {
+        let (d, dmin) = (halves(raw, 16 * half), _mm256_xor_ps(halves(raw, 32 + 16 * half), _mm256_set1_ps(-0.0)));
+        let factors = |s: usize| load64(raw, 64 + 16 * (2 * i + s) + 8 * half);
+        let scale = |s: usize| times(d, _mm_and_si128(factors(s), _mm_set1_epi8(15)));
+        let min = |s: usize| times(dmin, _mm_and_si128(_mm_srli_epi16::<4>(factors(s)), _mm_set1_epi8(15)));
+        let at = 320 + 128 * i;
+        let codes = low_pairs([load(raw, at + 32 * half), load(raw, at + 64 + 32 * half)]);
+        Unpacked { codes, scale: [scale(0), scale(1)], min: [min(0), min(1)] }
+    }
+}
+
+impl Block<1760, 2> for Q3K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const SIGNED: bool = false;
+    const STEP: usize = 4;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 1760], i: usize, half: usize) -> Unpacked<2> {
+        let d = halves(raw, 16 * half);
+        let factors = six_bits(raw, 32, i, half);
+        let scale = |s: usize| {
+            let factors = _mm_sub_epi8(factors[s], _mm_set1_epi8(32));
+            _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(factors)))
+        };
+        let at = 224 + 192 * i;
+        let codes = low_pairs([load(raw, at + 64 + 32 * half), load(raw, at + 128 + 32 * half)]);
+        let codes = with_third_bits(codes, load(raw, at + 32 * half));
+        Unpacked { codes, scale: [scale(0), scale(1)], min: [_mm256_setzero_ps(); 2] }
+    }
+}
+
 impl Block<2304, 1> for Q4K {
     const GROUPS: usize = 8;
     const ZERO: bool = false;
@@ -191,7 +237,7 @@ impl Block<288, 1> for Iq4Nl {
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     unsafe fn unpack(raw: &[u8; 288], _: usize, half: usize) -> Unpacked<1> {
-        scaled(look_up(nibbles(raw, 32, half)), halves(raw, 16 * half))
+        scaled(signed(look_up(&IQ4, nibbles(raw, 32, half))), halves(raw, 16 * half))
     }
 }
 
@@ -211,7 +257,21 @@ impl Block<2176, 1> for Iq4Xs {
         let factors = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
         let factors = _mm_sub_epi8(factors, _mm_set1_epi8(32));
         let factors = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(factors));
-        scaled(look_up(nibbles(raw, 128 + 256 * i, half)), _mm256_mul_ps(halves(raw, 16 * half), factors))
+        scaled(signed(look_up(&IQ4, nibbles(raw, 128 + 256 * i, half))), _mm256_mul_ps(halves(raw, 16 * half), factors))
+    }
+}
+
+impl Block<272, 1> for Mxfp4 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+    const SIGNED: bool = false;
+    const STEP: usize = 4;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 272], _: usize, half: usize) -> Unpacked<1> {
+        scaled(look_up(&E2M1, nibbles(raw, 16, half)), half_powers(raw, 8 * half))
     }
 }
 
@@ -352,32 +412,91 @@ fn with_pairs(mut codes: [__m256i; 8], pairs: [__m256i; 2]) -> [__m256i; 8] {
     codes
 }
 
-/// The values of IQ4's table, signed.
+/// Bits `2 i` and `2 i + 1` of `pairs[h]` are code vector `4 h + i`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn look_up(mut codes: [__m256i; 8]) -> [__m256i; 8] {
-    let table = _mm256_broadcastsi128_si256(load128(&IQ4, 0));
+fn low_pairs(pairs: [__m256i; 2]) -> [__m256i; 8] {
+    let mask = _mm256_set1_epi8(3);
+    let mut codes = [_mm256_setzero_si256(); 8];
+    for (h, pairs) in pairs.into_iter().enumerate() {
+        codes[4 * h] = _mm256_and_si256(pairs, mask);
+        codes[4 * h + 1] = _mm256_and_si256(_mm256_srli_epi16::<2>(pairs), mask);
+        codes[4 * h + 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
+        codes[4 * h + 3] = _mm256_and_si256(_mm256_srli_epi16::<6>(pairs), mask);
+    }
+    codes
+}
+
+/// Bit `j` of `bits` becomes bit 2 of code vector `j`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn with_third_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
+    let shifted = [
+        _mm256_slli_epi16::<2>(bits),
+        _mm256_slli_epi16::<1>(bits),
+        bits,
+        _mm256_srli_epi16::<1>(bits),
+        _mm256_srli_epi16::<2>(bits),
+        _mm256_srli_epi16::<3>(bits),
+        _mm256_srli_epi16::<4>(bits),
+        _mm256_srli_epi16::<5>(bits),
+    ];
+    for j in 0..8 {
+        codes[j] = or_masked(codes[j], shifted[j], 4);
+    }
+    codes
+}
+
+/// The values of a table of sixteen bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn look_up(table: &[u8; 16], mut codes: [__m256i; 8]) -> [__m256i; 8] {
+    let table = _mm256_broadcastsi128_si256(load128(table, 0));
     for code in &mut codes {
         *code = _mm256_shuffle_epi8(table, *code);
     }
-    signed(codes)
+    codes
+}
+
+/// `2^(e - 128)` of eight bytes. Moved to the exponent of a float they are `2^(e - 127)`, except that 0 would give 0
+/// where half of the subnormal `2^-127` is wanted.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn half_powers(raw: &[u8], at: usize) -> __m256 {
+    let powers = _mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(load64(raw, at)));
+    let powers = _mm256_max_epu32(powers, _mm256_set1_epi32(0x0040_0000));
+    _mm256_mul_ps(_mm256_castsi256_ps(powers), _mm256_set1_ps(0.5))
 }
 
 /// `d * scale` and `-dmin * min` of group `i` of Q4_K and Q5_K.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn k_scales(raw: &[u8], i: usize, half: usize) -> (__m256, __m256) {
-    let low = load64(raw, 64 + 16 * i + 8 * half);
-    let high = shift_right(load64(raw, 192 + 16 * (i / 2) + 8 * half), 4 * (i % 2));
-    let scale =
-        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3))));
-    let min = _mm_or_si128(
-        _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
-        _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
-    );
+    let [scale, min] = six_bits(raw, 64, i, half);
     let dmin = _mm256_xor_ps(halves(raw, 32 + 16 * half), _mm256_set1_ps(-0.0));
-    let times = |d, factors| _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(factors)));
     (times(halves(raw, 16 * half), scale), times(dmin, min))
+}
+
+/// Both 6-bit numbers of group `i` for eight rows, from the low nibbles at `at` and the high bits behind them.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn six_bits(raw: &[u8], at: usize, i: usize, half: usize) -> [__m128i; 2] {
+    let low = load64(raw, at + 16 * i + 8 * half);
+    let high = shift_right(load64(raw, at + 128 + 16 * (i / 2) + 8 * half), 4 * (i % 2));
+    [
+        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)))),
+        _mm_or_si128(
+            _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
+            _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
+        ),
+    ]
+}
+
+/// `d` by eight unsigned bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn times(d: __m256, factors: __m128i) -> __m256 {
+    _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(factors)))
 }
 
 /// Every 16 bits shifted; callers mask off what crosses bytes.

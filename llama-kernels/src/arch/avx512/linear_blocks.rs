@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::weight::pack::IQ4;
+use crate::weight::pack::{E2M1, IQ4};
 
 /// A group: eight code vectors, and scale and minimum of sixteen rows for each of `S` sub-blocks.
 pub(super) struct Unpacked<const S: usize> {
@@ -41,11 +41,14 @@ pub(super) struct Q4_0;
 pub(super) struct Q4_1;
 pub(super) struct Q5_0;
 pub(super) struct Q5_1;
+pub(super) struct Q2K;
+pub(super) struct Q3K;
 pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
 pub(super) struct Iq4Nl;
 pub(super) struct Iq4Xs;
+pub(super) struct Mxfp4;
 pub(super) struct WideBlock<const S: usize, const MIN: bool>;
 pub(super) struct F32;
 pub(super) struct F16;
@@ -112,6 +115,44 @@ impl Block<384, 1> for Q5_1 {
     }
 }
 
+impl Block<1344, 2> for Q2K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = false;
+    const MIN: bool = true;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 1344], i: usize) -> Unpacked<2> {
+        let (d, dmin) = (halves(raw, 0), _mm512_xor_ps(halves(raw, 32), _mm512_set1_ps(-0.0)));
+        let factors = |s: usize| load128(raw, 64 + 16 * (2 * i + s));
+        let scale = |s: usize| times(d, _mm_and_si128(factors(s), _mm_set1_epi8(15)));
+        let min = |s: usize| times(dmin, _mm_and_si128(_mm_srli_epi16::<4>(factors(s)), _mm_set1_epi8(15)));
+        let at = 320 + 128 * i;
+        let codes = low_pairs([load(raw, at), load(raw, at + 64)]);
+        Unpacked { codes, scale: [scale(0), scale(1)], min: [min(0), min(1)] }
+    }
+}
+
+impl Block<1760, 2> for Q3K {
+    const GROUPS: usize = 8;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 1760], i: usize) -> Unpacked<2> {
+        let d = halves(raw, 0);
+        let factors = six_bits(raw, 32, i);
+        let scale = |s: usize| {
+            let factors = _mm_sub_epi8(factors[s], _mm_set1_epi8(32));
+            _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(factors)))
+        };
+        let at = 224 + 192 * i;
+        let codes = with_third_bits(low_pairs([load(raw, at + 64), load(raw, at + 128)]), load(raw, at));
+        Unpacked { codes, scale: [scale(0), scale(1)], min: [_mm512_setzero_ps(); 2] }
+    }
+}
+
 impl Block<2304, 1> for Q4K {
     const GROUPS: usize = 8;
     const ZERO: bool = false;
@@ -166,7 +207,7 @@ impl Block<288, 1> for Iq4Nl {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
     unsafe fn unpack(raw: &[u8; 288], _: usize) -> Unpacked<1> {
-        scaled(look_up(nibbles(raw, 32)), halves(raw, 0))
+        scaled(look_up(&IQ4, nibbles(raw, 32)), halves(raw, 0))
     }
 }
 
@@ -184,7 +225,19 @@ impl Block<2176, 1> for Iq4Xs {
         let factors = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
         let factors = _mm_sub_epi8(factors, _mm_set1_epi8(32));
         let scale = _mm512_mul_ps(halves(raw, 0), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(factors)));
-        scaled(look_up(nibbles(raw, 128 + 256 * i)), scale)
+        scaled(look_up(&IQ4, nibbles(raw, 128 + 256 * i)), scale)
+    }
+}
+
+impl Block<272, 1> for Mxfp4 {
+    const GROUPS: usize = 1;
+    const ZERO: bool = true;
+    const MIN: bool = false;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn unpack(raw: &[u8; 272], _: usize) -> Unpacked<1> {
+        scaled(look_up(&E2M1, nibbles(raw, 16)), half_powers(raw, 0))
     }
 }
 
@@ -312,32 +365,91 @@ fn with_pairs(mut codes: [__m512i; 8], pairs: [__m512i; 2]) -> [__m512i; 8] {
     codes
 }
 
-/// The values of IQ4's table, with zero point 128.
+/// Bits `2 i` and `2 i + 1` of `pairs[h]` are code vector `4 h + i`.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn look_up(mut codes: [__m512i; 8]) -> [__m512i; 8] {
-    let table = _mm512_broadcast_i32x4(load128(&IQ4, 0));
+fn low_pairs(pairs: [__m512i; 2]) -> [__m512i; 8] {
+    let mask = _mm512_set1_epi8(3);
+    let mut codes = [_mm512_setzero_si512(); 8];
+    for (h, pairs) in pairs.into_iter().enumerate() {
+        codes[4 * h] = _mm512_and_si512(pairs, mask);
+        codes[4 * h + 1] = _mm512_and_si512(_mm512_srli_epi16::<2>(pairs), mask);
+        codes[4 * h + 2] = _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), mask);
+        codes[4 * h + 3] = _mm512_and_si512(_mm512_srli_epi16::<6>(pairs), mask);
+    }
+    codes
+}
+
+/// Bit `j` of `bits` becomes bit 2 of code vector `j`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn with_third_bits(mut codes: [__m512i; 8], bits: __m512i) -> [__m512i; 8] {
+    let shifted = [
+        _mm512_slli_epi16::<2>(bits),
+        _mm512_slli_epi16::<1>(bits),
+        bits,
+        _mm512_srli_epi16::<1>(bits),
+        _mm512_srli_epi16::<2>(bits),
+        _mm512_srli_epi16::<3>(bits),
+        _mm512_srli_epi16::<4>(bits),
+        _mm512_srli_epi16::<5>(bits),
+    ];
+    for j in 0..8 {
+        codes[j] = or_masked(codes[j], shifted[j], _mm512_set1_epi8(4));
+    }
+    codes
+}
+
+/// The values of a table of sixteen bytes.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn look_up(table: &[u8; 16], mut codes: [__m512i; 8]) -> [__m512i; 8] {
+    let table = _mm512_broadcast_i32x4(load128(table, 0));
     for code in &mut codes {
         *code = _mm512_shuffle_epi8(table, *code);
     }
     codes
 }
 
+/// `2^(e - 128)` of sixteen bytes. Moved to the exponent of a float they are `2^(e - 127)`, except that 0 would give 0
+/// where half of the subnormal `2^-127` is wanted.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn half_powers(raw: &[u8], at: usize) -> __m512 {
+    let powers = _mm512_slli_epi32::<23>(_mm512_cvtepu8_epi32(load128(raw, at)));
+    let powers = _mm512_max_epu32(powers, _mm512_set1_epi32(0x0040_0000));
+    _mm512_mul_ps(_mm512_castsi512_ps(powers), _mm512_set1_ps(0.5))
+}
+
 /// `d * scale` and `-dmin * min` of group `i` of Q4_K and Q5_K.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 #[inline]
 fn k_scales(raw: &[u8], i: usize) -> (__m512, __m512) {
-    let low = load128(raw, 64 + 16 * i);
-    let high = shift_right(load128(raw, 192 + 16 * (i / 2)), 4 * (i % 2));
-    let scale =
-        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3))));
-    let min = _mm_or_si128(
-        _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
-        _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
-    );
+    let [scale, min] = six_bits(raw, 64, i);
     let dmin = _mm512_xor_ps(halves(raw, 32), _mm512_set1_ps(-0.0));
-    let times = |d, factors| _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(factors)));
     (times(halves(raw, 0), scale), times(dmin, min))
+}
+
+/// Both 6-bit numbers of group `i` for sixteen rows, from the low nibbles at `at` and the high bits behind them.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn six_bits(raw: &[u8], at: usize, i: usize) -> [__m128i; 2] {
+    let low = load128(raw, at + 16 * i);
+    let high = shift_right(load128(raw, at + 128 + 16 * (i / 2)), 4 * (i % 2));
+    [
+        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)))),
+        _mm_or_si128(
+            _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
+            _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
+        ),
+    ]
+}
+
+/// `d` by sixteen unsigned bytes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn times(d: __m512, factors: __m128i) -> __m512 {
+    _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(factors)))
 }
 
 /// Every 16 bits shifted; callers mask off what crosses bytes.

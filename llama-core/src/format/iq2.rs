@@ -1,0 +1,153 @@
+//! IQ2_XXS, IQ2_XS and IQ2_S: eight weights at a time are a word of a codebook of three magnitudes, and eight signs.
+//!
+//! `w = (d * (2 s + 1) / 8) * level`, level one of 8, 25, 43 or its negative. In XXS and XS seven signs of eight are
+//! stored, the number of negative weights being even. Source: ggml's `block_iq2_xxs`, `block_iq2_xs`, `block_iq2_s` and
+//! the decoders of the Python package `gguf`. The encoders look for the nearest word (`lattice.rs`).
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::{Block, Half, SUPER, octets, widen};
+use super::codebook;
+use super::lattice::{OddScales, Words, even_signs, negate, signs};
+use super::{Format, Group};
+
+/// 66 bytes for 256 weights; every 32 share a 4-bit scale.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Iq2Xxs {
+    /// Super-scale.
+    pub d: Half,
+    /// For each 32 weights four words, then a little-endian number of four times seven signs and, on top, the scale.
+    pub qs: [[u8; 8]; SUPER / 32],
+}
+
+/// 74 bytes for 256 weights; every 16 share a 4-bit scale.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Iq2Xs {
+    /// Super-scale.
+    pub d: Half,
+    /// For each eight weights a little-endian number: nine bits of word, seven signs.
+    pub qs: [[u8; 2]; SUPER / 8],
+    /// Scales of each 32 weights, those of the first sixteen in the low nibble.
+    pub scales: [u8; SUPER / 32],
+}
+
+/// 82 bytes for 256 weights; every 16 share a 4-bit scale.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Iq2S {
+    /// Super-scale.
+    pub d: Half,
+    /// Low eight bits of the words.
+    pub qs: [u8; SUPER / 8],
+    /// Signs of each eight weights.
+    pub signs: [u8; SUPER / 8],
+    /// High two bits of four words a byte, the first lowest.
+    pub qh: [u8; SUPER / 32],
+    /// Scales, placed as in [`Iq2Xs`].
+    pub scales: [u8; SUPER / 32],
+}
+
+/// The step of the scales by the super-scale.
+const UNIT: f32 = 0.125;
+
+fn scale(d: Half, s: u8) -> f32 {
+    widen(d) * f32::from(2 * s + 1) * UNIT
+}
+
+fn nibble_scales(d: Half, byte: u8) -> [f32; 2] {
+    [scale(d, byte & 15), scale(d, byte >> 4)]
+}
+
+impl Block for Iq2Xxs {
+    const FORMAT: Format = Format::IQ2_XXS;
+
+    fn group(&self, index: usize) -> Group {
+        let [words @ .., a, b, c, d] = self.qs[index];
+        let rest = u32::from_le_bytes([a, b, c, d]);
+        let octet = |i: usize| {
+            let vector = codebook::IQ2_XXS.vector(usize::from(words[i]));
+            negate(vector, even_signs(rest >> (7 * i)))
+        };
+        Group { codes: octets(octet), scale: [scale(self.d, (rest >> 28) as u8); 2], min: [0.0; 2] }
+    }
+
+    fn encode(x: &[f32]) -> Self {
+        let fit = fit::<8>(x, &Words::of(&codebook::IQ2_XXS), true);
+        let qs = std::array::from_fn(|g| {
+            let signs = (0..4).fold(0, |rest, i| rest | u32::from(fit.signs[4 * g + i] & 127) << (7 * i));
+            let rest = (signs | u32::from(fit.scales[g]) << 28).to_le_bytes();
+            std::array::from_fn(|i| if i < 4 { fit.words[4 * g + i] as u8 } else { rest[i - 4] })
+        });
+        Iq2Xxs { d: fit.d, qs }
+    }
+}
+
+impl Block for Iq2Xs {
+    const FORMAT: Format = Format::IQ2_XS;
+
+    fn group(&self, index: usize) -> Group {
+        let octet = |i: usize| {
+            let code = u16::from_le_bytes(self.qs[4 * index + i]);
+            negate(codebook::IQ2_XS.vector(usize::from(code & 511)), even_signs(u32::from(code >> 9)))
+        };
+        Group { codes: octets(octet), scale: nibble_scales(self.d, self.scales[index]), min: [0.0; 2] }
+    }
+
+    fn encode(x: &[f32]) -> Self {
+        let fit = fit::<16>(x, &Words::of(&codebook::IQ2_XS), true);
+        let code = |i: usize| fit.words[i] as u16 | u16::from(fit.signs[i] & 127) << 9;
+        Iq2Xs { d: fit.d, qs: std::array::from_fn(|i| code(i).to_le_bytes()), scales: fit.nibbles() }
+    }
+}
+
+impl Block for Iq2S {
+    const FORMAT: Format = Format::IQ2_S;
+
+    fn group(&self, index: usize) -> Group {
+        let octet = |i: usize| {
+            let high = usize::from(self.qh[index] >> (2 * i) & 3);
+            let word = usize::from(self.qs[4 * index + i]) | high << 8;
+            negate(codebook::IQ2_S.vector(word), self.signs[4 * index + i])
+        };
+        Group { codes: octets(octet), scale: nibble_scales(self.d, self.scales[index]), min: [0.0; 2] }
+    }
+
+    fn encode(x: &[f32]) -> Self {
+        let fit = fit::<16>(x, &Words::of(&codebook::IQ2_S), false);
+        let high = |g: usize| (0..4).fold(0, |byte, i| byte | ((fit.words[4 * g + i] >> 8) as u8) << (2 * i));
+        Iq2S {
+            d: fit.d,
+            qs: fit.words.map(|word| word as u8),
+            signs: fit.signs,
+            qh: std::array::from_fn(high),
+            scales: fit.nibbles(),
+        }
+    }
+}
+
+/// A block with `S` scales.
+struct Fitted<const S: usize> {
+    d: Half,
+    scales: [u8; S],
+    words: [usize; SUPER / 8],
+    signs: [u8; SUPER / 8],
+}
+
+impl Fitted<16> {
+    fn nibbles(&self) -> [u8; 8] {
+        std::array::from_fn(|g| self.scales[2 * g] | self.scales[2 * g + 1] << 4)
+    }
+}
+
+fn fit<const S: usize>(x: &[f32], words: &Words<8>, even: bool) -> Fitted<S> {
+    let octets: [(u8, [f32; 8]); SUPER / 8] =
+        std::array::from_fn(|i| signs(x.as_chunks().0.get(i).expect("a block of 256"), even));
+    let (signs, magnitudes) = (octets.map(|octet| octet.0), octets.map(|octet| octet.1));
+    let per = SUPER / 8 / S;
+    let wanted = std::array::from_fn(|s| words.fit(&magnitudes[s * per..(s + 1) * per]).scale);
+    let scales = OddScales::<S>::new(wanted, UNIT, 15);
+    let word = |i: usize| words.nearest(&magnitudes[i], scales.exact[i / per]).0;
+    Fitted { d: scales.d, scales: scales.scales, words: std::array::from_fn(word), signs }
+}
