@@ -91,8 +91,12 @@ pub enum KvArg {
     Half,
     /// single precision
     F32,
+    /// bfloat16
+    Bf16,
     /// eight bits (e4m3), on a GPU
     F8,
+    /// eight bits (integers with a scale for 32), on a CPU
+    Q8,
 }
 
 /// How tokens are chosen.
@@ -154,7 +158,9 @@ impl ModelArgs {
             kv: match self.kv {
                 KvArg::Half => KvFormat::Half,
                 KvArg::F32 => KvFormat::F32,
+                KvArg::Bf16 => KvFormat::Bf16,
                 KvArg::F8 => KvFormat::F8,
+                KvArg::Q8 => KvFormat::Q8,
             },
             memory_limit: self.memory_limit.map(|mib| mib << 20),
             ..EngineOptions::default()

@@ -67,6 +67,13 @@ pub fn round_to_e4m3(x: f32) -> f32 {
     ((x / step).round_ties_even() * step).clamp(-MOST, MOST)
 }
 
+/// Dot product with numbers that share scales: chains of [`dot`] over each `group` of columns, chained by
+/// `fma(scale, dot, acc)` in the order of groups, from 0. `scales` has one for each group; the last may be shorter.
+pub fn scaled_dot(q: &[f32], numbers: &[f32], scales: &[f32], group: usize) -> f32 {
+    let groups = q.chunks(group).zip(numbers.chunks(group));
+    groups.zip(scales).fold(0.0f32, |acc, ((q, x), &scale)| scale.mul_add(dot(q, x), acc))
+}
+
 /// The factor of RMSNorm: `1 / sqrt(mean(x^2) + eps)`, each operation rounded once.
 pub fn rms_scale(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt()
@@ -145,6 +152,16 @@ pub fn quantize_group(x: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
     let max = f32::from_bits(max);
     let inverse = 127.0 / max;
     (max / 127.0, x.map(|v| (v * inverse).round_ties_even() as i8))
+}
+
+/// Quantises a row in groups of [`GROUP`] columns, the last perhaps shorter: what a short group lacks counts as zeros.
+pub fn quantize_row(x: &[f32], mut each: impl FnMut(f32, &[i8])) {
+    for x in x.chunks(GROUP) {
+        let mut group = [0.0; GROUP];
+        group[..x.len()].copy_from_slice(x);
+        let (scale, quants) = quantize_group(&group);
+        each(scale, &quants[..x.len()]);
+    }
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ impl Backend for Cuda {
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
-        kv::check(shape)?;
+        kv::check(shape, limits)?;
         // The weights are there: what they came through is given back.
         self.uploader.take();
         let layout = Layout::new(shape, limits);
@@ -270,7 +270,7 @@ impl Backend for Cuda {
     }
 
     fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
-        kv::check(shape)?;
+        kv::check(shape, limits)?;
         if self.options.persistent {
             let span = self.span("lists of instructions", Programs::bytes(shape.layers))?;
             self.step.borrow_mut().replay.use_programs(Programs::new(span, shape.layers));

@@ -46,11 +46,12 @@ pub(crate) enum KvNumber {
 }
 
 impl KvNumber {
+    /// [`check`] refuses the format that is no device's; until then it counts as the one of as many bits.
     pub fn of(format: KvFormat) -> Self {
         match format {
-            KvFormat::Half => KvNumber::Bf16,
+            KvFormat::Half | KvFormat::Bf16 => KvNumber::Bf16,
             KvFormat::F32 => KvNumber::F32,
-            KvFormat::F8 => KvNumber::E4m3,
+            KvFormat::F8 | KvFormat::Q8 => KvNumber::E4m3,
         }
     }
 
@@ -136,8 +137,12 @@ fn padded(head_dim: usize) -> usize {
     HEAD_DIMS.into_iter().find(|&size| size >= head_dim).unwrap_or(head_dim)
 }
 
-/// Refuses heads that no kernel holds.
-pub(crate) fn check(shape: &AttentionShape) -> Result<()> {
+/// Refuses heads and numbers that no kernel holds.
+pub(crate) fn check(shape: &AttentionShape, limits: &Limits) -> Result<()> {
+    if limits.kv == KvFormat::Q8 {
+        let name = limits.kv.name();
+        return Err(Error::parameter("kv", name, "a GPU keeps keys and values as half, bf16, f32 or f8"));
+    }
     if shape.head_dim > HEAD_DIMS[2] || !shape.head_dim.is_multiple_of(2) {
         return Err(Error::Unsupported {
             what: format!("head_dim {} on CUDA", shape.head_dim),

@@ -192,6 +192,8 @@ impl Backend for Cpu {
         match store {
             AnyStore::F16(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
             AnyStore::F32(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
+            AnyStore::Bf16(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
+            AnyStore::Q8(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
         }
         Ok(())
     }
@@ -202,6 +204,10 @@ impl Backend for Cpu {
         match store {
             AnyStore::F16(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
             AnyStore::F32(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
+            AnyStore::Bf16(store) => {
+                ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan)
+            }
+            AnyStore::Q8(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
         }
         Ok(())
     }

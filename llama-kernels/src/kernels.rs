@@ -6,12 +6,13 @@
 
 use std::ops::Range;
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::backend::RopeLayout;
-use llama_core::numerics::{LANES, PARTITION};
+use llama_core::numerics::{GROUP, LANES, PARTITION};
 
 use crate::arch;
 use crate::isa::Tier;
+use crate::kv::Element;
 
 /// Running softmax statistics of one query: the maximum of its scores, and the sum of their exponentials below it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -30,6 +31,8 @@ pub struct VectorKernels {
     swiglu: unsafe fn(&mut [f32], &[f32], &[f32]),
     rotate: unsafe fn(&mut [f32], &[f32], &[f32], RopeLayout),
     narrow: unsafe fn(&[f32], &mut [f16]),
+    narrow_bf16: unsafe fn(&[f32], &mut [bf16]),
+    quantise: unsafe fn(&[f32], &mut [i8], &mut [f32]),
 }
 
 impl VectorKernels {
@@ -38,7 +41,7 @@ impl VectorKernels {
         macro_rules! table {
             ($tier:ident) => {{
                 use arch::$tier::vector::*;
-                VectorKernels { rms_norm, add, swiglu, rotate, narrow }
+                VectorKernels { rms_norm, add, swiglu, rotate, narrow, narrow_bf16, quantise }
             }};
         }
         tier.is_available().then(|| match tier {
@@ -86,6 +89,20 @@ impl VectorKernels {
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.narrow)(x, out) }
     }
+
+    /// Rounds to bfloat16, to nearest even.
+    pub fn narrow_bf16(&self, x: &[f32], out: &mut [bf16]) {
+        assert_eq!(x.len(), out.len(), "narrow_bf16");
+        // SAFETY: the constructor checked that this CPU has the table's tier.
+        unsafe { (self.narrow_bf16)(x, out) }
+    }
+
+    /// [`llama_core::numerics::quantize_row`]: numbers, and a scale for each group of them.
+    pub fn quantise(&self, x: &[f32], out: &mut [i8], scales: &mut [f32]) {
+        assert!(x.len() == out.len() && scales.len() >= x.len().div_ceil(GROUP), "quantise {} numbers", x.len());
+        // SAFETY: the constructor checked that this CPU has the table's tier.
+        unsafe { (self.quantise)(x, out, scales) }
+    }
 }
 
 /// Query rows that one call of a block kernel takes at most.
@@ -103,18 +120,19 @@ pub struct BlockKernels<E> {
     values: Values<E>,
 }
 
-impl<E> BlockKernels<E> {
+impl<E: Element> BlockKernels<E> {
     /// `out[r][b][t] = scale * (q[r] . column t of k[b])`, `out [rows][PARTITION]` from its first block, each dot one
-    /// chain in index order.
+    /// chain in index order ([`llama_core::numerics::scaled_dot`] where there are scales).
     pub fn scores(&self, q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
         assert!((1..=ROWS).contains(&q.len()) && q.iter().all(|row| row.len() == q[0].len()), "{} queries", q.len());
-        assert!(k.iter().all(|block| block.len() == q[0].len() * LANES), "blocks of {} columns", q[0].len());
+        assert!(k.iter().all(|block| block.len() == E::len(q[0].len())), "blocks of {} columns", q[0].len());
         assert!(out.len() >= (q.len() - 1) * PARTITION + k.len() * LANES, "{} scores", out.len());
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.scores)(q, k, scale, out) }
     }
 
-    /// `out[r] += sum over t in positions of p[r][t] * row t of v`, a chain in the order of `t`, continued from `out`.
+    /// `out[r] += sum over t in positions of p[r][t] * row t of v`, a chain in the order of `t`, continued from `out`;
+    /// where there are scales, `p[r][t]` is multiplied by the group's before the row is.
     /// `p [rows][..]` and the blocks `v` start at the partition's start; `out [rows][stride]`.
     pub fn values(&self, p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
         if positions.is_empty() {
@@ -123,7 +141,7 @@ impl<E> BlockKernels<E> {
         assert!((1..=ROWS).contains(&p.len()) && p.iter().all(|row| row.len() >= positions.end), "{} rows", p.len());
         assert!(out.len().is_multiple_of(p.len() * LANES), "{} outputs of {} rows", out.len(), p.len());
         assert!(v.len() >= positions.end.div_ceil(LANES), "{} blocks for {positions:?}", v.len());
-        assert!(v.iter().all(|block| block.len() == out.len() / p.len() * LANES), "{} outputs", out.len());
+        assert!(v.iter().all(|block| block.len() == E::len(out.len() / p.len())), "{} outputs", out.len());
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.values)(p, v, positions, out) }
     }
@@ -134,6 +152,8 @@ impl<E> BlockKernels<E> {
 pub struct AttentionKernels {
     pub(crate) f32: BlockKernels<f32>,
     pub(crate) f16: BlockKernels<f16>,
+    pub(crate) bf16: BlockKernels<bf16>,
+    pub(crate) q8: BlockKernels<i8>,
     softmax: unsafe fn(&mut [f32], Range<usize>) -> Softmax,
     merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
 }
@@ -146,7 +166,9 @@ impl AttentionKernels {
                 use arch::$tier::attention::*;
                 let f32 = BlockKernels { scores: scores::<f32>, values: values::<f32> };
                 let f16 = BlockKernels { scores: scores::<f16>, values: values::<f16> };
-                AttentionKernels { f32, f16, softmax, merge }
+                let bf16 = BlockKernels { scores: scores::<bf16>, values: values::<bf16> };
+                let q8 = BlockKernels { scores: scores::<i8>, values: values::<i8> };
+                AttentionKernels { f32, f16, bf16, q8, softmax, merge }
             }};
         }
         tier.is_available().then(|| match tier {

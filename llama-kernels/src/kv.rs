@@ -1,16 +1,18 @@
 //! The KV cache: K and V of every block of every layer, laid out for vectors of sixteen positions.
 //!
 //! ```text
-//! k [layers][blocks][kv_heads][head_dim][BLOCK]     a column of one block is one vector: scores of 16 positions at once
-//! v [layers][blocks][kv_heads][BLOCK][stride]       a row is head_dim numbers, padded to whole vectors with zeros
+//! k [layers][blocks][kv_heads] of [head_dim][BLOCK]   a column of one block is one vector: scores of 16 positions at once
+//! v [layers][blocks][kv_heads] of [BLOCK][stride]     a row is head_dim numbers, padded to whole vectors with zeros
 //! ```
 //!
-//! The element is f32 or f16 ([`KvFormat`]); which of the two is settled once per verb by the store's variant, and the
-//! loops below are generic over [`Element`].
+//! What a number is kept as ([`KvFormat`]) is settled once per verb by the store's variant, and the loops below are
+//! generic over [`Element`]. A format with scales has them right behind the numbers of a block's head, `[groups][BLOCK]`:
+//! for K they are vectors beside its columns, for V vectors of what the weights of sixteen positions are multiplied by.
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::backend::{AttentionShape, KvFormat, Limits};
 use llama_core::batch::{BLOCK, BlockId};
+use llama_core::numerics::{GROUP, LANES};
 use llama_core::{Error, Result};
 
 use crate::buffer::Buffer;
@@ -18,14 +20,32 @@ use crate::kernels::{AttentionKernels, BlockKernels, VectorKernels};
 
 /// What K and V are kept as.
 pub trait Element: bytemuck::Pod + Send + Sync {
-    /// Rounds a row to nearest even.
-    fn narrow(kernels: &VectorKernels, x: &[f32], out: &mut [Self]);
+    /// Columns that share a scale. Without scales all of them do.
+    const GROUP: usize = usize::MAX;
+
+    /// Rounds a row to nearest even and gives a scale for each group, if there are scales.
+    fn narrow(kernels: &VectorKernels, x: &[f32], out: &mut [Self], scales: &mut [f32]);
     /// The inner loops that read this element.
     fn kernels(kernels: &AttentionKernels) -> &BlockKernels<Self>;
+
+    /// Elements of one head of one block that has so many columns, scales included.
+    fn len(columns: usize) -> usize {
+        columns * BLOCK
+    }
+    /// Scales `[groups][BLOCK]` of such a head; empty where there are none.
+    fn scales(head: &[Self], columns: usize) -> &[[f32; LANES]] {
+        let _ = (head, columns);
+        &[]
+    }
+    /// As [`Element::scales`], to write.
+    fn scales_mut(head: &mut [Self], columns: usize) -> &mut [[f32; LANES]] {
+        let _ = (head, columns);
+        &mut []
+    }
 }
 
 impl Element for f32 {
-    fn narrow(_: &VectorKernels, x: &[f32], out: &mut [f32]) {
+    fn narrow(_: &VectorKernels, x: &[f32], out: &mut [f32], _: &mut [f32]) {
         out.copy_from_slice(x);
     }
 
@@ -35,12 +55,47 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
-    fn narrow(kernels: &VectorKernels, x: &[f32], out: &mut [f16]) {
+    fn narrow(kernels: &VectorKernels, x: &[f32], out: &mut [f16], _: &mut [f32]) {
         kernels.narrow(x, out);
     }
 
     fn kernels(kernels: &AttentionKernels) -> &BlockKernels<f16> {
         &kernels.f16
+    }
+}
+
+impl Element for bf16 {
+    fn narrow(kernels: &VectorKernels, x: &[f32], out: &mut [bf16], _: &mut [f32]) {
+        kernels.narrow_bf16(x, out);
+    }
+
+    fn kernels(kernels: &AttentionKernels) -> &BlockKernels<bf16> {
+        &kernels.bf16
+    }
+}
+
+impl Element for i8 {
+    const GROUP: usize = GROUP;
+
+    fn narrow(kernels: &VectorKernels, x: &[f32], out: &mut [i8], scales: &mut [f32]) {
+        kernels.quantise(x, out, scales);
+    }
+
+    fn kernels(kernels: &AttentionKernels) -> &BlockKernels<i8> {
+        &kernels.q8
+    }
+
+    fn len(columns: usize) -> usize {
+        columns * BLOCK + columns.div_ceil(GROUP) * BLOCK * size_of::<f32>()
+    }
+
+    // Heads are whole numbers of sixteen bytes in a buffer that is aligned to more, so the casts find floats aligned.
+    fn scales(head: &[i8], columns: usize) -> &[[f32; LANES]] {
+        bytemuck::cast_slice(&head[columns * BLOCK..])
+    }
+
+    fn scales_mut(head: &mut [i8], columns: usize) -> &mut [[f32; LANES]] {
+        bytemuck::cast_slice_mut(&mut head[columns * BLOCK..])
     }
 }
 
@@ -59,13 +114,13 @@ impl Layout {
     }
 
     /// Elements of K of one head of one block.
-    pub fn k_len(&self) -> usize {
-        self.head_dim * BLOCK
+    pub fn k_len<E: Element>(&self) -> usize {
+        E::len(self.head_dim)
     }
 
     /// Elements of V of one head of one block.
-    pub fn v_len(&self) -> usize {
-        stride(self.head_dim) * BLOCK
+    pub fn v_len<E: Element>(&self) -> usize {
+        E::len(stride(self.head_dim))
     }
 
     /// Index of a block of a layer among all of them.
@@ -104,6 +159,8 @@ pub struct Store<E> {
 pub(crate) enum AnyStore {
     F16(Store<f16>),
     F32(Store<f32>),
+    Bf16(Store<bf16>),
+    Q8(Store<i8>),
 }
 
 /// The KV cache of one model.
@@ -119,7 +176,12 @@ impl KvCache {
         let store = match limits.kv {
             KvFormat::Half => AnyStore::F16(Store::new(&layout)?),
             KvFormat::F32 => AnyStore::F32(Store::new(&layout)?),
-            KvFormat::F8 => return Err(Error::parameter("kv", "f8", "a CPU keeps keys and values as half or f32")),
+            KvFormat::Bf16 => AnyStore::Bf16(Store::new(&layout)?),
+            KvFormat::Q8 => AnyStore::Q8(Store::new(&layout)?),
+            KvFormat::F8 => {
+                let name = limits.kv.name();
+                return Err(Error::parameter("kv", name, "a CPU keeps keys and values as half, f32, bf16 or q8"));
+            }
         };
         Ok(KvCache { layout, store })
     }
@@ -128,8 +190,10 @@ impl KvCache {
     pub(crate) fn bytes(shape: &AttentionShape, limits: &Limits) -> u64 {
         let layout = Layout::new(shape, limits);
         match limits.kv {
-            KvFormat::Half | KvFormat::F8 => Store::<f16>::bytes(&layout),
+            KvFormat::Half => Store::<f16>::bytes(&layout),
             KvFormat::F32 => Store::<f32>::bytes(&layout),
+            KvFormat::Bf16 => Store::<bf16>::bytes(&layout),
+            KvFormat::Q8 | KvFormat::F8 => Store::<i8>::bytes(&layout),
         }
     }
 
@@ -138,6 +202,8 @@ impl KvCache {
         match &mut self.store {
             AnyStore::F16(store) => store.copy_blocks(&self.layout, pairs),
             AnyStore::F32(store) => store.copy_blocks(&self.layout, pairs),
+            AnyStore::Bf16(store) => store.copy_blocks(&self.layout, pairs),
+            AnyStore::Q8(store) => store.copy_blocks(&self.layout, pairs),
         }
     }
 }
@@ -155,15 +221,15 @@ impl<E: Element> Store<E> {
     }
 
     fn lens(layout: &Layout) -> [u64; 2] {
-        [layout.k_len(), layout.v_len()].map(|len| layout.heads().saturating_mul(len as u64))
+        [layout.k_len::<E>(), layout.v_len::<E>()].map(|len| layout.heads().saturating_mul(len as u64))
     }
 
     fn copy_blocks(&mut self, layout: &Layout, pairs: &[(BlockId, BlockId)]) {
         for &(from, to) in pairs {
             for layer in 0..layout.layers {
                 let (from, to) = (layout.index(layer, from), layout.index(layer, to));
-                copy(&mut self.k, layout.kv_heads * layout.k_len(), from, to);
-                copy(&mut self.v, layout.kv_heads * layout.v_len(), from, to);
+                copy(&mut self.k, layout.kv_heads * layout.k_len::<E>(), from, to);
+                copy(&mut self.v, layout.kv_heads * layout.v_len::<E>(), from, to);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The CPU backend in the conformance suite: every tier this machine has, with one, two and three threads, gives the bits
 //! of the reference backend.
 
+use llama_core::Error;
 use llama_core::backend::{Backend, KvFormat, Limits, Numerics, RopeLayout};
 use llama_core::batch::BLOCK;
 use llama_kernels::{Cpu, CpuOptions, Tensor, Tier};
@@ -46,9 +47,28 @@ fn precise_linear_layers() {
 #[test]
 fn a_plan_and_a_cache_hold_what_they_say() {
     let cpu = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).expect("a backend");
-    let shape = llama_tests::conformance::shape(4, 2, 20, 20, RopeLayout::Halves);
-    let limits = Limits { tokens: 1024, sequences: 1, outputs: 1024, context: 43, blocks: 6, kv: KvFormat::Half };
-    let elements = shape.layers * limits.blocks * shape.kv_heads * BLOCK * (20 + 32);
-    assert_eq!(cpu.kv_bytes(&shape, &limits), elements as u64 * 2 + 2 * 64);
-    assert!(cpu.scratch_bytes(&shape, &limits, 128) > 0);
+    let shape = llama_tests::conformance::shape(4, 2, 36, 20, RopeLayout::Halves);
+    // K has 36 columns and V 48, rounded up to vectors; a group of 32 and what is left have a scale each.
+    let rows = [
+        (KvFormat::Half, 2 * (36 + 48)),
+        (KvFormat::F32, 4 * (36 + 48)),
+        (KvFormat::Bf16, 2 * (36 + 48)),
+        (KvFormat::Q8, 36 + 48 + 2 * 2 * 4),
+    ];
+    for (kv, row) in rows {
+        let limits = Limits { tokens: 1024, sequences: 1, outputs: 1024, context: 43, blocks: 6, kv };
+        let heads = shape.layers * limits.blocks * shape.kv_heads;
+        assert_eq!(cpu.kv_bytes(&shape, &limits), (heads * BLOCK * row + 2 * 64) as u64, "{kv:?}");
+        cpu.kv_cache(&shape, &limits).expect("a cache");
+        assert!(cpu.scratch_bytes(&shape, &limits, 128) > 0);
+    }
+}
+
+/// The one format that is only a GPU's is refused by name.
+#[test]
+fn a_format_for_gpus_is_refused() {
+    let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("a backend");
+    let limits = Limits { tokens: 8, sequences: 1, outputs: 8, context: 32, blocks: 2, kv: KvFormat::F8 };
+    let refused = cpu.kv_cache(&llama_tests::conformance::shape(4, 2, 16, 16, RopeLayout::Halves), &limits);
+    assert!(matches!(refused.err(), Some(Error::Parameter { name: "kv", .. })));
 }

@@ -76,3 +76,15 @@ fn a_model_takes_the_memory_of_its_plan() {
     drop(engine);
     assert_eq!(watch.free_memory().unwrap(), before, "everything is given back");
 }
+
+/// Eight-bit integers with scales are a CPU's way to keep keys and values.
+#[test]
+fn a_format_for_cpus_is_refused() {
+    let _gpu = install(&Config { checks: false, ..Config::default() }).expect("the mock driver");
+    let options = EngineOptions { context: Some(64), sequences: 1, kv: KvFormat::Q8, ..EngineOptions::default() };
+    let loader = Loader::open(stories260k()).unwrap().options(options);
+    match loader.load(Cuda::new(CudaOptions::default()).unwrap()).err() {
+        Some(Error::Parameter { name: "kv", value, .. }) => assert_eq!(value, "q8"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -40,8 +40,30 @@ pub enum KvFormat {
     Half,
     /// Single precision.
     F32,
+    /// bfloat16, rounded to nearest even: the range of single precision with eight bits of fraction. On a GPU it is what
+    /// `Half` is.
+    Bf16,
     /// Eight bits, e4m3 (Micikevicius et al. 2022, arXiv:2209.05433), rounded to nearest even, at most 448: for GPUs.
     F8,
+    /// Eight-bit integers in groups of [`GROUP`](crate::numerics::GROUP) columns of a head with a scale in single precision,
+    /// nine bits a number, quantised as activations are ([`crate::numerics::quantize_row`]): for CPUs.
+    Q8,
+}
+
+impl KvFormat {
+    /// Every format.
+    pub const ALL: [KvFormat; 5] = [KvFormat::Half, KvFormat::F32, KvFormat::Bf16, KvFormat::F8, KvFormat::Q8];
+
+    /// Its name on a command line and in errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::Half => "half",
+            KvFormat::F32 => "f32",
+            KvFormat::Bf16 => "bf16",
+            KvFormat::F8 => "f8",
+            KvFormat::Q8 => "q8",
+        }
+    }
 }
 
 /// What a model may be asked for at once; every buffer is sized by it, once.

@@ -80,31 +80,81 @@ struct Integers {
     groups: Vec<Group>,
 }
 
-/// `[layers][blocks][kv_heads][BLOCK][head_dim]`, each number rounded to the cache's format.
+/// K and V, each number rounded to the cache's format.
 pub struct KvCache {
     shape: AttentionShape,
     blocks: usize,
     format: KvFormat,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    k: Kept,
+    v: Kept,
+}
+
+/// Rows of heads, `[layers][blocks][kv_heads][BLOCK]` of them: numbers `[head_dim]`, and a scale for each group of columns.
+struct Kept {
+    numbers: Vec<f32>,
+    scales: Vec<f32>,
+}
+
+/// One of the rows.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    numbers: &'a [f32],
+    scales: &'a [f32],
+    group: usize,
+}
+
+/// Columns of a head that share a scale: all of them, and the scale is 1, where the format needs none.
+fn columns_of_scale(format: KvFormat, head_dim: usize) -> usize {
+    if format == KvFormat::Q8 { GROUP } else { head_dim }
 }
 
 impl KvCache {
-    fn slot(&self, layer: usize, block: BlockId, head: usize, slot: usize) -> std::ops::Range<usize> {
-        let AttentionShape { kv_heads, head_dim, .. } = self.shape;
-        let start = (((layer * self.blocks + block as usize) * kv_heads + head) * BLOCK + slot) * head_dim;
-        start..start + head_dim
+    /// Scales of a row.
+    fn scales(&self) -> usize {
+        self.shape.head_dim.div_ceil(columns_of_scale(self.format, self.shape.head_dim))
     }
 
-    fn store(&mut self, at: std::ops::Range<usize>, k: &[f32], v: &[f32]) {
-        let round = |x: &f32| match self.format {
-            KvFormat::F32 => *x,
-            KvFormat::Half => half::f16::from_f32(*x).to_f32(),
-            KvFormat::F8 => numerics::round_to_e4m3(*x),
-        };
-        self.k[at.clone()].iter_mut().zip(k).for_each(|(slot, x)| *slot = round(x));
-        self.v[at].iter_mut().zip(v).for_each(|(slot, x)| *slot = round(x));
+    fn index(&self, layer: usize, block: BlockId, head: usize, slot: usize) -> usize {
+        ((layer * self.blocks + block as usize) * self.shape.kv_heads + head) * BLOCK + slot
     }
+
+    fn row<'a>(&self, of: &'a Kept, index: usize) -> Row<'a> {
+        let (dim, scales) = (self.shape.head_dim, self.scales());
+        Row {
+            numbers: &of.numbers[index * dim..][..dim],
+            scales: &of.scales[index * scales..][..scales],
+            group: columns_of_scale(self.format, dim),
+        }
+    }
+
+    fn store(&mut self, index: usize, k: &[f32], v: &[f32]) {
+        let (dim, scales) = (self.shape.head_dim, self.scales());
+        for (kept, x) in [(&mut self.k, k), (&mut self.v, v)] {
+            let numbers = &mut kept.numbers[index * dim..][..dim];
+            keep(self.format, x, numbers, &mut kept.scales[index * scales..][..scales]);
+        }
+    }
+}
+
+/// Rounds a row to the format.
+fn keep(format: KvFormat, x: &[f32], numbers: &mut [f32], scales: &mut [f32]) {
+    let mut each = |round: fn(f32) -> f32| numbers.iter_mut().zip(x).for_each(|(slot, &x)| *slot = round(x));
+    match format {
+        KvFormat::F32 => each(|x| x),
+        KvFormat::Half => each(|x| half::f16::from_f32(x).to_f32()),
+        KvFormat::Bf16 => each(|x| half::bf16::from_f32(x).to_f32()),
+        KvFormat::F8 => each(numerics::round_to_e4m3),
+        KvFormat::Q8 => {
+            let mut slots = numbers.chunks_mut(GROUP).zip(scales);
+            numerics::quantize_row(x, |scale, quants| {
+                let (numbers, slot) = slots.next().expect("a group");
+                *slot = scale;
+                numbers.iter_mut().zip(quants).for_each(|(number, &q)| *number = f32::from(q));
+            });
+            return;
+        }
+    }
+    scales.fill(1.0);
 }
 
 /// A batch with the cosine and sine of every position and frequency.
@@ -152,7 +202,8 @@ impl Backend for Reference {
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
-        2 * size_of::<f32>() as u64 * (shape.layers * limits.blocks * shape.kv_heads * BLOCK * shape.head_dim) as u64
+        let row = shape.head_dim + shape.head_dim.div_ceil(columns_of_scale(limits.kv, shape.head_dim));
+        2 * size_of::<f32>() as u64 * (shape.layers * limits.blocks * shape.kv_heads * BLOCK * row) as u64
     }
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, _widest: usize) -> u64 {
@@ -181,9 +232,10 @@ impl Backend for Reference {
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
-        let len = shape.layers * limits.blocks * shape.kv_heads * BLOCK * shape.head_dim;
-        let (k, v) = (vec![0.0; len], vec![0.0; len]);
-        Ok(KvCache { shape: shape.clone(), blocks: limits.blocks, format: limits.kv, k, v })
+        let rows = shape.layers * limits.blocks * shape.kv_heads * BLOCK;
+        let scales = shape.head_dim.div_ceil(columns_of_scale(limits.kv, shape.head_dim));
+        let kept = || Kept { numbers: vec![0.0; rows * shape.head_dim], scales: vec![0.0; rows * scales] };
+        Ok(KvCache { shape: shape.clone(), blocks: limits.blocks, format: limits.kv, k: kept(), v: kept() })
     }
 
     fn plan(&self, shape: &AttentionShape, _limits: &Limits) -> Result<Plan> {
@@ -203,13 +255,14 @@ impl Backend for Reference {
     }
 
     fn copy_blocks(&self, kv: &mut KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        let (dim, scales, rows) = (kv.shape.head_dim, kv.scales(), kv.shape.kv_heads * BLOCK);
         for &(from, to) in pairs {
             for layer in 0..kv.shape.layers {
-                let start = kv.slot(layer, from, 0, 0).start;
-                let block = start..start + kv.shape.kv_heads * BLOCK * kv.shape.head_dim;
-                let to = kv.slot(layer, to, 0, 0).start;
-                kv.k.copy_within(block.clone(), to);
-                kv.v.copy_within(block, to);
+                let (from, to) = (kv.index(layer, from, 0, 0), kv.index(layer, to, 0, 0));
+                for kept in [&mut kv.k, &mut kv.v] {
+                    kept.numbers.copy_within(from * dim..(from + rows) * dim, to * dim);
+                    kept.scales.copy_within(from * scales..(from + rows) * scales, to * scales);
+                }
             }
         }
         Ok(())
@@ -270,8 +323,7 @@ impl Backend for Reference {
                 let block = plan.batch.blocks_of(s)[position / BLOCK];
                 let k = &qk[shape.heads * shape.head_dim..];
                 for (head, (k, v)) in k.chunks_exact(shape.head_dim).zip(v.chunks_exact(shape.head_dim)).enumerate() {
-                    let at = kv.slot(layer, block, head, position % BLOCK);
-                    kv.store(at, k, v);
+                    kv.store(kv.index(layer, block, head, position % BLOCK), k, v);
                 }
             }
         }
@@ -287,9 +339,9 @@ impl Backend for Reference {
                 let queries = qkv.row(t).chunks_exact(shape.head_dim);
                 for (head, (out, q)) in heads.zip(queries).enumerate() {
                     let kv_head = head / (shape.heads / shape.kv_heads);
-                    let slot = |p: usize| kv.slot(layer, plan.batch.blocks_of(s)[p / BLOCK], kv_head, p % BLOCK);
+                    let index = |p: usize| kv.index(layer, plan.batch.blocks_of(s)[p / BLOCK], kv_head, p % BLOCK);
                     attend(out, q, shape.first_visible(position)..=position, shape.scale, |p| {
-                        (&kv.k[slot(p)], &kv.v[slot(p)])
+                        (kv.row(&kv.k, index(p)), kv.row(&kv.v, index(p)))
                     });
                 }
             }
@@ -379,7 +431,7 @@ fn attend<'a>(
     q: &[f32],
     visible: std::ops::RangeInclusive<usize>,
     scale: f32,
-    kv: impl Fn(usize) -> (&'a [f32], &'a [f32]),
+    kv: impl Fn(usize) -> (Row<'a>, Row<'a>),
 ) {
     let (first, last) = visible.into_inner();
     let mut all: Option<Partial> = None;
@@ -396,20 +448,35 @@ fn attend<'a>(
     out.iter_mut().zip(&all.out).for_each(|(out, &o)| *out = o * inverse);
 }
 
+impl Row<'_> {
+    fn dot(&self, q: &[f32]) -> f32 {
+        numerics::scaled_dot(q, self.numbers, self.scales, self.group)
+    }
+
+    /// `out += weight * row`, the weight times the scale rounded first.
+    fn add_to(&self, out: &mut [f32], weight: f32) {
+        for ((out, numbers), scale) in out.chunks_mut(self.group).zip(self.numbers.chunks(self.group)).zip(self.scales)
+        {
+            let weight = weight * scale;
+            out.iter_mut().zip(numbers).for_each(|(o, &v)| *o = weight.mul_add(v, *o));
+        }
+    }
+}
+
 fn attend_partition<'a>(
     q: &[f32],
     positions: std::ops::RangeInclusive<usize>,
     scale: f32,
-    kv: &impl Fn(usize) -> (&'a [f32], &'a [f32]),
+    kv: &impl Fn(usize) -> (Row<'a>, Row<'a>),
 ) -> Partial {
-    let scores: Vec<(usize, f32)> = positions.map(|p| (p, numerics::dot(q, kv(p).0) * scale)).collect();
+    let scores: Vec<(usize, f32)> = positions.map(|p| (p, kv(p).0.dot(q) * scale)).collect();
     let max = scores.iter().fold(f32::NEG_INFINITY, |max, &(_, s)| if s > max { s } else { max });
     let mut lanes = [0.0f32; LANES];
     let mut out = vec![0.0f32; q.len()];
     for (p, score) in scores {
         let weight = numerics::exp(score - max);
         lanes[p % LANES] += weight;
-        out.iter_mut().zip(kv(p).1).for_each(|(o, &v)| *o = weight.mul_add(v, *o));
+        kv(p).1.add_to(&mut out, weight);
     }
     Partial { max, sum: numerics::fold(lanes), out }
 }

@@ -4,6 +4,7 @@ use crate::backend::{KvFormat, Limits};
 use crate::batch::{BLOCK, BlockId};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::numerics::GROUP;
 
 /// Context when none is asked for, where the model was trained for more: long contexts cost memory, so they are asked for.
 pub const DEFAULT_CONTEXT: usize = 8192;
@@ -98,12 +99,13 @@ impl EngineOptions {
 
 /// Bytes of K and V of one block in all layers, without what a backend adds.
 pub fn block_bytes(config: &Config, kv: KvFormat) -> u64 {
-    let number = match kv {
-        KvFormat::F8 => 1,
-        KvFormat::Half => 2,
-        KvFormat::F32 => 4,
+    let head = match kv {
+        KvFormat::F8 => config.head_dim,
+        KvFormat::Half | KvFormat::Bf16 => 2 * config.head_dim,
+        KvFormat::F32 => 4 * config.head_dim,
+        KvFormat::Q8 => config.head_dim + 4 * config.head_dim.div_ceil(GROUP),
     };
-    [config.layers, config.kv_heads, config.head_dim, 2, BLOCK, number]
+    [config.layers, config.kv_heads, head, 2, BLOCK]
         .into_iter()
         .fold(1, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
 }

@@ -242,7 +242,7 @@ impl<E: Element> Call<'_, E> {
     /// reads.
     fn partition_blocks(&self, queries: Queries, partition: usize, positions: Range<usize>) -> PartitionBlocks<'_, E> {
         let touched = positions.start / BLOCK..positions.end.div_ceil(BLOCK);
-        let (k_len, v_len) = (self.layout.k_len(), self.layout.v_len());
+        let (k_len, v_len) = (self.layout.k_len::<E>(), self.layout.v_len::<E>());
         let block = |b: usize| {
             let id = self.block_ids[queries.tile.table as usize + partition * BLOCKS + b];
             let head = self.layout.index(self.layer, id) * self.shape.kv_heads + queries.kv_head;

@@ -3,13 +3,14 @@
 
 use llama_core::backend::AttentionShape;
 use llama_core::batch::BLOCK;
+use llama_core::numerics::GROUP;
 
 use crate::kernels::VectorKernels;
 use crate::kv::{Element, Layout, Store, stride};
 use crate::plan::{Plan, Run};
 use crate::threads::{Disjoint, Threads};
 
-/// Columns of K that are rounded at a time.
+/// Columns that are rounded at a time.
 const COLUMNS: usize = 64;
 
 /// Turns q and k of every row and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`.
@@ -24,7 +25,7 @@ pub fn rope_and_store<E: Element>(
     let (shape, cols) = (&plan.shape, plan.shape.qkv_cols());
     assert!(layout.fits(shape) && qkv.len() == plan.tokens.len() * cols, "rope_and_store of {} numbers", qkv.len());
     let turns = Turns { cos: &plan.cos, sin: &plan.sin, count: shape.inv_freq.len() };
-    let (k_len, v_len) = (shape.kv_heads * layout.k_len(), shape.kv_heads * layout.v_len());
+    let (k_len, v_len) = (shape.kv_heads * layout.k_len::<E>(), shape.kv_heads * layout.v_len::<E>());
     let (qkv, k, v) = (Disjoint::new(qkv), Disjoint::new(&mut store.k), Disjoint::new(&mut store.v));
     let runs = &plan.runs[..];
     threads.for_each(runs.len(), &|i| {
@@ -53,7 +54,7 @@ impl Turns<'_> {
     }
 }
 
-/// `k [kv_heads][head_dim][BLOCK]`, `v [kv_heads][BLOCK][stride]`: all heads of the run's block.
+/// `k` and `v`: all heads of the run's block.
 fn store_run<E: Element>(
     kernels: &VectorKernels,
     shape: &AttentionShape,
@@ -71,11 +72,11 @@ fn store_run<E: Element>(
         qk.chunks_exact_mut(dim).for_each(|head| kernels.rotate(head, cos, sin, shape.layout));
 
         let keys = &qk[shape.heads * dim..];
-        for (key, k) in keys.chunks_exact(dim).zip(k.chunks_exact_mut(dim * BLOCK)) {
+        for (key, k) in keys.chunks_exact(dim).zip(k.chunks_exact_mut(E::len(dim))) {
             scatter(kernels, key, k, slot);
         }
-        for (value, v) in values.chunks_exact(dim).zip(v.chunks_exact_mut(stride * BLOCK)) {
-            E::narrow(kernels, value, &mut v[slot * stride..][..dim]);
+        for (value, v) in values.chunks_exact(dim).zip(v.chunks_exact_mut(E::len(stride))) {
+            put(kernels, value, v, stride, slot);
         }
     }
 }
@@ -83,9 +84,25 @@ fn store_run<E: Element>(
 /// Writes a key to column `slot` of its block.
 fn scatter<E: Element>(kernels: &VectorKernels, key: &[f32], k: &mut [E], slot: usize) {
     let mut rounded = [E::zeroed(); COLUMNS];
-    for (key, k) in key.chunks(COLUMNS).zip(k.chunks_mut(COLUMNS * BLOCK)) {
-        let rounded = &mut rounded[..key.len()];
-        E::narrow(kernels, key, rounded);
-        k.chunks_exact_mut(BLOCK).zip(rounded).for_each(|(column, &mut x)| column[slot] = x);
+    for (i, part) in key.chunks(COLUMNS).enumerate() {
+        let (rounded, mut scales) = (&mut rounded[..part.len()], [0.0; COLUMNS / GROUP]);
+        E::narrow(kernels, part, rounded, &mut scales);
+        let columns = k[i * COLUMNS * BLOCK..].chunks_exact_mut(BLOCK);
+        columns.zip(rounded).for_each(|(column, &mut x)| column[slot] = x);
+        keep(E::scales_mut(k, key.len()), i, slot, scales);
     }
+}
+
+/// Writes a value to row `slot` of its block.
+fn put<E: Element>(kernels: &VectorKernels, value: &[f32], v: &mut [E], stride: usize, slot: usize) {
+    for (i, part) in value.chunks(COLUMNS).enumerate() {
+        let mut scales = [0.0; COLUMNS / GROUP];
+        E::narrow(kernels, part, &mut v[slot * stride + i * COLUMNS..][..part.len()], &mut scales);
+        keep(E::scales_mut(v, stride), i, slot, scales);
+    }
+}
+
+/// Writes the scales of the `i`-th run of [`COLUMNS`], as far as there are any.
+fn keep(all: &mut [[f32; BLOCK]], i: usize, slot: usize, scales: [f32; COLUMNS / GROUP]) {
+    all.iter_mut().skip(i * scales.len()).zip(scales).for_each(|(kept, scale)| kept[slot] = scale);
 }

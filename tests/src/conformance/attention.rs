@@ -160,7 +160,11 @@ impl<S: Subject> Suite<S> {
         for (i, (heads, kv_heads, head_dim, turned, layout, kv)) in shapes.into_iter().enumerate() {
             if self.size == Size::All || [1, 5, 7, 8].contains(&i) {
                 let shape = shape(heads, kv_heads, head_dim, turned, layout);
-                self.agree(&Passage::new("shapes", shape, kv, sequences, i as u64));
+                // A backend that is asked everything is asked every format.
+                let formats = if self.size == Size::All { self.kv_formats() } else { &[kv] };
+                for &kv in formats {
+                    self.agree(&Passage::new("shapes", shape.clone(), kv, sequences, i as u64));
+                }
             }
         }
     }
@@ -172,7 +176,7 @@ impl<S: Subject> Suite<S> {
         let few: [&[(usize, usize)]; 2] = [&[(63, 2), (64, 1)], &[(250, 20)]];
         let scenes = if self.size == Size::All { &all[..] } else { &few[..] };
         for (i, sequences) in scenes.iter().enumerate() {
-            for kv in [KvFormat::Half, KvFormat::F32] {
+            for &kv in self.kv_formats() {
                 let (heads, kv_heads) = if self.size == Size::All { (4, 2) } else { (2, 1) };
                 let shape = shape(heads, kv_heads, 24, 24, RopeLayout::Halves);
                 self.agree(&Passage::new("partitions", shape, kv, sequences, 50 + i as u64));
@@ -192,7 +196,12 @@ impl<S: Subject> Suite<S> {
                 let heads = if self.size == Size::All { 3 } else { 1 };
                 let shape =
                     AttentionShape { window: Some(window), ..shape(heads, heads, 16, 16, RopeLayout::Interleaved) };
-                self.agree(&Passage::new("windows", shape, KvFormat::Half, sequences, 90 + i as u64));
+                for &kv in self.kv_formats() {
+                    // Windows are the same code for every format: a few show it.
+                    if kv == KvFormat::Half || self.size == Size::All && [1, 17, 300].contains(&window) {
+                        self.agree(&Passage::new("windows", shape.clone(), kv, sequences, 90 + i as u64));
+                    }
+                }
             }
         }
     }
@@ -209,7 +218,7 @@ impl<S: Subject> Suite<S> {
     pub fn attention_of_hard_numbers(&self) {
         let sequences = if self.size == Size::All { [(0, 40), (260, 6)] } else { [(0, 17), (66, 3)] };
         for (seed, size) in [(200, 60.0), (201, 1e20)] {
-            for kv in [KvFormat::Half, KvFormat::F32] {
+            for &kv in self.kv_formats() {
                 let shape = shape(4, 2, 16, 8, RopeLayout::Halves);
                 let mut scene = Passage::new("hard numbers", shape, kv, &sequences, seed);
                 scene.qkv.iter_mut().flatten().flatten().for_each(|x| *x *= size);

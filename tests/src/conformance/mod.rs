@@ -158,6 +158,15 @@ impl<S: Subject> Suite<S> {
         }
     }
 
+    /// How keys and values are kept in the scenes: a CPU's formats, or a GPU's but for the eight bits that have a scene of
+    /// their own ([`Suite::attention_in_eight_bits`]).
+    fn kv_formats(&self) -> &'static [KvFormat] {
+        match self.owes {
+            Agreement::Bits(_) => &[KvFormat::Half, KvFormat::F32, KvFormat::Bf16, KvFormat::Q8],
+            Agreement::Bound(_) => &[KvFormat::Half, KvFormat::F32],
+        }
+    }
+
     /// `all`, or those of `few` where less is asked.
     fn pick<'a, T>(&self, all: &'a [T], few: &[usize]) -> Vec<&'a T> {
         match self.size {

@@ -1,7 +1,7 @@
 //! What no schedule may change: the batch around a sequence, the chunks of its prompt, the blocks that it is given. Bits are
 //! compared with the same backend's own, so this is owed by every backend.
 
-use llama_core::backend::{Backend, KvFormat, RopeLayout};
+use llama_core::backend::{Backend, RopeLayout};
 
 use super::attention::{Passage, shape};
 use super::judge::same_values;
@@ -14,7 +14,7 @@ impl<S: Subject> Suite<S> {
             Size::All => (275, (4, 2), &[1, 7, 64]),
             Size::Few => (80, (2, 1), &[1, 23, 64]),
         };
-        for kv in [KvFormat::Half, KvFormat::F32] {
+        for &kv in self.kv_formats() {
             let shape = shape(heads.0, heads.1, 32, 32, RopeLayout::Halves);
             let scene = Passage::new("chunks", shape, kv, &[(0, rows)], 300);
             for s in &self.subjects {
@@ -29,7 +29,7 @@ impl<S: Subject> Suite<S> {
 
     /// A sequence that continues in copied blocks gives the bits of the original.
     pub fn copied_blocks_are_the_same(&self) {
-        for kv in [KvFormat::Half, KvFormat::F32] {
+        for &kv in self.kv_formats() {
             let mut scene = Passage::new("copies", shape(4, 2, 20, 20, RopeLayout::Halves), kv, &[(40, 3)], 400);
             scene.limits.blocks += 3;
             for s in &self.subjects {
@@ -51,7 +51,7 @@ impl<S: Subject> Suite<S> {
     /// Prompts and decodes give the same bits alone and beside each other.
     pub fn sequences_do_not_see_each_other(&self) {
         let sequences = [(40, 1), (0, 21), (66, 3), (5, 1)];
-        for kv in [KvFormat::Half, KvFormat::F32] {
+        for &kv in self.kv_formats() {
             let scene = Passage::new("alone", shape(4, 2, 32, 16, RopeLayout::Interleaved), kv, &sequences, 500);
             for s in &self.subjects {
                 let together = rows_of(&scene, s, |_| true);

@@ -166,9 +166,10 @@ impl Kept {
     fn round(&self, x: f64, width: Width) -> f64 {
         match (width, self.format) {
             (Width::F64, _) => x,
-            (_, KvFormat::Half) => Width::Bf16.round(x),
+            (_, KvFormat::Half | KvFormat::Bf16) => Width::Bf16.round(x),
             (_, KvFormat::F32) => Width::F32.round(x),
             (_, KvFormat::F8) => f64::from(numerics::round_to_e4m3(x as f32)),
+            (_, KvFormat::Q8) => unreachable!("no backend that owes a bound keeps integers"),
         }
     }
 }

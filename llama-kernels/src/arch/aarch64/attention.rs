@@ -7,15 +7,16 @@
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::numerics::{LANES, PARTITION};
 
 use super::vector::{Quad, exp, fold, load, store, store_quarter, widen};
 use crate::arch::portable;
 use crate::kernels::Softmax;
+use crate::kv::Element;
 
 /// An element of K and V as these tiers read it.
-pub trait Load: Copy {
+pub trait Load: Element {
     /// Sixteen of them, widened.
     ///
     /// # Safety
@@ -39,6 +40,29 @@ impl Load for f16 {
         // SAFETY: four unaligned loads of exactly the array's bytes.
         let bits = unsafe { [vld1_u16(x), vld1_u16(x.add(4)), vld1_u16(x.add(8)), vld1_u16(x.add(12))] };
         [widen(bits[0]), widen(bits[1]), widen(bits[2]), widen(bits[3])]
+    }
+}
+
+impl Load for bf16 {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(x: &[bf16; LANES]) -> Quad {
+        let x = x.as_ptr().cast();
+        // SAFETY: four unaligned loads of exactly the array's bytes.
+        let bits = unsafe { [vld1_u16(x), vld1_u16(x.add(4)), vld1_u16(x.add(8)), vld1_u16(x.add(12))] };
+        bits.map(|bits| vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(bits))))
+    }
+}
+
+impl Load for i8 {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(x: &[i8; LANES]) -> Quad {
+        // SAFETY: an unaligned load of exactly the array's bytes.
+        let bytes = unsafe { vld1q_s8(x.as_ptr()) };
+        let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+        [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)]
+            .map(|four| vcvtq_f32_s32(vmovl_s16(four)))
     }
 }
 
@@ -78,14 +102,23 @@ fn score_rows<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
 fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E]; B], scale: f32, out: &mut [f32]) {
     let dim = q[0].len();
     let q = q.map(|row| &row[..dim]);
-    let k = k.map(|block| &block.as_chunks::<LANES>().0[..dim]);
+    let columns = k.map(|block| &block.as_chunks::<LANES>().0[..dim]);
     let mut acc = [[[vdupq_n_f32(0.0); 4]; B]; R];
-    for d in 0..dim {
+    for (g, first) in (0..dim).step_by(E::GROUP).enumerate() {
+        let mut dots = [[[vdupq_n_f32(0.0); 4]; B]; R];
+        for d in first..dim.min(first.saturating_add(E::GROUP)) {
+            for b in 0..B {
+                // SAFETY: this function requires the feature.
+                let column = unsafe { E::load(&columns[b][d]) };
+                for r in 0..R {
+                    fmadd(q[r][d], column, &mut dots[r][b]);
+                }
+            }
+        }
         for b in 0..B {
-            // SAFETY: this function requires the feature.
-            let column = unsafe { E::load(&k[b][d]) };
+            let scale = E::scales(k[b], dim).get(g).map(|scales| load(scales));
             for r in 0..R {
-                fmadd(q[r][d], column, &mut acc[r][b]);
+                acc[r][b] = scale.map_or(dots[r][b], |scale| chain(scale, dots[r][b], acc[r][b]));
             }
         }
     }
@@ -94,6 +127,16 @@ fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
             store_quarter(out, vmulq_n_f32(*acc, scale));
         }
     }
+}
+
+/// `scale * dots + acc`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn chain(scale: Quad, dots: Quad, mut acc: Quad) -> Quad {
+    for (acc, (scale, dots)) in acc.iter_mut().zip(scale.into_iter().zip(dots)) {
+        *acc = vfmaq_f32(*acc, scale, dots);
+    }
+    acc
 }
 
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
@@ -108,6 +151,7 @@ pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &
     }
 }
 
+/// Columns that share a scale at a time, if there are scales.
 #[target_feature(enable = "neon")]
 fn value_rows<E: Load, const R: usize, const C: usize>(
     p: &[&[f32]; R],
@@ -115,12 +159,40 @@ fn value_rows<E: Load, const R: usize, const C: usize>(
     positions: Range<usize>,
     out: &mut [f32],
 ) {
-    let quads = out.len() / R / LANES;
-    let whole = quads - quads % C;
-    for from in (0..whole).step_by(C) {
+    let columns = out.len() / R;
+    if E::scales(v[0], columns).is_empty() {
+        return value_columns::<E, R, C>(p, v, positions, 0..columns / LANES, out);
+    }
+    for (g, first) in (0..columns).step_by(E::GROUP).enumerate() {
+        let mut scaled = [[0.0; PARTITION]; R];
+        for (scaled, p) in scaled.iter_mut().zip(p) {
+            let (scaled, p) = (scaled.as_chunks_mut::<LANES>().0, p.as_chunks::<LANES>().0);
+            for b in positions.start / LANES..positions.end.div_ceil(LANES) {
+                let mut product = load(&p[b]);
+                let scales = load(&E::scales(v[b], columns)[g]);
+                product.iter_mut().zip(scales).for_each(|(p, scale)| *p = vmulq_f32(*p, scale));
+                store(&mut scaled[b], product);
+            }
+        }
+        let quads = first / LANES..columns.min(first + E::GROUP) / LANES;
+        value_columns::<E, R, C>(&scaled.each_ref().map(|p| &p[..]), v, positions.clone(), quads, out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn value_columns<E: Load, const R: usize, const C: usize>(
+    p: &[&[f32]; R],
+    v: &[&[E]],
+    positions: Range<usize>,
+    quads: Range<usize>,
+    out: &mut [f32],
+) {
+    let whole = quads.end - quads.len() % C;
+    for from in (quads.start..whole).step_by(C) {
         value_tile::<E, R, C>(p, v, positions.clone(), from, out);
     }
-    for from in whole..quads {
+    for from in whole..quads.end {
         value_tile::<E, R, 1>(p, v, positions.clone(), from, out);
     }
 }

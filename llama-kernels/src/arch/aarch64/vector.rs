@@ -4,7 +4,7 @@
 
 use std::arch::aarch64::*;
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::backend::RopeLayout;
 use llama_core::numerics::{EXP_MAX, EXP_MIN, EXP_POLY, LANES, LN2_HI, LN2_LO, LOG2_E};
 
@@ -150,4 +150,42 @@ fn narrow_one(x: &[f32; LANES], out: &mut [f16; LANES]) {
 #[target_feature(enable = "neon")]
 pub fn widen(bits: uint16x4_t) -> float32x4_t {
     vcvt_f32_f16(vreinterpret_f16_u16(bits))
+}
+
+/// Rounds to bfloat16, to nearest even.
+#[target_feature(enable = "neon")]
+pub fn narrow_bf16(x: &[f32], out: &mut [bf16]) {
+    let ((chunks, tail), (outs, out_tail)) = (x.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (x, out) in chunks.iter().zip(outs) {
+        narrow_one_bf16(x, out);
+    }
+    let mut last = [bf16::ZERO; LANES];
+    narrow_one_bf16(&padded(tail), &mut last);
+    out_tail.copy_from_slice(&last[..tail.len()]);
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn narrow_one_bf16(x: &[f32; LANES], out: &mut [bf16; LANES]) {
+    for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(load(x)) {
+        // SAFETY: an unaligned store of exactly the chunk's bytes.
+        unsafe { vst1_u16(out.as_mut_ptr().cast(), vmovn_u32(upper_half(x))) }
+    }
+}
+
+/// The upper half of each number's bits, rounded to even by what is added to them; a NaN stays one.
+#[inline]
+#[target_feature(enable = "neon")]
+fn upper_half(x: float32x4_t) -> uint32x4_t {
+    let bits = vreinterpretq_u32_f32(x);
+    let upper = vshrq_n_u32::<16>(bits);
+    let half = vaddq_u32(vandq_u32(upper, vdupq_n_u32(1)), vdupq_n_u32(0x7FFF));
+    let rounded = vshrq_n_u32::<16>(vaddq_u32(bits, half));
+    vbslq_u32(vceqq_f32(x, x), rounded, vorrq_u32(upper, vdupq_n_u32(0x40)))
+}
+
+/// Quantises in groups, each with its scale.
+#[target_feature(enable = "neon")]
+pub fn quantise(x: &[f32], out: &mut [i8], scales: &mut [f32]) {
+    portable::vector::quantise(x, out, scales);
 }

@@ -7,15 +7,16 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::numerics::{LANES, PARTITION};
 
 use super::vector::{exp, fold, load, store};
 use crate::arch::portable;
 use crate::kernels::Softmax;
+use crate::kv::Element;
 
 /// An element of K and V as this tier reads it.
-pub trait Load: Copy {
+pub trait Load: Element {
     /// Sixteen of them, widened.
     ///
     /// # Safety
@@ -37,6 +38,25 @@ impl Load for f16 {
     unsafe fn load(x: &[f16; LANES]) -> __m512 {
         // SAFETY: an unaligned load of exactly the array's bytes.
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
+    }
+}
+
+impl Load for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(x: &[bf16; LANES]) -> __m512 {
+        // SAFETY: an unaligned load of exactly the array's bytes.
+        let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) });
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+    }
+}
+
+impl Load for i8 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(x: &[i8; LANES]) -> __m512 {
+        // SAFETY: an unaligned load of exactly the array's bytes.
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(x.as_ptr().cast()) }))
     }
 }
 
@@ -68,18 +88,27 @@ fn score_rows<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
 fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E]; B], scale: f32, out: &mut [f32]) {
     let dim = q[0].len();
     let q = q.map(|row| &row[..dim]);
-    let k = k.map(|block| &block.as_chunks::<LANES>().0[..dim]);
+    let columns = k.map(|block| &block.as_chunks::<LANES>().0[..dim]);
     let mut acc = [[_mm512_setzero_ps(); B]; R];
-    for d in 0..dim {
-        let mut columns = [_mm512_setzero_ps(); B];
-        for b in 0..B {
-            // SAFETY: this function requires the feature.
-            columns[b] = unsafe { E::load(&k[b][d]) };
-        }
-        for r in 0..R {
-            let q = _mm512_set1_ps(q[r][d]);
+    for (g, first) in (0..dim).step_by(E::GROUP).enumerate() {
+        let mut dots = [[_mm512_setzero_ps(); B]; R];
+        for d in first..dim.min(first.saturating_add(E::GROUP)) {
+            let mut column = [_mm512_setzero_ps(); B];
             for b in 0..B {
-                acc[r][b] = _mm512_fmadd_ps(q, columns[b], acc[r][b]);
+                // SAFETY: this function requires the feature.
+                column[b] = unsafe { E::load(&columns[b][d]) };
+            }
+            for r in 0..R {
+                let q = _mm512_set1_ps(q[r][d]);
+                for b in 0..B {
+                    dots[r][b] = _mm512_fmadd_ps(q, column[b], dots[r][b]);
+                }
+            }
+        }
+        for b in 0..B {
+            let scale = E::scales(k[b], dim).get(g).map(|scales| load(scales));
+            for r in 0..R {
+                acc[r][b] = scale.map_or(dots[r][b], |scale| _mm512_fmadd_ps(scale, dots[r][b], acc[r][b]));
             }
         }
     }
@@ -104,12 +133,38 @@ pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &
     }
 }
 
+/// Columns that share a scale at a time, if there are scales.
 #[target_feature(enable = "avx512f")]
 fn value_rows<E: Load, const R: usize>(p: &[&[f32]; R], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
-    let vectors = out.len() / R / LANES;
-    let mut from = 0;
-    while from < vectors {
-        let step = (vectors - from).min(4);
+    let columns = out.len() / R;
+    if E::scales(v[0], columns).is_empty() {
+        return value_columns::<E, R>(p, v, positions, 0..columns / LANES, out);
+    }
+    for (g, first) in (0..columns).step_by(E::GROUP).enumerate() {
+        let mut scaled = [[0.0; PARTITION]; R];
+        for (scaled, p) in scaled.iter_mut().zip(p) {
+            let (scaled, p) = (scaled.as_chunks_mut::<LANES>().0, p.as_chunks::<LANES>().0);
+            for b in positions.start / LANES..positions.end.div_ceil(LANES) {
+                store(&mut scaled[b], _mm512_mul_ps(load(&p[b]), load(&E::scales(v[b], columns)[g])));
+            }
+        }
+        let vectors = first / LANES..columns.min(first + E::GROUP) / LANES;
+        value_columns::<E, R>(&scaled.each_ref().map(|p| &p[..]), v, positions.clone(), vectors, out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn value_columns<E: Load, const R: usize>(
+    p: &[&[f32]; R],
+    v: &[&[E]],
+    positions: Range<usize>,
+    vectors: Range<usize>,
+    out: &mut [f32],
+) {
+    let mut from = vectors.start;
+    while from < vectors.end {
+        let step = (vectors.end - from).min(4);
         match step {
             4 => value_tile::<E, R, 4>(p, v, positions.clone(), from, out),
             3 => value_tile::<E, R, 3>(p, v, positions.clone(), from, out),

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::backend::RopeLayout;
 use llama_core::numerics::{self, EXP_MAX, EXP_MIN, EXP_POLY, LANES, LN2_HI, LN2_LO, LOG2_E};
 
@@ -120,4 +120,37 @@ fn narrow_one(x: &[f32; LANES], out: &mut [f16; LANES]) {
     let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(load(x));
     // SAFETY: an unaligned store of exactly the array's bytes.
     unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), halves) }
+}
+
+/// Rounds to bfloat16, to nearest even.
+#[target_feature(enable = "avx512f")]
+pub fn narrow_bf16(x: &[f32], out: &mut [bf16]) {
+    let ((chunks, tail), (outs, out_tail)) = (x.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (x, out) in chunks.iter().zip(outs) {
+        narrow_one_bf16(x, out);
+    }
+    let mut last = [bf16::ZERO; LANES];
+    narrow_one_bf16(&padded(tail), &mut last);
+    out_tail.copy_from_slice(&last[..tail.len()]);
+}
+
+/// Keeps the upper half of the bits, rounded to even by what is added to them; a NaN stays one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn narrow_one_bf16(x: &[f32; LANES], out: &mut [bf16; LANES]) {
+    let x = load(x);
+    let bits = _mm512_castps_si512(x);
+    let upper = _mm512_srli_epi32::<16>(bits);
+    let half = _mm512_add_epi32(_mm512_and_si512(upper, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7FFF));
+    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+    let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    let upper = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
+    // SAFETY: an unaligned store of exactly the array's bytes.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(upper)) }
+}
+
+/// Quantises in groups, each with its scale.
+#[target_feature(enable = "avx512f")]
+pub fn quantise(x: &[f32], out: &mut [i8], scales: &mut [f32]) {
+    portable::vector::quantise(x, out, scales);
 }

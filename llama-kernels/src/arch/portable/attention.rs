@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::numerics::{self, LANES, PARTITION};
 
 use crate::kernels::{ROWS, Softmax};
+use crate::kv::Element;
 
 /// An element of K and V as this tier reads it.
-pub trait Load: Copy {
+pub trait Load: Element {
     /// Its value.
     fn load(self) -> f32;
 }
@@ -27,6 +28,20 @@ impl Load for f16 {
     }
 }
 
+impl Load for bf16 {
+    #[inline(always)]
+    fn load(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Load for i8 {
+    #[inline(always)]
+    fn load(self) -> f32 {
+        f32::from(self)
+    }
+}
+
 /// Sixteen elements, widened once for all rows.
 #[inline(always)]
 fn widen<E: Load>(x: &[E; LANES]) -> [f32; LANES] {
@@ -40,11 +55,20 @@ fn fmadd(a: f32, b: &[f32; LANES], acc: &mut [f32; LANES]) {
 
 /// Scores of each query against each position of each block; see `BlockKernels::scores`.
 pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
+    let dim = q[0].len();
     for (b, block) in k.iter().enumerate() {
+        let (columns, scales) = (&block.as_chunks::<LANES>().0[..dim], E::scales(block, dim));
         let mut acc = [[0.0f32; LANES]; ROWS];
-        for (d, column) in block.as_chunks::<LANES>().0.iter().enumerate() {
-            let column = widen(column);
-            acc.iter_mut().zip(q).for_each(|(acc, q)| fmadd(q[d], &column, acc));
+        for (g, columns) in columns.chunks(E::GROUP).enumerate() {
+            let mut dots = [[0.0f32; LANES]; ROWS];
+            for (d, column) in columns.iter().enumerate() {
+                let column = widen(column);
+                dots.iter_mut().zip(q).for_each(|(dot, q)| fmadd(q[g * E::GROUP + d], &column, dot));
+            }
+            match scales.get(g) {
+                Some(scales) => acc.iter_mut().zip(&dots).for_each(|(acc, dots)| chain(scales, dots, acc)),
+                None => acc = dots,
+            }
         }
         for (r, acc) in acc.iter().enumerate().take(q.len()) {
             out[r * PARTITION + b * LANES..][..LANES].copy_from_slice(&acc.map(|dot| dot * scale));
@@ -52,15 +76,24 @@ pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
     }
 }
 
+/// `acc = scales * dots + acc`.
+#[inline(always)]
+fn chain(scales: &[f32; LANES], dots: &[f32; LANES], acc: &mut [f32; LANES]) {
+    acc.iter_mut().zip(scales).zip(dots).for_each(|((acc, scale), &dot)| *acc = scale.mul_add(dot, *acc));
+}
+
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
 pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
-    let out = out.as_chunks_mut::<LANES>().0;
-    let vectors = out.len() / p.len();
+    let columns = out.len() / p.len();
+    let (out, vectors) = (out.as_chunks_mut::<LANES>().0, columns / LANES);
     for t in positions {
-        let row = &v[t / LANES].as_chunks::<LANES>().0[t % LANES * vectors..][..vectors];
-        for (c, column) in row.iter().enumerate() {
-            let column = widen(column);
-            p.iter().enumerate().for_each(|(r, p)| fmadd(p[t], &column, &mut out[r * vectors + c]));
+        let block = v[t / LANES];
+        let (row, scales) = (&block.as_chunks::<LANES>().0[t % LANES * vectors..], E::scales(block, columns));
+        for (c, column) in row[..vectors].iter().enumerate() {
+            let (column, scales) = (widen(column), scales.get(c * LANES / E::GROUP));
+            for (r, p) in p.iter().enumerate() {
+                fmadd(scales.map_or(p[t], |scales| p[t] * scales[t % LANES]), &column, &mut out[r * vectors + c]);
+            }
         }
     }
 }

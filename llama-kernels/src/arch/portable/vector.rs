@@ -1,9 +1,9 @@
 //! Row loops in plain Rust. The bodies of those that need no vector intrinsics are here once: the other tiers inline
 //! them, where the compiler vectorises them with the tier's instructions. It may not change what they compute.
 
-use half::f16;
+use half::{bf16, f16};
 use llama_core::backend::RopeLayout;
-use llama_core::numerics::{self, LANES};
+use llama_core::numerics::{self, GROUP, LANES};
 
 /// `out = x * rms_scale(x, eps) * gain`.
 pub fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
@@ -68,4 +68,20 @@ pub fn padded(tail: &[f32]) -> [f32; LANES] {
 /// Rounds to half precision, to nearest even.
 pub fn narrow(x: &[f32], out: &mut [f16]) {
     out.iter_mut().zip(x).for_each(|(out, &x)| *out = f16::from_f32(x));
+}
+
+/// Rounds to bfloat16, to nearest even.
+pub fn narrow_bf16(x: &[f32], out: &mut [bf16]) {
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = bf16::from_f32(x));
+}
+
+/// Quantises in groups, each with its scale.
+#[inline(always)]
+pub fn quantise(x: &[f32], out: &mut [i8], scales: &mut [f32]) {
+    let mut slots = out.chunks_mut(GROUP).zip(scales);
+    numerics::quantize_row(x, |scale, quants| {
+        let (out, slot) = slots.next().expect("a group for each of x");
+        *slot = scale;
+        out.copy_from_slice(quants);
+    });
 }
