@@ -55,6 +55,11 @@ impl Tiles {
         Tiles { tokens, count: tokens.div_ceil(widest) }
     }
 
+    /// Number of tokens.
+    pub fn total(self) -> usize {
+        self.tokens
+    }
+
     /// Number of tiles.
     pub fn count(self) -> usize {
         self.count
@@ -178,6 +183,7 @@ impl LinearScratch {
             let out = unsafe {
                 QuantTile {
                     columns: tokens.len(),
+                    zero_pairs: kernels.zero_pairs(),
                     quants: quants.part(part(1)),
                     scales: scales.part(part(1)),
                     zeros: std::array::from_fn(|z| zeros[z].part(part_if(zeros_read[z], ZEROS[z].1))),
@@ -207,6 +213,7 @@ fn buffer<T: Zeroable>(len: usize) -> Result<Buffer<T>> {
 /// One column tile of [`LinearScratch`], to be written. What no panel will read is empty.
 pub struct QuantTile<'a> {
     columns: usize,
+    zero_pairs: bool,
     quants: &'a mut [[i32; 8]],
     scales: &'a mut [f32],
     zeros: [&'a mut [i32]; ZEROS.len()],
@@ -237,24 +244,35 @@ impl QuantTile<'_> {
     #[inline(always)]
     fn put_sums(&mut self, g: usize, c: usize, group: &QuantGroup) {
         let columns = self.columns;
-        let whole = group.sums[0] + group.sums[1];
+        let [low, high] = group.pairs;
+        let whole = [low[0] + high[0], low[1] + high[1]];
+        let zero_pairs = self.zero_pairs;
         for (zeros, (point, subs)) in self.zeros.iter_mut().zip(ZEROS).filter(|(zeros, _)| !zeros.is_empty()) {
             if subs == 1 {
-                zeros[g * columns + c] = -point * whole;
+                zeros[g * columns + c] = zero(point, whole, zero_pairs);
             } else {
-                zeros[2 * g * columns + c] = -point * group.sums[0];
-                zeros[(2 * g + 1) * columns + c] = -point * group.sums[1];
+                zeros[2 * g * columns + c] = zero(point, low, zero_pairs);
+                zeros[(2 * g + 1) * columns + c] = zero(point, high, zero_pairs);
             }
         }
+        let sum = |pairs: [i16; 2]| group.scale * f32::from(pairs[0] + pairs[1]);
         let [one, two] = &mut self.sums;
         if !one.is_empty() {
-            one[g * columns + c] = group.scale * whole as f32;
+            one[g * columns + c] = sum(whole);
         }
         if !two.is_empty() {
-            two[2 * g * columns + c] = group.scale * group.sums[0] as f32;
-            two[(2 * g + 1) * columns + c] = group.scale * group.sums[1] as f32;
+            two[2 * g * columns + c] = sum(low);
+            two[(2 * g + 1) * columns + c] = sum(high);
         }
     }
+}
+
+/// What takes a zero point off: `-point * sum`, of both numbers together or of each. As two of 16 bits it may wrap only
+/// where no kernel reads it: points up to 16 for 32 quants, up to 32 for 16.
+#[inline(always)]
+fn zero(point: i32, pairs: [i16; 2], apart: bool) -> i32 {
+    let [a, b] = pairs.map(|sum| -point * i32::from(sum));
+    if apart { a & 0xFFFF | b << 16 } else { a + b }
 }
 
 /// A quantised group.
@@ -263,17 +281,19 @@ pub(crate) struct QuantGroup {
     pub scale: f32,
     /// Four quants in each, lowest byte first.
     pub quants: [i32; 8],
-    /// Sums of the first and of the last sixteen quants.
-    pub sums: [i32; 2],
+    /// Sums over the first and over the last sixteen quants: of the first and second of every four, and of the others.
+    pub pairs: [[i16; 2]; 2],
 }
 
 impl QuantGroup {
     /// By the definition.
     fn of(x: &[f32; GROUP]) -> QuantGroup {
         let (scale, quants) = quantize_group(x);
-        let (low, high) = quants.split_at(GROUP / 2);
-        let sum = |half: &[i8]| half.iter().map(|&q| i32::from(q)).sum();
-        QuantGroup { scale, quants: pack_quants(&quants), sums: [sum(low), sum(high)] }
+        let mut pairs = [[0; 2]; 2];
+        for (i, q) in quants.into_iter().enumerate() {
+            pairs[2 * i / GROUP][i % 4 / 2] += i16::from(q);
+        }
+        QuantGroup { scale, quants: pack_quants(&quants), pairs }
     }
 }
 
@@ -316,7 +336,12 @@ mod tests {
         scratch.prepare(&LinearKernels::new(tier).unwrap(), &threads, &activations(), 3, w);
         let quants = scratch.quants.iter().flatten().map(|q| *q as u32);
         let floats = scratch.scales.iter().chain(scratch.sums.iter().flat_map(|sums| sums.iter()));
-        let zeros = scratch.zeros.iter().flat_map(|zeros| zeros.iter()).map(|zero| *zero as u32);
+        let kernels = LinearKernels::new(tier).unwrap();
+        let whole = |zero: i32| if kernels.zero_pairs() { i32::from(zero as i16) + (zero >> 16) } else { zero };
+        let zeros = scratch.zeros.iter().zip(ZEROS).flat_map(|(zeros, (point, subs))| {
+            // Larger points wrap in pairs of 16 bits, where no kernel reads them.
+            zeros.iter().filter(move |_| point * 2 / subs as i32 <= 32).map(|zero| whole(*zero) as u32)
+        });
         // Which NaN it is depends on the order of a product's operands, which a compiler may choose.
         let bits = floats.map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() });
         quants.chain(zeros).chain(bits).collect()

@@ -130,6 +130,15 @@ fn every_format_and_tile_width_by_every_tier() {
     }
 }
 
+/// More tokens and more columns than any tier takes at a time, and no multiple of what it takes.
+#[test]
+fn passes_and_runs_end_anywhere() {
+    let mut random = Random(10);
+    for format in Format::ALL {
+        check(&[Matrix::new(format, 20, 1280, false, &mut random)], 101, 1, Numerics::Default, &mut random);
+    }
+}
+
 /// Codes, quants and sums at the ends of their ranges: where sixteen bits would overflow if they could.
 #[test]
 fn extreme_codes_do_not_saturate() {
@@ -143,7 +152,8 @@ fn extreme_codes_do_not_saturate() {
             }
             let matrices = [matrix];
             let w = weight(&matrices, Numerics::Default);
-            for x in [vec![1.0; 256], vec![-1.0; 256]] {
+            // One token and five, which some tiers give different kernels.
+            for x in [vec![1.0; 256], vec![-1.0; 256], vec![1.0; 5 * 256], vec![-1.0; 5 * 256]] {
                 let expected = expected(&matrices, &x, Numerics::Default);
                 for tier in Tier::available() {
                     assert!(run(tier, 1, &w, &x) == expected, "{tier}, {}, {fill:#x}", format.name());

@@ -21,7 +21,8 @@ pub struct Acts<'a> {
     pub quants: &'a [[i32; 8]],
     /// `[group][column]`.
     pub scales: &'a [f32],
-    /// `[group][sub-block][column]` `-zero_point * sum(quants)`.
+    /// `[group][sub-block][column]` `-zero_point * sum(quants)`: one number of 32 bits, or on AVX2 two of 16, whose sum it
+    /// is, for columns 0 and 1 and for columns 2 and 3 of every four.
     pub zeros: &'a [i32],
     /// `[group][sub-block][column]` `scale * sum(quants)`.
     pub sums: &'a [f32],
@@ -33,6 +34,42 @@ pub type Tile = [[f32; MAX_PANEL_ROWS]; MAX_COLUMNS];
 /// Multiplies one panel with one column tile.
 pub(super) type Kernel = unsafe fn(Pack, &[u8], Acts<'_>, &mut Tile);
 
+/// Columns of a batch that go through a panel together, where its codes are unpacked once for all of them.
+pub const PASS: usize = 96;
+
+/// What a kernel writes for a pass: `[column][row of the panel]`, and as much more as makes a [`Tile`] of the last tile.
+pub type Columns = [[f32; MAX_PANEL_ROWS]; PASS + MAX_COLUMNS];
+
+/// Bytes of unpacked codes in a [`Room`]: less than any first-level cache that has them.
+pub(super) const ROOM: usize = 20 << 10;
+/// Groups of quants in a [`Room`].
+pub(super) const ROOM_QUANTS: usize = 64;
+
+/// Where a kernel unpacks.
+#[repr(C, align(64))]
+pub struct Room {
+    pub(super) codes: [u8; ROOM],
+    pub(super) quants: [[i32; 16]; ROOM_QUANTS],
+}
+
+impl Room {
+    /// Zeroed.
+    pub fn new() -> Room {
+        Room { codes: [0; ROOM], quants: [[0; 16]; ROOM_QUANTS] }
+    }
+}
+
+/// Multiplies one panel with many column tiles.
+pub(super) type ManyKernel = unsafe fn(&[u8], &[Acts<'_>], &mut Columns, &mut Room);
+
+/// The kernels of a tier that unpacks codes for many columns.
+pub(super) struct Many {
+    /// Batches of fewer tokens than this are better off with a [`Kernel`].
+    pub(super) from: usize,
+    /// For forms that have codes.
+    pub(super) kernels: [Option<ManyKernel>; PACKS],
+}
+
 /// The inner loops of one tier.
 ///
 /// Made only by [`LinearKernels::new`], which asks the CPU whether it has the instructions: that is why calling through
@@ -40,6 +77,9 @@ pub(super) type Kernel = unsafe fn(Pack, &[u8], Acts<'_>, &mut Tile);
 pub struct LinearKernels {
     pub(super) columns: usize,
     pub(super) kernels: [[Kernel; MAX_COLUMNS]; PACKS],
+    pub(super) many: Option<Many>,
+    /// Whether [`Acts::zeros`] are pairs of 16 bits, for the first and last two of every four columns.
+    pub(super) zero_pairs: bool,
     pub(super) quantise: unsafe fn(&[f32], QuantTile<'_>),
 }
 
@@ -69,6 +109,30 @@ impl LinearKernels {
         let kernel = self.kernels[pack as usize][acts.columns - 1];
         // SAFETY: the kernel needs nothing but the CPU features of its tier, which `new` has checked.
         unsafe { kernel(pack, panel, acts, tile) }
+    }
+
+    /// Whether `tokens` go through a panel in passes of [`PASS`] columns, not tile by tile.
+    pub fn makes_passes(&self, tokens: usize) -> bool {
+        self.many.as_ref().is_some_and(|many| tokens >= many.from)
+    }
+
+    /// `columns[c][r] = panel[r] . acts[c]` for every row of the panel and every column of all the tiles, at most [`PASS`].
+    pub fn run_pass(&self, pack: Pack, panel: &[u8], acts: &[Acts<'_>], columns: &mut Columns, room: &mut Room) {
+        assert!(acts.iter().map(|acts| acts.columns).sum::<usize>() <= PASS, "columns of a pass");
+        if let Some(kernel) = self.many.as_ref().and_then(|many| many.kernels[pack as usize]) {
+            // SAFETY: as in `run`.
+            return unsafe { kernel(panel, acts, columns, room) };
+        }
+        let mut at = 0;
+        for acts in acts {
+            self.run(pack, panel, *acts, columns[at..].first_chunk_mut().expect("room for a tile"));
+            at += acts.columns;
+        }
+    }
+
+    /// Whether zero points are taken off in pairs of 16 bits.
+    pub(crate) fn zero_pairs(&self) -> bool {
+        self.zero_pairs
     }
 
     /// Quantises a column tile.

@@ -3,10 +3,13 @@
 //! Work is split over panels only: a task takes a run of consecutive panels through all column tiles. Decoding, that is
 //! one stream of memory per thread; with many tokens a task's panels are few enough to stay in the second-level cache
 //! while every tile passes by, so that weights come from memory once. Nothing that a number depends on is split.
+//!
+//! Where unpacking a panel costs more than an instruction or two for a column, the order is turned around: a panel is
+//! unpacked once for a **pass** of many columns, and then the next.
 
 use std::ops::Range;
 
-use crate::arch::linear::{Acts, LinearKernels, MAX_COLUMNS, Tile};
+use crate::arch::linear::{Acts, LinearKernels, MAX_COLUMNS, PASS, Room};
 use crate::quant::LinearScratch;
 use crate::threads::{Disjoint, Threads};
 use crate::weight::pack::MAX_PANEL_ROWS;
@@ -64,25 +67,60 @@ struct Job<'a> {
 impl Job<'_> {
     /// All tokens through `panels`, counted over all segments.
     fn run(&self, panels: Range<usize>) {
+        if self.kernels.makes_passes(self.scratch.tiles().total()) {
+            self.passes(panels);
+        } else {
+            self.tiles(panels);
+        }
+    }
+
+    /// One column tile after the other.
+    fn tiles(&self, panels: Range<usize>) {
         let mut tile = [[0.0; MAX_PANEL_ROWS]; MAX_COLUMNS];
         for i in 0..self.scratch.tiles().count() {
-            let mut first = 0;
-            for segment in self.w.segments() {
-                let own = panels.start.max(first) - first..panels.end.clamp(first, first + segment.panels()) - first;
-                first += segment.panels();
+            for (segment, own) in self.segments(&panels) {
                 let acts = self.scratch.acts(i, segment.pack());
                 for p in own {
-                    self.panel(i, segment, p, acts, &mut tile);
+                    self.kernels.run(segment.pack(), segment.panel(p), acts, &mut tile);
+                    self.finish(self.scratch.tiles().tokens(i), segment, p, &tile);
                 }
             }
         }
     }
 
-    /// One panel for one column tile.
-    fn panel(&self, i: usize, segment: &Segment, p: usize, acts: Acts<'_>, tile: &mut Tile) {
-        self.kernels.run(segment.pack(), segment.panel(p), acts, tile);
+    /// Each panel with as many column tiles as a pass takes, before the next.
+    fn passes(&self, panels: Range<usize>) {
+        let (mut columns, mut room) = ([[0.0; MAX_PANEL_ROWS]; PASS + MAX_COLUMNS], Room::new());
+        let mut acts = [Acts::default(); PASS];
+        let (tiles, most) = (self.scratch.tiles(), PASS / self.kernels.columns());
+        for first in (0..tiles.count()).step_by(most) {
+            let pass = first..tiles.count().min(first + most);
+            let tokens = tiles.tokens(pass.start).start..tiles.tokens(pass.end - 1).end;
+            for (segment, own) in self.segments(&panels) {
+                let acts = &mut acts[..pass.len()];
+                acts.iter_mut().zip(pass.clone()).for_each(|(acts, i)| *acts = self.scratch.acts(i, segment.pack()));
+                for p in own {
+                    self.kernels.run_pass(segment.pack(), segment.panel(p), acts, &mut columns, &mut room);
+                    self.finish(tokens.clone(), segment, p, &columns);
+                }
+            }
+        }
+    }
+
+    /// The segments that have some of `panels`, and which of theirs.
+    fn segments(&self, panels: &Range<usize>) -> impl Iterator<Item = (&Segment, Range<usize>)> {
+        let (start, end, mut first) = (panels.start, panels.end, 0);
+        self.w.segments().iter().map(move |segment| {
+            let own = start.max(first) - first..end.clamp(first, first + segment.panels()) - first;
+            first += segment.panels();
+            (segment, own)
+        })
+    }
+
+    /// Hands over what panel `p` made of `tokens`.
+    fn finish(&self, tokens: Range<usize>, segment: &Segment, p: usize, columns: &[[f32; MAX_PANEL_ROWS]]) {
         let (rows, bias) = (segment.panel_rows(p), segment.panel_bias(p));
-        for (token, column) in self.scratch.tiles().tokens(i).zip(tile) {
+        for (token, column) in tokens.zip(columns) {
             let start = token * self.w.rows();
             // SAFETY: tasks have disjoint panels, panels have disjoint rows, and this part ends with this iteration.
             let out = unsafe { self.out.part(start + rows.start..start + rows.end) };

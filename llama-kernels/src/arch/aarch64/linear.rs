@@ -49,7 +49,7 @@ fn kernels<D: Dot>() -> LinearKernels {
     set(Pack::Wide32Min, row::<D, WideBlock<1, true>, 640, 1>());
     set(Pack::Wide16, row::<D, WideBlock<2, false>, 640, 2>());
     set(Pack::Wide16Min, row::<D, WideBlock<2, true>, 768, 2>());
-    LinearKernels { columns: COLUMNS, kernels, quantise }
+    LinearKernels { columns: COLUMNS, kernels, many: None, zero_pairs: false, quantise }
 }
 
 /// Kernels of tiles up to [`COLUMNS`] wide; the table's further places are never asked for, and hold the last of them.

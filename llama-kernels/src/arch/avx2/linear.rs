@@ -1,49 +1,73 @@
-//! The linear's kernels on AVX2: a register is eight rows, so a panel is gone through in halves.
+//! The linear's kernels on AVX2: a register is eight rows, half a panel.
 //!
 //! Without VNNI, VPMADDUBSW multiplies unsigned codes with signed quants and adds pairs in 16 bits. Codes of four bits
-//! leave room to add a whole group there (8 * 2 * 15 * 127 = 30480), those of five bits half of one, those of six bits
-//! two vectors; then VPMADDWD widens. Codes of eight bits would overflow as unsigned, so they are made signed and their
-//! sign is moved to the quants: 2 * 128 * 127 = 32512 fits.
+//! leave room to add a whole group there (8 * 2 * 15 * 127 = 30480), those of five bits half of one; then VPMADDWD widens.
+//! With a zero point to take off there is room for more: see [`Block::ZERO`]. Codes of eight bits would overflow as
+//! unsigned, so they are made signed and their sign is moved to the quants: 2 * 128 * 127 = 32512 fits.
+//!
+//! Here are the kernels for one tile of columns, straight from packed codes: memory is read once, in its order. Larger
+//! batches go through `linear_many`.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::linear_blocks::*;
+use super::linear_many::{many, narrow_bytes, wide_bytes};
 use super::linear_quantise::quantise;
-use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
+use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKernel, Tile};
 use crate::weight::pack::{PACKS, Pack};
 
-/// Columns of the widest tile: four sums and four dot products leave half of the sixteen registers for codes.
-const COLUMNS: usize = 4;
+/// Columns of the widest tile: sixteen rows of four take eight registers for dot products.
+pub(super) const COLUMNS: usize = 4;
+/// Columns of the widest batch whose panels are not worth unpacking to memory: those of one tile.
+const FEW: usize = 4;
 
 /// The table of this tier, for a CPU that has it.
 pub(in crate::arch) fn kernels() -> LinearKernels {
-    let mut kernels = [row::<WideBlock<1, false>, 576, 1>(); PACKS];
-    let mut set = |pack: Pack, row| kernels[pack as usize] = row;
-    set(Pack::F32, float_row::<F32, 128>());
-    set(Pack::F16, float_row::<F16, 64>());
-    set(Pack::BF16, float_row::<Bf16, 64>());
-    set(Pack::Q8_0, row::<Q8_0, 544, 1>());
-    set(Pack::Q4_0, row::<Q4_0, 288, 1>());
-    set(Pack::Q4_1, row::<Q4_1, 320, 1>());
-    set(Pack::Q5_0, row::<Q5_0, 352, 1>());
-    set(Pack::Q5_1, row::<Q5_1, 384, 1>());
-    set(Pack::Q2_K, row::<Q2K, 1344, 2>());
-    set(Pack::Q3_K, row::<Q3K, 1760, 2>());
-    set(Pack::Q4_K, row::<Q4K, 2304, 1>());
-    set(Pack::Q5_K, row::<Q5K, 2816, 1>());
-    set(Pack::Q6_K, row::<Q6K, 3360, 2>());
-    set(Pack::IQ4_NL, row::<Iq4Nl, 288, 1>());
-    set(Pack::IQ4_XS, row::<Iq4Xs, 2176, 1>());
-    set(Pack::MXFP4, row::<Mxfp4, 272, 1>());
-    set(Pack::Wide32Min, row::<WideBlock<1, true>, 640, 1>());
-    set(Pack::Wide16, row::<WideBlock<2, false>, 640, 2>());
-    set(Pack::Wide16Min, row::<WideBlock<2, true>, 768, 2>());
-    LinearKernels { columns: COLUMNS, kernels, quantise }
+    let mut table = Table { few: [few::<WideBlock<1, false>, 576, 1>(); PACKS], many: [None; PACKS] };
+    table.floats(Pack::F32, float_row::<F32, 128>());
+    table.floats(Pack::F16, float_row::<F16, 64>());
+    table.floats(Pack::BF16, float_row::<Bf16, 64>());
+    table.set::<Q8_0, 544, 1, { wide_bytes(1) }>(Pack::Q8_0);
+    table.set::<Q4_0, 288, 1, { narrow_bytes(1) }>(Pack::Q4_0);
+    table.set::<Q4_1, 320, 1, { narrow_bytes(1) }>(Pack::Q4_1);
+    table.set::<Q5_0, 352, 1, { narrow_bytes(1) }>(Pack::Q5_0);
+    table.set::<Q5_1, 384, 1, { narrow_bytes(1) }>(Pack::Q5_1);
+    table.set::<Q2K, 1344, 2, { narrow_bytes(2) }>(Pack::Q2_K);
+    table.set::<Q3K, 1760, 2, { narrow_bytes(2) }>(Pack::Q3_K);
+    table.set::<Q4K, 2304, 1, { narrow_bytes(1) }>(Pack::Q4_K);
+    table.set::<Q5K, 2816, 1, { narrow_bytes(1) }>(Pack::Q5_K);
+    table.set::<Q6K, 3360, 2, { narrow_bytes(2) }>(Pack::Q6_K);
+    table.set::<Iq4Nl, 288, 1, { wide_bytes(1) }>(Pack::IQ4_NL);
+    table.set::<Iq4Xs, 2176, 1, { wide_bytes(1) }>(Pack::IQ4_XS);
+    table.set::<Mxfp4, 272, 1, { narrow_bytes(1) }>(Pack::MXFP4);
+    table.set::<WideBlock<1, false>, 576, 1, { wide_bytes(1) }>(Pack::Wide32);
+    table.set::<WideBlock<1, true>, 640, 1, { wide_bytes(1) }>(Pack::Wide32Min);
+    table.set::<WideBlock<2, false>, 640, 2, { wide_bytes(2) }>(Pack::Wide16);
+    table.set::<WideBlock<2, true>, 768, 2, { wide_bytes(2) }>(Pack::Wide16Min);
+    let many = Some(Many { from: FEW + 1, kernels: table.many });
+    LinearKernels { columns: COLUMNS, kernels: table.few, many, zero_pairs: true, quantise }
 }
 
-/// Kernels of tiles up to [`COLUMNS`] wide; the table's further places are never asked for, and hold the last of them.
-fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<W, BYTES, S, 4>; MAX_COLUMNS];
+struct Table {
+    few: [[Kernel; MAX_COLUMNS]; PACKS],
+    many: [Option<ManyKernel>; PACKS],
+}
+
+impl Table {
+    fn floats(&mut self, pack: Pack, row: [Kernel; MAX_COLUMNS]) {
+        self.few[pack as usize] = row;
+    }
+
+    fn set<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>(&mut self, pack: Pack) {
+        self.few[pack as usize] = few::<W, BYTES, S>();
+        self.many[pack as usize] = Some(many::<W, BYTES, S, OUT>);
+    }
+}
+
+/// Kernels of batches up to [`FEW`]; the table's further places are never asked for, and hold the last of them.
+fn few<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
+    let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<W, BYTES, S, FEW>; MAX_COLUMNS];
     kernels[0] = quantised::<W, BYTES, S, 1>;
     kernels[1] = quantised::<W, BYTES, S, 2>;
     kernels[2] = quantised::<W, BYTES, S, 3>;
@@ -58,7 +82,8 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
     kernels
 }
 
-/// One panel of a quantised form, its first eight rows and then the others.
+/// One panel of a quantised form for one tile of columns: group by group, of each the first eight rows and then the others,
+/// so that memory is read in its order.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
     _: Pack,
@@ -72,41 +97,58 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     let zeros = acts.zeros.as_chunks::<C>().0.as_chunks::<S>().0;
     let sums = acts.sums.as_chunks::<C>().0.as_chunks::<S>().0;
     let groups = blocks.len() * W::GROUPS;
-    assert!(quants.len() == groups && scales.len() == groups);
+    assert!(acts.columns == C && quants.len() == groups && scales.len() == groups);
     assert!((!W::ZERO || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
-    for half in 0..2 {
-        let mut acc = [_mm256_setzero_ps(); C];
-        for (b, raw) in blocks.iter().enumerate() {
-            for i in 0..W::GROUPS {
-                let g = b * W::GROUPS + i;
+    let mut acc = [[_mm256_setzero_ps(); C]; 2];
+    for (b, raw) in blocks.iter().enumerate() {
+        let mut raw = raw;
+        for i in 0..W::GROUPS {
+            let g = b * W::GROUPS + i;
+            let mut quants = &quants[g];
+            for (half, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: `unpack` needs the CPU features that this function has.
                 let group = unsafe { W::unpack(raw, i, half) };
                 for sub in 0..S {
                     for c in 0..C {
-                        let mut dots = _mm256_setzero_si256();
-                        if W::ZERO {
-                            dots = _mm256_set1_epi32(zeros[g][sub][c]);
-                        }
-                        for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
-                            let mut pairs = _mm256_setzero_si256();
-                            for (codes, quants) in group.codes[j..j + W::STEP].iter().zip(&quants[g][c][j..]) {
-                                pairs = _mm256_add_epi16(pairs, products::<W, BYTES, S>(*codes, *quants));
-                            }
-                            dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-                        }
+                        let zero = if W::ZERO { zeros[g][sub][c] } else { 0 };
+                        let mut dots = dots::<W, BYTES, S>(&group.codes, &quants[c], zero, sub);
+                        (raw, quants) = hold(raw, quants, &mut dots);
                         let scale = _mm256_mul_ps(group.scale[sub], _mm256_set1_ps(scales[g][c]));
                         acc[c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), acc[c]);
                         if W::MIN {
-                            acc[c] = _mm256_fmadd_ps(group.min[sub], _mm256_set1_ps(sums[g][sub][c]), acc[c]);
+                            let sum = _mm256_set1_ps(sums[g][sub][c]);
+                            acc[c] = _mm256_fmadd_ps(group.min[sub], sum, acc[c]);
                         }
                     }
                 }
             }
         }
+    }
+    for (half, acc) in acc.into_iter().enumerate() {
         for (acc, column) in acc.into_iter().zip(&mut *tile) {
             store(acc, &mut column.as_chunks_mut().0[half]);
         }
     }
+}
+
+/// Dot products of sub-block `sub`, from `zero` (two of 16 bits).
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+    codes: &[__m256i; 8],
+    quants: &[i32; 8],
+    zero: i32,
+    sub: usize,
+) -> __m256i {
+    let mut dots = _mm256_setzero_si256();
+    for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
+        let mut pairs = _mm256_set1_epi32(zero);
+        for j in j..j + W::STEP {
+            pairs = _mm256_add_epi16(pairs, products::<W, BYTES, S>(codes[j], quants[j]));
+        }
+        dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    dots
 }
 
 /// Products of a code vector with four quants, added in pairs.
@@ -118,6 +160,26 @@ fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m25
         _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(quants, codes))
     } else {
         _mm256_maddubs_epi16(codes, quants)
+    }
+}
+
+/// Makes what is read through `x` and `y` from here on wait for `sum`, for the compiler only: no instruction comes of it.
+/// Left free, it computes the products of many steps before it adds any, and has too few registers to keep them.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn hold<'a, 'b, X, Y>(x: &'a X, y: &'b Y, sum: &mut __m256i) -> (&'a X, &'b Y) {
+    let (mut x, mut y): (*const X, *const Y) = (x, y);
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through them here")]
+    // SAFETY: no instruction is executed, so pointers and register are what they were: references to live values.
+    unsafe {
+        asm!(
+            "/* {0} {1} {2} */",
+            inout(reg) x,
+            inout(reg) y,
+            inout(ymm_reg) *sum,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        (&*x, &*y)
     }
 }
 

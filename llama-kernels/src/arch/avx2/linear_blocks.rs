@@ -15,13 +15,15 @@ pub(super) struct Unpacked<const S: usize> {
 pub(super) trait Block<const BYTES: usize, const S: usize> {
     /// Groups of a block.
     const GROUPS: usize;
-    /// Whether its codes have a zero point left.
+    /// Whether its codes have a zero point left: of at most 16 for `S` = 1, of at most 32 for 2, and no weight further from
+    /// zero. Then all products of a sub-block are added in 16 bits, from minus the zero point's share: sums in between may
+    /// wrap, the last one is in range (2 * 127 * 16 * 8 = 2 * 127 * 32 * 4 = 32512). So `STEP` is the whole sub-block.
     const ZERO: bool;
     /// Whether it has minima.
     const MIN: bool;
-    /// Whether its codes are made signed.
+    /// Whether its codes are made signed: those of eight bits, which have no zero point left.
     const SIGNED: bool;
-    /// Code vectors whose products can be added in 16 bits.
+    /// Code vectors whose products are added in 16 bits.
     const STEP: usize;
 
     /// Unpacks half of group `i`.
@@ -106,7 +108,7 @@ impl Block<352, 1> for Q5_0 {
     const ZERO: bool = true;
     const MIN: bool = false;
     const SIGNED: bool = false;
-    const STEP: usize = 4;
+    const STEP: usize = 8;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
@@ -210,7 +212,7 @@ impl Block<3360, 2> for Q6K {
     const ZERO: bool = true;
     const MIN: bool = false;
     const SIGNED: bool = false;
-    const STEP: usize = 2;
+    const STEP: usize = 4;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
@@ -266,7 +268,7 @@ impl Block<272, 1> for Mxfp4 {
     const ZERO: bool = true;
     const MIN: bool = false;
     const SIGNED: bool = false;
-    const STEP: usize = 4;
+    const STEP: usize = 8;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
@@ -509,7 +511,7 @@ fn shift_right(x: __m128i, bits: usize) -> __m128i {
 /// The 32 bytes from `at`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn load(raw: &[u8], at: usize) -> __m256i {
+pub(super) fn load(raw: &[u8], at: usize) -> __m256i {
     let bytes: &[u8; 32] = raw[at..].first_chunk().expect("32 bytes");
     // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }

@@ -28,7 +28,7 @@ fn quantise_group(x: &[f32; GROUP]) -> QuantGroup {
     let pairs = [_mm256_packs_epi32(quants[0], quants[1]), _mm256_packs_epi32(quants[2], quants[3])];
     let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
     let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    let mut group = QuantGroup { scale: max / 127.0, quants: [0; 8], sums: half_sums(bytes) };
+    let mut group = QuantGroup { scale: max / 127.0, quants: [0; 8], pairs: pair_sums(bytes) };
     // SAFETY: the reference is to as many bytes as are written, and the store has no alignment.
     unsafe { _mm256_storeu_si256((&raw mut group.quants).cast(), bytes) };
     group
@@ -52,15 +52,14 @@ fn to_int(x: __m256) -> __m256i {
     _mm256_and_si256(_mm256_cvtps_epi32(x), is_number)
 }
 
-/// Sums of the first and the last sixteen bytes. VPSADBW adds unsigned ones, so 128 is added to each and taken off.
+/// Sums of pairs over the first and the last sixteen bytes. VPMADDUBSW makes pairs, in 16 bits; four of them are added.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn half_sums(bytes: __m256i) -> [i32; 2] {
-    let unsigned = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
-    let eights = _mm256_sad_epu8(unsigned, _mm256_setzero_si256());
-    let halves = _mm256_add_epi64(eights, _mm256_srli_si256::<8>(eights));
-    let bias = 128 * GROUP as i32 / 2;
-    [_mm256_extract_epi32::<0>(halves) - bias, _mm256_extract_epi32::<4>(halves) - bias]
+fn pair_sums(bytes: __m256i) -> [[i16; 2]; 2] {
+    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    let two = _mm256_add_epi16(pairs, _mm256_shuffle_epi32::<0b_01_00_11_10>(pairs));
+    let one = _mm256_add_epi16(two, _mm256_shuffle_epi32::<0b_10_11_00_01>(two));
+    [_mm256_extract_epi32::<0>(one), _mm256_extract_epi32::<4>(one)].map(|both| [both as i16, (both >> 16) as i16])
 }
 
 /// Eight of the group.

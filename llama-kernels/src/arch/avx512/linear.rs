@@ -38,7 +38,7 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     set(Pack::Wide32Min, row::<WideBlock<1, true>, 640, 1>());
     set(Pack::Wide16, row::<WideBlock<2, false>, 640, 2>());
     set(Pack::Wide16Min, row::<WideBlock<2, true>, 768, 2>());
-    LinearKernels { columns: MAX_COLUMNS, kernels, quantise }
+    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise }
 }
 
 fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {

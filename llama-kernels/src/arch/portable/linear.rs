@@ -15,7 +15,7 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     for pack in [Pack::F32, Pack::F16, Pack::BF16] {
         kernels[pack as usize] = [floats; MAX_COLUMNS];
     }
-    LinearKernels { columns: MAX_COLUMNS, kernels, quantise }
+    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise }
 }
 
 fn quantise(x: &[f32], mut out: QuantTile<'_>) {
