@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare our engine with candle and llama.cpp on the same files, in one run, and print the tables in Markdown.
+"""Compare our engine with candle, llama.cpp and ik_llama.cpp on the same files, in one run, and print the tables in Markdown.
 
 Every figure comes from a process of its own that loads the model once and prints one line of JSON. For each model and
 thread count the engines take turns, A B C A B C, so that a machine that slows down slows all of them; a ratio is the
@@ -7,6 +7,7 @@ median of the ratios within a round. Progress goes to stderr, the tables to stdo
 
 An engine is a command. Unless it contains {model}, these flags are appended to it:
 --model {model} --threads {threads} --prompt {prompt} --generate {generate} --context {context} --repeat {repeat}
+and --sequences {sequences} where it is not 1: not every engine knows it.
 
 Besides the two speeds, ours is expected to print `read_gbs`, the rate at which the same threads read a buffer as large
 as the weights, measured in the same process, and `bytes_per_token`, the bytes of weights a decoded token must read:
@@ -23,7 +24,8 @@ import subprocess
 import sys
 import time
 
-FLAGS = " ".join(f"--{flag} {{{flag}}}" for flag in ("model", "threads", "prompt", "generate", "context", "repeat"))
+MEASURED = ("prompt", "generate", "context", "repeat", "sequences")
+HERE = pathlib.Path(__file__).resolve().parent
 # With more of the machine than this taken by others, a figure says more about them than about the engine.
 BUSY = 0.05
 
@@ -37,9 +39,12 @@ def arguments():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=64)
     parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--sequences", type=int, default=1, help="sequences generated side by side")
     parser.add_argument("--ours", metavar="CMD", help="our engine")
     parser.add_argument("--candle", metavar="CMD", help="candle/target/release/peer-candle, or a command that runs it")
-    parser.add_argument("--llama-cpp", metavar="CMD", help="'PYTHON llamacpp.py', with the Python that has llama_cpp")
+    parser.add_argument("--python", help="the Python that has llama_cpp and ik_llama_cpp: turns for both")
+    parser.add_argument("--llama-cpp", metavar="CMD", help="another command for llama.cpp")
+    parser.add_argument("--ik-llama", metavar="CMD", help="another command for ik_llama.cpp")
     parser.add_argument("--engine", metavar="NAME=CMD", action="append", default=[], help="any other engine")
     parser.add_argument("--timeout", type=float, default=600, help="seconds one process may take")
     parser.add_argument("--log", type=pathlib.Path, help="append every result to this file, one JSON object a line")
@@ -50,9 +55,22 @@ def arguments():
     return args
 
 
+def engines(args):
+    """Names and commands of what takes turns."""
+    script = lambda name: f"{shlex.quote(args.python)} {shlex.quote(str(HERE / name))}" if args.python else None
+    known = {
+        "ours": args.ours,
+        "llama.cpp": args.llama_cpp or script("llamacpp.py"),
+        "ik_llama.cpp": args.ik_llama or script("ik_llama.py"),
+        "candle": args.candle,
+    }
+    return {name: command for name, command in known.items() if command} | dict(e.split("=", 1) for e in args.engine)
+
+
 def run(command, values, timeout):
     """The JSON object that one process prints, or {"error": why there is none}."""
-    template = command if "{model}" in command else f"{command} {FLAGS}"
+    flags = [f"--{name} {{{name}}}" for name, value in values.items() if name != "sequences" or value > 1]
+    template = command if "{model}" in command else " ".join([command, *flags])
     words = [word.format(**values) for word in shlex.split(template)]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
@@ -93,7 +111,7 @@ def take_turns(args, engines):
                 for name, command in engines.items():
                     if name in broken:
                         continue
-                    wanted = {key: getattr(args, key) for key in ("prompt", "generate", "context", "repeat")}
+                    wanted = {key: getattr(args, key) for key in MEASURED}
                     others, start = taken(), time.monotonic()
                     result = run(command, {"model": model, "threads": threads, **wanted}, args.timeout)
                     if "error" in result:
@@ -135,7 +153,8 @@ class Table:
         ours = turn.get("ours", {})
         if self.measure.startswith("pp"):
             return ours.get("pp_ceiling")
-        if "read_gbs" in ours and "bytes_per_token" in ours:
+        # The weights are read once for all sequences of a step, whose limit may then be arithmetic.
+        if "read_gbs" in ours and "bytes_per_token" in ours and "x" not in self.measure:
             return ours["read_gbs"] * 1e9 / ours["bytes_per_token"]
         return None
 
@@ -204,11 +223,8 @@ def main():
     if args.from_log:
         report([json.loads(line) for line in args.from_log.read_text().splitlines()])
         return
-    engines = {"ours": args.ours, "candle": args.candle, "llama.cpp": args.llama_cpp}
-    engines = {name: command for name, command in engines.items() if command}
-    engines |= dict(engine.split("=", 1) for engine in args.engine)
     results = []
-    for result in take_turns(args, engines):
+    for result in take_turns(args, engines(args)):
         results.append(result)
         if args.log:
             with args.log.open("a") as log:

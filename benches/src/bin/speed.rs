@@ -3,10 +3,10 @@
 //! ```text
 //! cargo run --release -p llama-benches --bin speed -- --model MODEL.gguf --threads 2
 //! ```
-//! pp: one step of `--prompt` tokens in an empty context, logits of the last. tg: `--generate` steps of one token after
-//! `--context` tokens. Before each, the ceiling: a raw read of as many bytes as a decoded token touches, and a loop of
-//! the tier's best multiply-accumulate instruction. Printed are medians of `--repeat` rounds after a warm-up, and medians
-//! of the rounds' ratios, as one line of JSON; `--verbs` adds where the time went.
+//! pp: one step of `--prompt` tokens in an empty context, logits of the last. tg: `--generate` steps of one token of each
+//! of `--sequences` after `--context` tokens, all of them counted. Before each, the ceiling: a raw read of as many bytes as
+//! such a step touches, and a loop of the tier's best multiply-accumulate instruction. Printed are medians of `--repeat`
+//! rounds after a warm-up, and medians of the rounds' ratios, as one line of JSON; `--verbs` adds where the time went.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,9 +83,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     round(&mut subject, arguments)?;
     subject.backend().reset();
     let rounds: Vec<Round> = (0..arguments.repeat).map(|_| round(&mut subject, arguments)).collect::<Result<_>>()?;
+    let side_by_side = if arguments.sequences > 1 { format!("x{}", arguments.sequences) } else { String::new() };
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value).collect());
     println!(
-        "{{\"engine\":\"ours\",\"model\":{:?},\"threads\":{},\"pp{}\":{:.2},\"tg{}@{}\":{:.2},\"pp_of_peak\":{:.3},\
+        "{{\"engine\":\"ours\",\"model\":{:?},\"threads\":{},\"pp{}\":{:.2},\"tg{}@{}{side_by_side}\":{:.2},\"pp_of_peak\":{:.3},\
          \"pp_ceiling\":{:.2},\"tg_of_read\":{:.3},\"read_gbs\":{:.2},\"bytes_per_token\":{},\"load_s\":{load:.2}}}",
         arguments.model.file_name().unwrap_or_default().to_string_lossy(),
         subject.threads(),

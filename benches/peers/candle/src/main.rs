@@ -31,6 +31,9 @@ struct Args {
     /// Tokens already in the cache when generation starts.
     #[arg(long, default_value_t = 0)]
     context: usize,
+    /// Sequences generated side by side, all of them at one position.
+    #[arg(long, default_value_t = 1)]
+    sequences: usize,
     /// Counted runs of each measure.
     #[arg(long, default_value_t = 5)]
     repeat: usize,
@@ -46,11 +49,12 @@ fn main() -> Result<()> {
 
     let next = bench.warm_up(args.prompt)?;
     let pp = median(args.repeat, || bench.prompt(args.prompt))?;
-    let tg = median(args.repeat, || bench.generate(args.context, args.generate))?;
+    let tg = median(args.repeat, || bench.generate(args.context, args.generate, args.sequences))?;
+    let side_by_side = if args.sequences > 1 { format!("x{}", args.sequences) } else { String::new() };
 
     let model = args.model.file_name().unwrap_or_default().to_string_lossy();
     println!(
-        r#"{{"engine": "candle", "model": {model:?}, "threads": {}, "kind": "{}", "build": "{}", "next": {next}, "pp{}": {:.2}, "tg{}@{}": {:.2}}}"#,
+        r#"{{"engine": "candle", "model": {model:?}, "threads": {}, "kind": "{}", "build": "{}", "next": {next}, "pp{}": {:.2}, "tg{}@{}{side_by_side}": {:.2}}}"#,
         args.threads,
         args.kind.name(),
         if cfg!(target_feature = "avx2") { "native" } else { "default" },
@@ -58,7 +62,7 @@ fn main() -> Result<()> {
         args.prompt as f64 / pp.as_secs_f64(),
         args.generate,
         args.context,
-        args.generate as f64 / tg.as_secs_f64(),
+        (args.generate * args.sequences) as f64 / tg.as_secs_f64(),
     );
     Ok(())
 }
@@ -89,36 +93,37 @@ impl Bench {
     /// on it.
     fn warm_up(&mut self, prompt: usize) -> Result<u32> {
         self.peer.restart()?;
-        let next = self.feed(0, prompt)?.flatten_all()?.argmax(0)?.to_scalar()?;
-        self.feed(prompt, 1)?;
+        let next = self.feed(0, prompt, 1)?.flatten_all()?.argmax(0)?.to_scalar()?;
+        self.feed(prompt, 1, 1)?;
         Ok(next)
     }
 
     fn prompt(&mut self, prompt: usize) -> Result<Duration> {
         self.peer.restart()?;
         let start = Instant::now();
-        self.feed(0, prompt)?;
+        self.feed(0, prompt, 1)?;
         Ok(start.elapsed())
     }
 
-    fn generate(&mut self, context: usize, count: usize) -> Result<Duration> {
+    fn generate(&mut self, context: usize, count: usize, sequences: usize) -> Result<Duration> {
         self.peer.restart()?;
         if context > 0 {
-            self.feed(0, context)?;
+            self.feed(0, context, sequences)?;
         }
         let start = Instant::now();
         for position in context..context + count {
-            self.feed(position, 1)?;
+            self.feed(position, 1, sequences)?;
         }
         Ok(start.elapsed())
     }
 
-    /// Forwards `count` tokens at `position` and returns the logits of the last one. The ids are spread over the
-    /// vocabulary in the same way for every engine.
-    fn feed(&mut self, position: usize, count: usize) -> Result<Tensor> {
+    /// Forwards `count` tokens at `position` of each of `sequences` and returns the logits of the last ones. The ids are
+    /// spread over the vocabulary in the same way for every engine.
+    fn feed(&mut self, position: usize, count: usize, sequences: usize) -> Result<Tensor> {
         let spread = (self.peer.vocab() - 3) as u64;
         let id = |i: usize| (i as u64 * 7919 % spread + 3) as u32;
         let tokens: Vec<u32> = (position..position + count).map(id).collect();
-        self.peer.forward(&Tensor::new(tokens.as_slice(), &Device::Cpu)?.unsqueeze(0)?, position)
+        self.peer
+            .forward(&Tensor::new(tokens.as_slice(), &Device::Cpu)?.unsqueeze(0)?.repeat((sequences, 1))?, position)
     }
 }

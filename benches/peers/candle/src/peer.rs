@@ -81,7 +81,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Logits of the last of `tokens` `[1, n]`, whose first stands at `position`.
+    /// Logits of the last of `tokens` `[sequences, n]`, whose first stands at `position`.
     pub fn forward(&mut self, tokens: &Tensor, position: usize) -> Result<Tensor> {
         match &mut self.graph {
             Graph::Quantised(model) => model.forward(tokens, position),
