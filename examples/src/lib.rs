@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use llama_core::backend::{Backend, KvFormat, Numerics};
+use llama_core::checkpoint::Checkpoint;
 use llama_core::engine::{Engine, EngineOptions};
 use llama_core::sample::Sampling;
 use llama_core::{Error, Loader, Result};
@@ -34,6 +35,9 @@ pub struct ModelArgs {
     /// int8 (CPU) or bf16 (GPU) activations, or f32 arithmetic on decoded weights
     #[arg(long, value_enum, default_value_t = NumericsArg::Default)]
     pub numerics: NumericsArg,
+    /// On a CPU: keep packed weights in this file, or in a file in this folder, so that a second start is faster
+    #[arg(long)]
+    pub cache: Option<PathBuf>,
     /// How keys and values are kept
     #[arg(long, value_enum, default_value_t = KvArg::Half)]
     pub kv: KvArg,
@@ -71,6 +75,10 @@ impl FromStr for Device {
 pub trait Use {
     /// What comes of it.
     type Outcome;
+    /// The model whose weights it loads, if it does: those that are worth a cache.
+    fn loads(&self) -> Option<&Checkpoint> {
+        None
+    }
     /// Does it.
     fn with<B: Backend>(self, backend: B) -> Result<Self::Outcome>;
 }
@@ -145,7 +153,14 @@ impl ModelArgs {
             NumericsArg::Precise => Numerics::Precise,
         };
         match self.device {
-            Device::Cpu => of.with(Cpu::new(CpuOptions { threads: self.threads, tier: self.tier, numerics })?),
+            Device::Cpu => {
+                let cpu = Cpu::new(CpuOptions { threads: self.threads, tier: self.tier, numerics })?;
+                let cpu = match (&self.cache, of.loads()) {
+                    (Some(cache), Some(checkpoint)) => cpu.cached(cache, checkpoint)?,
+                    _ => cpu,
+                };
+                of.with(cpu)
+            }
             Device::Cuda(device) => of.with(Cuda::new(CudaOptions { device, numerics, ..CudaOptions::default() })?),
         }
     }
@@ -182,6 +197,10 @@ struct Load(Loader);
 
 impl Use for Load {
     type Outcome = Engine;
+
+    fn loads(&self) -> Option<&Checkpoint> {
+        Some(self.0.checkpoint())
+    }
 
     fn with<B: Backend>(self, backend: B) -> Result<Engine> {
         let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");

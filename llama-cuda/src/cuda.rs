@@ -222,8 +222,8 @@ impl Backend for Cuda {
         Plan::bytes(shape, limits) + programs + self.packed_bytes(limits.tokens, widest)
     }
 
-    fn reserve(&self, bytes: u64) -> Result<()> {
-        self.arena.borrow_mut().reserve(&self.device, bytes)
+    fn reserve(&self, total: u64, _weights: u64) -> Result<()> {
+        self.arena.borrow_mut().reserve(&self.device, total)
     }
 
     fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<Tensor> {

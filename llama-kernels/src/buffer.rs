@@ -3,13 +3,15 @@
 //! A [`Buffer`] is for everything that lives as long as a model. Large ones come from the system's zero pages: what is
 //! never touched costs nothing, and a KV cache fills its memory as sequences grow. [`Pages`] are for weights, which are
 //! written once in full and then streamed: they ask for huge pages, with which a stream crosses a five-hundredth of the
-//! page borders (each stops the hardware's prefetcher) and loading takes as few page faults.
+//! page borders (each stops the hardware's prefetcher) and loading takes as few page faults. A model's weights are pieces of
+//! one such mapping, for most of them are smaller than a huge page.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use bytemuck::Zeroable;
 use llama_core::{Error, Result};
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 /// Bytes of a cache line, and of the widest vector.
 const LINE: usize = 64;
@@ -54,9 +56,10 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
-/// Whole pages of zeros, huge ones where the system has them.
+/// Whole pages of zeros, huge ones where the system has them; or a piece of such, which others share.
 pub struct Pages {
-    map: MmapMut,
+    /// Never looked at as a whole: each of the pieces that share it has bytes of its own.
+    map: Arc<MmapRaw>,
     start: usize,
     len: usize,
 }
@@ -73,7 +76,16 @@ impl Pages {
         // holds the same bytes in small ones, so its refusal is no error.
         #[cfg(target_os = "linux")]
         let _ = map.advise_range(memmap2::Advice::HugePage, start, len / HUGE * HUGE);
-        Ok(Pages { map, start, len })
+        Ok(Pages { map: Arc::new(MmapRaw::from(map)), start, len })
+    }
+
+    /// Takes the first `len` bytes off, and what is left over of their last cache line. None if there are not as many.
+    pub fn split(&mut self, len: usize) -> Option<Pages> {
+        let whole = len.checked_next_multiple_of(LINE)?;
+        let left = self.len.checked_sub(whole)?;
+        let front = Pages { map: Arc::clone(&self.map), start: self.start, len };
+        (self.start, self.len) = (self.start + whole, left);
+        Some(front)
     }
 }
 
@@ -81,13 +93,16 @@ impl Deref for Pages {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map[self.start..self.start + self.len]
+        // SAFETY: the bytes lie in the map, which lives as long as this piece, and hold zeros or what was written since.
+        // They are this piece's alone: `zeroed` makes the only one, and `split` divides its range among two.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start), self.len) }
     }
 }
 
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.map[self.start..self.start + self.len]
+        // SAFETY: as in `deref`; the map is writable, and this piece is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.start), self.len) }
     }
 }
 
@@ -105,6 +120,25 @@ mod tests {
         for len in [usize::MAX, isize::MAX as usize, 1 << 62] {
             assert!(matches!(Pages::zeroed(len, "a test", "the length"), Err(Error::Memory { .. })), "{len}");
         }
+    }
+
+    #[test]
+    fn pieces_of_pages_do_not_overlap() {
+        let mut rest = Pages::zeroed(3 << 20, "a test", "the length").expect("memory");
+        let mut pieces: Vec<Pages> = [1, 64, 0, 100, 1 << 20].into_iter().filter_map(|len| rest.split(len)).collect();
+        pieces.push(rest);
+        for (mark, piece) in (1..).zip(&mut pieces) {
+            assert!(piece.as_ptr().addr().is_multiple_of(LINE) && piece.iter().all(|&byte| byte == 0), "{mark}");
+            piece.fill(mark);
+        }
+        assert!((1..).zip(&pieces).all(|(mark, piece)| piece.iter().all(|&byte| byte == mark)));
+        assert_eq!(
+            pieces.iter().map(|piece| piece.len()).collect::<Vec<_>>(),
+            [1, 64, 0, 100, 1 << 20, (2 << 20) - 256]
+        );
+        assert!(pieces[5].split(2 << 20).is_none() && pieces[5].split(usize::MAX).is_none());
+        drop(pieces.drain(1..));
+        assert_eq!(*pieces[0], [1]);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! passed down as arguments. Buffers are sized when tensors, weights, caches and plans are made: a step allocates nothing.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
 use llama_core::batch::{Batch, BlockId};
-use llama_core::checkpoint::TensorView;
+use llama_core::checkpoint::{Checkpoint, TensorView};
 use llama_core::format::Format;
 use llama_core::{Error, Result};
 
@@ -20,7 +21,8 @@ use crate::plan::Plan;
 use crate::quant::LinearScratch;
 use crate::tensor::Tensor;
 use crate::threads::{self, MAX_THREADS, Threads};
-use crate::weight::Weight;
+use crate::weight::cache::Cache;
+use crate::weight::{Store, Weight};
 
 /// How a [`Cpu`] computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +43,7 @@ pub struct Cpu {
     linear: LinearKernels,
     vector: VectorKernels,
     attention: AttentionKernels,
+    weights: RefCell<Store>,
     scratch: RefCell<Scratch>,
 }
 
@@ -77,8 +80,29 @@ impl Cpu {
             linear: LinearKernels::new(tier).ok_or_else(missing)?,
             vector: VectorKernels::new(tier).ok_or_else(missing)?,
             attention: AttentionKernels::new(tier).ok_or_else(missing)?,
+            weights: RefCell::default(),
             scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0)? }),
         })
+    }
+
+    /// The same, taking the weights of `checkpoint` from a file of packed weights at `path`, which it writes first if there
+    /// is none, or a stale one. In a folder every checkpoint and numerics mode has a file of its own. Logits are the same
+    /// bits.
+    ///
+    /// # Errors
+    /// As [`Cache::open_or_write`].
+    pub fn cached(mut self, path: impl AsRef<Path>, checkpoint: &Checkpoint) -> Result<Self> {
+        let cache = Cache::open_or_write(path.as_ref(), checkpoint, self.numerics, &self.threads)?;
+        self.weights.get_mut().map(cache);
+        Ok(self)
+    }
+
+    /// Compares the packed weights of [`Cpu::cached`] with their checksums, which opening them does not.
+    ///
+    /// # Errors
+    /// As [`Cache::verify`].
+    pub fn verify_cache(&self) -> Result<()> {
+        self.weights.borrow().cache().map_or(Ok(()), Cache::verify)
     }
 
     /// The tier in use.
@@ -116,6 +140,10 @@ impl Backend for Cpu {
         plan.saturating_add(LinearScratch::bytes(limits.tokens, widest))
     }
 
+    fn reserve(&self, _total: u64, weights: u64) -> Result<()> {
+        self.weights.borrow_mut().reserve(weights)
+    }
+
     fn tensor(&self, rows: usize, cols: usize, _role: Role) -> Result<Tensor> {
         Tensor::new(rows, cols)
     }
@@ -130,7 +158,7 @@ impl Backend for Cpu {
     }
 
     fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
-        let weight = Weight::new(parts, self.numerics, &self.threads)?;
+        let weight = Weight::within(&mut self.weights.borrow_mut(), parts, self.numerics, &self.threads)?;
         self.scratch.borrow_mut().grow(0, weight.cols())?;
         Ok(weight)
     }

@@ -3,23 +3,28 @@
 //! ```text
 //! cargo run --release -p llama-benches --bin load -- --model MODEL.gguf --threads 2
 //! ```
-//! Each round maps the files anew and reads every byte on all threads (the ceiling), then opens and loads the model, and
-//! evaluates one token. Printed are the best of all rounds, the ratio of load to read within a round, what the system
-//! counted meanwhile (page faults, its own time), and the most memory that the process ever had, beside the plan. The
-//! files are in the system's cache unless somebody has just taken them out of it: then the first round's line, which is
-//! printed alone, shows a cold start.
+//! Each round reads every byte of the file through a new map, then writes as many bytes of new memory in huge pages (the
+//! two things that no loader can leave out), both on all threads; then it opens and loads the model, and evaluates one
+//! token. Printed for each round are times, the ratio of load to read and write, seconds that the processors spent (which
+//! other programs change less), page faults, the most memory that the process ever had, beside the plan, and how much of it
+//! lies in huge pages. With `--cache` the first round writes the file of packed weights and the others map it.
+//! The files are in the system's cache unless somebody has just taken them out of it: then the first round with
+//! `--no-read` is a cold start.
 
-use std::path::PathBuf;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use llama_benches::{ceiling, process};
+use llama_benches::ceiling;
+use llama_benches::process::{self, Usage};
 use llama_core::checkpoint::map::Map;
-use llama_core::engine::{EngineOptions, Request};
-use llama_core::{Loader, Result};
+use llama_core::engine::{Engine, EngineOptions, Request};
+use llama_core::{Error, Loader, Result};
 use llama_kernels::threads::{self, Threads};
 use llama_kernels::{Cpu, CpuOptions};
+use memmap2::MmapMut;
 
 /// Measure loading.
 #[derive(Parser)]
@@ -33,20 +38,40 @@ struct Arguments {
     /// Rounds
     #[arg(long, default_value_t = 5)]
     repeat: usize,
+    /// Take packed weights from this cache file, written by the first round
+    #[arg(long)]
+    cache: Option<PathBuf>,
     /// Leave out the raw read, which would warm the system's cache
     #[arg(long)]
     no_read: bool,
 }
 
-/// One round's figures, in seconds.
+/// One round's figures.
+#[derive(Default)]
 struct Round {
-    read: f64,
-    load: f64,
-    token: f64,
-    system: f64,
-    faults: u64,
+    read: Span,
+    fresh: Span,
+    load: Span,
+    token: Span,
     plan: u64,
     huge: u64,
+}
+
+/// Wall seconds, and what the system counted meanwhile.
+#[derive(Default)]
+struct Span(f64, Usage);
+
+impl Span {
+    fn of<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Span)> {
+        let (start, before) = (Instant::now(), Usage::now().unwrap_or_default());
+        let done = work()?;
+        Ok((done, Span(start.elapsed().as_secs_f64(), Usage::now().unwrap_or_default().since(before))))
+    }
+
+    /// Seconds of all threads.
+    fn processors(&self) -> f64 {
+        self.1.user + self.1.system
+    }
 }
 
 fn main() -> ExitCode {
@@ -62,21 +87,25 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let before = process::status("VmHWM").unwrap_or(0);
     for _ in 0..arguments.repeat {
-        let round = round(arguments)?;
-        let peak = process::status("VmHWM").unwrap_or(0);
+        let Round { read, fresh, load, token, plan, huge } = round(arguments)?;
         println!(
-            "{{\"read_s\":{:.3},\"load_s\":{:.3},\"load_of_read\":{:.2},\"first_token_s\":{:.3},\"system_cpu_s\":{:.2},\
-             \"faults\":{},\"plan_mib\":{:.1},\"peak_mib\":{:.1},\"before_mib\":{:.1},\"huge_mib\":{:.1}}}",
-            round.read,
-            round.load,
-            round.load / round.read,
-            round.load + round.token,
-            round.system,
-            round.faults,
-            mib(round.plan),
-            mib(peak),
+            "{{\"read_s\":{:.3},\"fresh_s\":{:.3},\"load_s\":{:.3},\"first_token_s\":{:.3},\"load_ratio\":{:.2},\
+             \"read_cpu_s\":{:.2},\"fresh_cpu_s\":{:.2},\"load_user_s\":{:.2},\"load_system_s\":{:.2},\"faults\":{},\
+             \"plan_mib\":{:.1},\"peak_mib\":{:.1},\"before_mib\":{:.1},\"huge_mib\":{:.1}}}",
+            read.0,
+            fresh.0,
+            load.0,
+            load.0 + token.0,
+            load.0 / (read.0 + fresh.0),
+            read.processors(),
+            fresh.processors(),
+            load.1.user,
+            load.1.system,
+            load.1.faults,
+            mib(plan),
+            mib(process::status("VmHWM").unwrap_or(0)),
             mib(before),
-            mib(round.huge),
+            mib(huge),
         );
     }
     Ok(())
@@ -87,29 +116,44 @@ fn mib(bytes: u64) -> f64 {
 }
 
 fn round(arguments: &Arguments) -> Result<Round> {
-    let read = if arguments.no_read { f64::NAN } else { read(arguments)? };
-    let (faults, system) = process::faults_and_system_time().unwrap_or_default();
-    let start = Instant::now();
+    let mut round = Round::default();
+    if !arguments.no_read {
+        let threads = Threads::new(arguments.threads.unwrap_or_else(threads::available))?;
+        let (bytes, read) = Span::of(|| read(&arguments.model, &threads))?;
+        let ((), fresh) = Span::of(|| fresh(bytes, &threads))?;
+        round = Round { read, fresh, ..round };
+    }
+    let ((mut engine, plan), load) = Span::of(|| load(arguments))?;
+    let huge = process::huge_bytes().unwrap_or(0);
+    let (_, token) = Span::of(|| engine.complete(Request { max_tokens: Some(1), ..Request::new([1]) }))?;
+    Ok(Round { load, token, plan, huge, ..round })
+}
+
+fn load(arguments: &Arguments) -> Result<(Engine, u64)> {
     let cpu = Cpu::new(CpuOptions { threads: arguments.threads, ..CpuOptions::default() })?;
     let options = EngineOptions { context: Some(128), sequences: 1, ..EngineOptions::default() };
     let loader = Loader::open(&arguments.model)?.options(options);
+    let cpu = match &arguments.cache {
+        Some(cache) => cpu.cached(cache, loader.checkpoint())?,
+        None => cpu,
+    };
     let plan = loader.memory_plan(&cpu)?.total();
-    let mut engine = loader.load(cpu)?;
-    let load = start.elapsed().as_secs_f64();
-    let (faults_after, system_after) = process::faults_and_system_time().unwrap_or_default();
-    let huge = process::huge_bytes().unwrap_or(0);
-    let start = Instant::now();
-    engine.complete(Request { max_tokens: Some(1), ..Request::new([1]) })?;
-    let token = start.elapsed().as_secs_f64();
-    Ok(Round { read, load, token, system: system_after - system, faults: faults_after - faults, plan, huge })
+    Ok((loader.load(cpu)?, plan))
 }
 
-/// Seconds to map the file and read it on all threads.
-fn read(arguments: &Arguments) -> Result<f64> {
-    let threads = Threads::new(arguments.threads.unwrap_or_else(threads::available))?;
-    let start = Instant::now();
-    let map = Map::open(&arguments.model)?;
-    std::hint::black_box(ceiling::raw_read(&threads, map.bytes()));
-    map.release(map.bytes());
-    Ok(start.elapsed().as_secs_f64())
+/// Maps the file and reads it on all threads. Returns its length.
+fn read(model: &Path, threads: &Threads) -> Result<usize> {
+    let map = Map::open(model)?;
+    black_box(ceiling::raw_read(threads, map.bytes()));
+    Ok(map.bytes().len())
+}
+
+/// Writes a byte into each small page of as much new memory, in huge pages where the system has them.
+fn fresh(bytes: usize, threads: &Threads) -> Result<()> {
+    let mut memory = MmapMut::map_anon(bytes).map_err(|source| Error::io("anonymous memory", source))?;
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(memmap2::Advice::HugePage); // refused where the system has none, and then nobody has them
+    threads.for_chunks(&mut memory, 4 << 20, |_, part| part.iter_mut().step_by(4096).for_each(|byte| *byte = 1));
+    black_box(memory);
+    Ok(())
 }

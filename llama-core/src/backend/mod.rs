@@ -199,10 +199,10 @@ pub trait Backend: Send + 'static {
 
     // ---- load ----
 
-    /// Told once, before anything is made: the bytes of everything that will be, by the functions above. A backend with
-    /// memory of its own takes it in one piece, or says how much there is.
-    fn reserve(&self, bytes: u64) -> Result<()> {
-        let _ = bytes;
+    /// Told once, before anything is made: the bytes of everything that will be, by the functions above, and of those the
+    /// weights' (with gains). A backend with memory of its own takes it in one piece, or says how much there is.
+    fn reserve(&self, total: u64, weights: u64) -> Result<()> {
+        let _ = (total, weights);
         Ok(())
     }
     /// Zeros, `[rows, cols]`.

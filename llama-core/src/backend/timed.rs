@@ -85,8 +85,8 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.tensor_bytes(rows, cols, role)
     }
 
-    fn reserve(&self, bytes: u64) -> Result<()> {
-        self.inner.reserve(bytes)
+    fn reserve(&self, total: u64, weights: u64) -> Result<()> {
+        self.inner.reserve(total, weights)
     }
 
     fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<B::Tensor> {

@@ -51,6 +51,17 @@ impl Map {
         &self.bytes
     }
 
+    /// When the file was last written to before it was opened, where the system keeps that.
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.modified
+    }
+
+    /// Asks the system to read the whole file into its cache meanwhile. It may not.
+    pub fn prefetch(&self) {
+        #[cfg(unix)]
+        let _ = self.bytes.advise(memmap2::Advice::WillNeed);
+    }
+
     /// Takes the pages that hold `part` of [`Map::bytes`] out of this process's memory. They stay readable: the next look
     /// takes them from the system's file cache, or from the disk. Bytes that are not this map's are left alone, and a
     /// system that refuses merely keeps the pages.

@@ -6,6 +6,7 @@
 //!
 //! [`gguf::File`] and [`safetensors::File`] read the containers alone.
 
+mod checksum;
 mod folder;
 pub mod gguf;
 mod json;
@@ -19,6 +20,7 @@ mod view;
 use std::collections::HashMap;
 use std::path::Path;
 
+pub use checksum::checksum;
 pub use folder::Folder;
 pub use names::Name;
 pub use shards::TensorInfo;
@@ -105,6 +107,21 @@ impl Checkpoint {
     /// All tensors, file by file.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
         self.shards.iter()
+    }
+
+    /// The matrices that the graph multiplies by or looks tokens up in: what a backend prepares.
+    pub fn matrices(&self) -> impl Iterator<Item = TensorView<'_>> {
+        Name::all(&self.config).filter(|name| !name.is_vector()).filter_map(|name| self.find(name))
+    }
+
+    /// A number that other weights do not have, as good as certainly: a checksum of the files' lengths and times of
+    /// change and of every tensor's [`TensorView::fingerprint`]. It tells whether what was made from a checkpoint is
+    /// still good.
+    pub fn fingerprint(&self) -> u64 {
+        (0..self.shards.iter().len()).fold(self.shards.fingerprint(), |sum, i| match self.shards.view(i) {
+            Ok(view) => checksum(sum, &view.fingerprint().to_le_bytes()),
+            Err(_) => checksum(sum, self.shards.info(i).name.as_bytes()),
+        })
     }
 
     /// Names of the tensors that the graph does not use.

@@ -1,5 +1,8 @@
 //! The tensors of a model, however many files they are spread over.
 
+use std::time::UNIX_EPOCH;
+
+use super::checksum::checksum;
 use super::lookup::Lookup;
 use super::view::TensorView;
 use super::{gguf, safetensors};
@@ -128,6 +131,16 @@ impl Shards {
     /// Bytes of all files.
     pub(super) fn file_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.map().bytes().len() as u64).sum()
+    }
+
+    /// A checksum of the files' lengths and times of change.
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.files.iter().fold(self.files.len() as u64, |sum, file| {
+            let changed = file.map().modified().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let changed = changed.map_or(0, |time| time.as_nanos());
+            let sum = checksum(sum, &(file.map().bytes().len() as u64).to_le_bytes());
+            checksum(sum, &changed.to_le_bytes())
+        })
     }
 
     /// An error if any file changed since it was opened.

@@ -2,9 +2,13 @@
 
 use std::ops::Range;
 
+use super::checksum::checksum;
 use super::map::Map;
 use crate::error::{Error, Result};
 use crate::format::Format;
+
+/// Bytes that [`TensorView::fingerprint`] looks at.
+const SAMPLE: usize = 256;
 
 /// `[rows, cols]` encoded weights, borrowed from a file's map: row-major, each row whole blocks of `format`.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +96,16 @@ impl<'a> TensorView<'a> {
         if let Some(map) = self.map {
             map.release(self.data);
         }
+    }
+
+    /// A number that another tensor does not have, as good as certainly: a checksum of name, format, shape, and some bytes
+    /// from the middle. Two versions of one model may differ in nothing but weights.
+    pub fn fingerprint(&self) -> u64 {
+        let text = format!("{} {} {} {}", self.name, self.format.name(), self.rows, self.cols);
+        let (from, to) = (self.data.len() / 2, self.data.len().min(self.data.len() / 2 + SAMPLE));
+        let sum = checksum(checksum(0, text.as_bytes()), &self.data[from..to]);
+        self.release();
+        sum
     }
 
     /// Row `r` decoded into `out`, which has `cols` places.

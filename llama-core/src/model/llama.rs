@@ -58,7 +58,7 @@ impl<B: Backend> Llama<B> {
         let parts = Parts::new(checkpoint)?;
         let memory = MemoryPlan::new(&backend, &config, &limits, &parts);
         memory.check(memory_limit)?;
-        backend.reserve(memory.total())?;
+        backend.reserve(memory.total(), memory.weights)?;
 
         let total = parts.bytes();
         let mut done = 0;

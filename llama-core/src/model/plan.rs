@@ -81,8 +81,8 @@ impl<'a> LayerParts<'a> {
     }
 }
 
-/// Bytes that a loaded model holds, and its engine. Not counted: the tokenizer, and the file, whose pages are the
-/// system's to drop.
+/// Bytes that a loaded model holds, and its engine, and the most that it holds while it is loaded. Not counted: the
+/// tokenizer, and the file, whose pages are given back as fast as weights are prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Prepared weights and gains.

@@ -3,21 +3,25 @@
 //! Each part is a segment of whole panels, so that one fused weight may mix formats. The last panel of a segment is
 //! padded with zero rows. [`pack`] says what a panel is.
 
+pub mod cache;
 pub mod pack;
 mod repack;
+mod store;
 pub mod unpack;
 
 use std::ops::Range;
 use std::sync::Mutex;
 
 use llama_core::backend::{Numerics, Part};
+use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::numerics::GROUP;
 use llama_core::{Error, Result};
 
-use crate::buffer::Pages;
 use crate::threads::Threads;
 use pack::Pack;
+use store::Panels;
+pub use store::Store;
 
 /// Bytes of panels, at most, that a thread prepares in one go before the pages they came from are given back: two huge
 /// pages' worth, so that threads seldom want the same page at once, and little beside a model.
@@ -36,7 +40,7 @@ pub struct Segment {
     /// Of the weight, which are rows `0 ..` of the part.
     rows: Range<usize>,
     panel_bytes: usize,
-    data: Pages,
+    data: Panels,
     /// `[rows]`, or nothing.
     bias: Vec<f32>,
 }
@@ -47,6 +51,11 @@ impl Weight {
     /// An error names the tensor whose columns differ, whose bias does not fit, or which holds a weight or a scale that
     /// is not finite.
     pub fn new(parts: &[Part<'_>], numerics: Numerics, threads: &Threads) -> Result<Weight> {
+        Weight::within(&mut Store::default(), parts, numerics, threads)
+    }
+
+    /// As [`Weight::new`], in memory of `store`, or without repacking what is in its cache.
+    pub fn within(store: &mut Store, parts: &[Part<'_>], numerics: Numerics, threads: &Threads) -> Result<Weight> {
         let cols = parts.first().map_or(0, |part| part.weight.cols());
         let mut weight = Weight { rows: 0, cols, segments: Vec::with_capacity(parts.len()) };
         for part in parts {
@@ -55,7 +64,7 @@ impl Weight {
                 return Err(Error::tensor(part.weight.name(), problem));
             }
             let pack = Pack::of(part.weight.format(), numerics);
-            weight.segments.push(Segment::new(part, pack, weight.rows, threads)?);
+            weight.segments.push(Segment::new(store, part, pack, weight.rows, threads)?);
             weight.rows += part.weight.rows();
         }
         Ok(weight)
@@ -63,12 +72,9 @@ impl Weight {
 
     /// One matrix in a form of the caller's choice.
     #[cfg(test)]
-    pub(crate) fn of_pack(
-        view: &llama_core::checkpoint::TensorView<'_>,
-        pack: Pack,
-        threads: &Threads,
-    ) -> Result<Weight> {
-        let segment = Segment::new(&Part { weight: *view, bias: None }, pack, 0, threads)?;
+    pub(crate) fn of_pack(view: &TensorView<'_>, pack: Pack, threads: &Threads) -> Result<Weight> {
+        let part = Part { weight: *view, bias: None };
+        let segment = Segment::new(&mut Store::default(), &part, pack, 0, threads)?;
         Ok(Weight { rows: view.rows(), cols: view.cols(), segments: vec![segment] })
     }
 
@@ -109,25 +115,17 @@ impl Weight {
 }
 
 impl Segment {
-    fn new(part: &Part<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<Segment> {
+    fn new(store: &mut Store, part: &Part<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<Segment> {
         let view = &part.weight;
         let panel_bytes = pack.panel_bytes(view.cols());
-        let panels = view.rows().div_ceil(pack.rows());
-        let mut data = Pages::zeroed(panels * panel_bytes, "weights", "the size of the model")?;
-        let broken = Mutex::new(None);
-        let stretch = (STRETCH / panel_bytes).clamp(1, panels.div_ceil(4 * threads.count()));
-        threads.for_chunks(&mut data, stretch * panel_bytes, |s, out| {
-            let first = s * stretch * pack.rows();
-            for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
-                if let Err(row) = repack::panel(pack, view, first + p * pack.rows(), out) {
-                    note(&broken, row);
-                }
+        let data = match store.find(view, pack) {
+            Some(mapped) => Panels::Mapped(mapped),
+            None => {
+                let mut pages = store.take(panels_of(view, pack) * panel_bytes)?;
+                fill(&mut pages, view, pack, 0, threads)?;
+                Panels::Pages(pages)
             }
-            view.slice_rows(first..view.rows().min(first + stretch * pack.rows())).release();
-        });
-        if let Some(row) = broken.into_inner().unwrap_or_default() {
-            return Err(Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite")));
-        }
+        };
         let rows = first..first + view.rows();
         Ok(Segment { pack, rows, panel_bytes, data, bias: bias(part)? })
     }
@@ -139,7 +137,7 @@ impl Segment {
 
     /// Number of panels.
     pub fn panels(&self) -> usize {
-        self.data.len() / self.panel_bytes
+        self.data().len() / self.panel_bytes
     }
 
     /// Bytes of one panel.
@@ -149,12 +147,12 @@ impl Segment {
 
     /// All panels.
     pub fn data(&self) -> &[u8] {
-        &self.data
+        self.data.data()
     }
 
     /// Bytes of panel `p`.
     pub fn panel(&self, p: usize) -> &[u8] {
-        &self.data[p * self.panel_bytes..][..self.panel_bytes]
+        &self.data()[p * self.panel_bytes..][..self.panel_bytes]
     }
 
     /// Rows of the weight that panel `p` holds.
@@ -186,6 +184,33 @@ impl Segment {
                 }
             }
         }
+    }
+}
+
+/// Panels of a tensor in a packed form.
+fn panels_of(view: &TensorView<'_>, pack: Pack) -> usize {
+    view.rows().div_ceil(pack.rows())
+}
+
+/// Repacks panels of `view` on all threads, from panel `first` on, as many as fit `out`, which holds zeros. Gives the
+/// pages of what is repacked back.
+fn fill(out: &mut [u8], view: &TensorView<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<()> {
+    let panel_bytes = pack.panel_bytes(view.cols());
+    let panels = out.len() / panel_bytes;
+    let stretch = (STRETCH / panel_bytes).clamp(1, panels.div_ceil(4 * threads.count()).max(1));
+    let broken = Mutex::new(None);
+    threads.for_chunks(out, stretch * panel_bytes, |s, out| {
+        let first = (first + s * stretch) * pack.rows();
+        for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
+            if let Err(row) = repack::panel(pack, view, first + p * pack.rows(), out) {
+                note(&broken, row);
+            }
+        }
+        view.slice_rows(first..view.rows().min(first + stretch * pack.rows())).release();
+    });
+    match broken.into_inner().unwrap_or_default() {
+        Some(row) => Err(Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite"))),
+        None => Ok(()),
     }
 }
 

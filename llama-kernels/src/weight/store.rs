@@ -1,0 +1,68 @@
+//! Where the panels of a model's weights lie: in one mapping of huge pages, or in a cache file.
+
+use llama_core::Result;
+use llama_core::checkpoint::TensorView;
+
+use super::cache::{Cache, Mapped};
+use super::pack::Pack;
+use crate::buffer::Pages;
+
+const WHAT: &str = "weights";
+const ADVICE: &str = "the size of the model";
+
+/// Memory for the weights of one model.
+#[derive(Default)]
+pub struct Store {
+    reserve: Option<Pages>,
+    cache: Option<Cache>,
+}
+
+impl Store {
+    /// Takes weights from `cache` from now on.
+    pub fn map(&mut self, cache: Cache) {
+        self.cache = Some(cache);
+    }
+
+    /// The cache in use.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
+    }
+
+    /// Gets memory for so many bytes of weights in one piece. What comes later finds a place of its own.
+    pub fn reserve(&mut self, bytes: u64) -> Result<()> {
+        if self.cache.is_none() {
+            self.reserve = Some(Pages::zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), WHAT, ADVICE)?);
+        }
+        Ok(())
+    }
+
+    /// Zeros for `len` bytes of panels.
+    pub(super) fn take(&mut self, len: usize) -> Result<Pages> {
+        match self.reserve.as_mut().and_then(|reserve| reserve.split(len)) {
+            Some(pages) => Ok(pages),
+            None => Pages::zeroed(len, WHAT, ADVICE),
+        }
+    }
+
+    /// The panels of `view`, if they are in the cache.
+    pub(super) fn find(&self, view: &TensorView<'_>, pack: Pack) -> Option<Mapped> {
+        self.cache.as_ref()?.find(view, pack)
+    }
+}
+
+/// The panels of one segment.
+pub(super) enum Panels {
+    /// In memory.
+    Pages(Pages),
+    /// In a cache file.
+    Mapped(Mapped),
+}
+
+impl Panels {
+    pub(super) fn data(&self) -> &[u8] {
+        match self {
+            Panels::Pages(pages) => pages,
+            Panels::Mapped(mapped) => mapped.data(),
+        }
+    }
+}
