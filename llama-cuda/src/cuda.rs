@@ -355,11 +355,6 @@ impl Backend for Cuda {
         self.verb(Verb::Take { out: out.matrix(), x: x.matrix(), index: plan.outputs_index() })
     }
 
-    fn add_rms_norm(&self, residual: &mut Tensor, x: &mut Tensor, gain: &Tensor, eps: f32) -> Result<()> {
-        assert_eq!((residual.shape(), gain.cols()), (x.shape(), x.cols()), "add_rms_norm");
-        self.verb(Verb::AddNorm { residual: residual.matrix(), x: x.matrix(), norm: norm(gain, eps) })
-    }
-
     fn sample(&self, logits: &mut Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
         self.device.enter()?;
         let at = logits.matrix().address;

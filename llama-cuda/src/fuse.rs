@@ -2,7 +2,8 @@
 //!
 //! | verbs | operation |
 //! |---|---|
-//! | linear to x, add_rms_norm of x | linear that adds to the residual, norm |
+//! | linear to x, add of x | linear that adds to the residual |
+//! | add to the residual, norm of it | norm that adds first |
 //! | norm to x, linear of x | linear that norms its input, for few columns |
 //! | swiglu to act, linear of act | linear that gates its input, for few columns |
 //! | rope_and_store, attention | attention that turns and stores, where every sequence has one row |
@@ -98,12 +99,16 @@ pub(crate) fn fuse(verbs: &[Verb], reach: Reach, ops: &mut Vec<Op>) {
 /// Appends the operation that the first verbs make; returns how many they were.
 fn one(verbs: &[Verb], reach: Reach, ops: &mut Vec<Op>) -> usize {
     match verbs {
-        [Verb::Linear { .. }, ..] => linear(verbs, None, reach, ops),
+        [Verb::Linear { .. }, ..] => linear(verbs, None, ops),
         [norm @ Verb::Norm { .. }, rest @ ..] => 1 + after_norm(norm, rest, reach, ops),
         [Verb::Swiglu { out, gate_up }, Verb::Linear { x, .. }, rest @ ..]
             if x == out && reach.holds(*x) && is_dead(*x, rest) =>
         {
-            1 + linear(&verbs[1..], Some(Input::Swiglu(*gate_up)), reach, ops)
+            1 + linear(&verbs[1..], Some(Input::Swiglu(*gate_up)), ops)
+        }
+        [Verb::Add { acc, x }, Verb::Norm { out, residual, norm }, ..] if acc == residual && x.number == out.number => {
+            ops.push(Op::Norm { out: *out, residual: *residual, x: Some(*x), norm: *norm });
+            2
         }
         [Verb::RopeAndStore { qkv, attend }, Verb::Attention { out, qkv: turned, attend: other }, rest @ ..]
             if qkv == turned
@@ -124,15 +129,14 @@ fn one(verbs: &[Verb], reach: Reach, ops: &mut Vec<Op>) -> usize {
 }
 
 /// A linear, which comes first, and what it can do besides.
-fn linear(verbs: &[Verb], input: Option<Input>, reach: Reach, ops: &mut Vec<Op>) -> usize {
+fn linear(verbs: &[Verb], input: Option<Input>, ops: &mut Vec<Op>) -> usize {
     let Verb::Linear { out, x, weight } = &verbs[0] else { unreachable!("a linear comes first") };
     let input = input.unwrap_or(Input::Plain(*x));
     let weight = weight.clone();
     match &verbs[1..] {
-        [Verb::AddNorm { residual, x, norm }, rest @ ..] if x == out && !normed_from(input, *residual) => {
-            ops.push(Op::Linear { out: *residual, input, weight, add: true });
-            let normed = Verb::Norm { out: *x, residual: *residual, norm: *norm };
-            2 + after_norm(&normed, rest, reach, ops)
+        [Verb::Add { acc, x }, rest @ ..] if x == out && !normed_from(input, *acc) && is_dead(*x, rest) => {
+            ops.push(Op::Linear { out: *acc, input, weight, add: true });
+            2
         }
         _ => {
             ops.push(Op::Linear { out: *out, input, weight, add: false });
@@ -146,12 +150,12 @@ fn normed_from(input: Input, residual: Matrix) -> bool {
     matches!(input, Input::Norm(from, _) if from.address == residual.address)
 }
 
-/// A norm, called for or left by a fused addition, and the linear it may go into. Returns how many of `rest` that took.
+/// A norm and the linear it may go into. Returns how many of `rest` that took.
 fn after_norm(norm: &Verb, rest: &[Verb], reach: Reach, ops: &mut Vec<Op>) -> usize {
     let Verb::Norm { out, residual, norm: gain } = norm else { unreachable!("a norm") };
     match rest {
         [Verb::Linear { x, .. }, later @ ..] if x == out && reach.holds(*x) && is_dead(*x, later) => {
-            linear(rest, Some(Input::Norm(*residual, *gain)), reach, ops)
+            linear(rest, Some(Input::Norm(*residual, *gain)), ops)
         }
         _ => {
             ops.push(alone(norm));
@@ -171,7 +175,6 @@ fn alone(verb: &Verb) -> Op {
         Verb::Embed { out, table, tokens } => Op::Embed { out, table, tokens },
         Verb::Linear { out, x, weight } => Op::Linear { out, input: Input::Plain(x), weight, add: false },
         Verb::Norm { out, residual, norm } => Op::Norm { out, residual, x: None, norm },
-        Verb::AddNorm { residual, x, norm } => Op::Norm { out: x, residual, x: Some(x), norm },
         Verb::Add { acc, x } => Op::Add { acc, x },
         Verb::RopeAndStore { qkv, attend } => Op::Rope { qkv, attend },
         Verb::Attention { out, qkv, attend } => Op::Attention { out, qkv, attend, turn: false },
@@ -223,24 +226,24 @@ mod tests {
         let (residual, logits) = (matrix(1, Number::F32, rows), matrix(7, Number::F32, rows));
         let weight = || Segments(Vec::new().into());
         let attend = attend(one_row_each);
-        let mut verbs = vec![
-            Verb::Embed { out: residual, table: weight(), tokens: 0 },
-            Verb::Norm { out: x, residual, norm: GAIN },
-        ];
+        let norm = || Verb::Norm { out: x, residual, norm: GAIN };
+        let mut verbs = vec![Verb::Embed { out: residual, table: weight(), tokens: 0 }];
         for _ in 0..layers {
             verbs.extend([
+                norm(),
                 Verb::Linear { out: qkv, x, weight: weight() },
                 Verb::RopeAndStore { qkv, attend },
                 Verb::Attention { out: heads, qkv, attend },
                 Verb::Linear { out: x, x: heads, weight: weight() },
-                Verb::AddNorm { residual, x, norm: GAIN },
+                Verb::Add { acc: residual, x },
+                norm(),
                 Verb::Linear { out: gate_up, x, weight: weight() },
                 Verb::Swiglu { out: act, gate_up },
                 Verb::Linear { out: x, x: act, weight: weight() },
-                Verb::AddNorm { residual, x, norm: GAIN },
+                Verb::Add { acc: residual, x },
             ]);
         }
-        verbs.push(Verb::Linear { out: logits, x, weight: weight() });
+        verbs.extend([norm(), Verb::Linear { out: logits, x, weight: weight() }]);
         verbs
     }
 
@@ -276,8 +279,8 @@ mod tests {
 
     #[test]
     fn many_rows_keep_norm_gate_and_rotation_apart() {
-        let layer = ["linear", "rope", "attention", "linear+add", "norm", "linear", "swiglu", "linear+add", "norm"];
-        assert_eq!(fused(&layers(1, 100, false)), [&["embed", "norm"][..], &layer, &["linear"]].concat());
+        let layer = ["norm", "linear", "rope", "attention", "linear+add", "norm", "linear", "swiglu", "linear+add"];
+        assert_eq!(fused(&layers(1, 100, false)), [&["embed"][..], &layer, &["norm", "linear"]].concat());
     }
 
     /// What is read later must be there.
@@ -296,8 +299,12 @@ mod tests {
     #[test]
     fn a_sum_that_is_not_the_linears_stays_apart() {
         let (residual, x, y) = (matrix(1, Number::F32, 1), matrix(2, Number::Bf16, 1), matrix(3, Number::Bf16, 1));
-        let linear = Verb::Linear { out: y, x, weight: Segments(Vec::new().into()) };
-        assert_eq!(fused(&[linear, Verb::AddNorm { residual, x, norm: GAIN }]), ["linear", "add+norm"]);
+        let linear = || Verb::Linear { out: y, x, weight: Segments(Vec::new().into()) };
+        let norm = Verb::Norm { out: x, residual, norm: GAIN };
+        assert_eq!(fused(&[linear(), Verb::Add { acc: residual, x }, norm]), ["linear", "add+norm"]);
+        // The product itself is read later.
+        let again = Verb::Add { acc: residual, x: y };
+        assert_eq!(fused(&[linear(), again.clone(), again]), ["linear", "add", "add"]);
     }
 
     /// A block would read the residual that another adds to.
@@ -306,7 +313,7 @@ mod tests {
         let (residual, x, y) = (matrix(1, Number::F32, 1), matrix(2, Number::Bf16, 1), matrix(3, Number::Bf16, 1));
         let norm = Verb::Norm { out: x, residual, norm: GAIN };
         let linear = Verb::Linear { out: y, x, weight: Segments(Vec::new().into()) };
-        let sum = Verb::AddNorm { residual, x: y, norm: GAIN };
-        assert_eq!(fused(&[norm, linear, sum]), ["norm+linear", "add+norm"]);
+        let sum = Verb::Add { acc: residual, x: y };
+        assert_eq!(fused(&[norm.clone(), linear, sum, norm]), ["norm+linear", "add+norm"]);
     }
 }

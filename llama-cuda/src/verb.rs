@@ -13,7 +13,6 @@ pub(crate) enum Verb {
     Embed { out: Matrix, table: Segments, tokens: Address },
     Linear { out: Matrix, x: Matrix, weight: Segments },
     Norm { out: Matrix, residual: Matrix, norm: Gain },
-    AddNorm { residual: Matrix, x: Matrix, norm: Gain },
     Add { acc: Matrix, x: Matrix },
     RopeAndStore { qkv: Matrix, attend: Attend },
     Attention { out: Matrix, qkv: Matrix, attend: Attend },
@@ -42,7 +41,6 @@ impl Verb {
             | Verb::Attention { out, .. }
             | Verb::Swiglu { out, .. }
             | Verb::Take { out, .. } => *out,
-            Verb::AddNorm { x, .. } => *x,
             Verb::Add { acc, .. } => *acc,
             Verb::RopeAndStore { qkv, .. } => *qkv,
         }
@@ -54,7 +52,6 @@ impl Verb {
             Verb::Embed { .. } => [None, None],
             Verb::Linear { x, .. } | Verb::Take { x, .. } => [Some(x), None],
             Verb::Norm { residual, .. } => [Some(residual), None],
-            Verb::AddNorm { residual, x, .. } => [Some(residual), Some(x)],
             Verb::Add { acc, x } => [Some(acc), Some(x)],
             Verb::RopeAndStore { qkv, .. } | Verb::Attention { qkv, .. } => [Some(qkv), None],
             Verb::Swiglu { gate_up, .. } => [Some(gate_up), None],

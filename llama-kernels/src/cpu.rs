@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
+use llama_core::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::{Checkpoint, TensorView};
 use llama_core::format::Format;
@@ -17,8 +17,9 @@ use crate::isa::Tier;
 use crate::kernels::{AttentionKernels, VectorKernels};
 use crate::kv::{AnyStore, KvCache};
 use crate::ops;
+use crate::ops::linear::Output;
 use crate::plan::Plan;
-use crate::quant::LinearScratch;
+use crate::quant::{Input, LinearScratch, RowNorm};
 use crate::tensor::Tensor;
 use crate::threads::{self, MAX_THREADS, Threads};
 use crate::weight::cache::Cache;
@@ -55,10 +56,10 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn grow(&mut self, tokens: usize, widest: usize) -> Result<()> {
+    fn grow(&mut self, tokens: usize, widest: usize, threads: usize) -> Result<()> {
         let (tokens, widest) = (self.tokens.max(tokens), self.widest.max(widest));
         if (tokens, widest) != (self.tokens, self.widest) {
-            *self = Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest)? };
+            *self = Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest, threads)? };
         }
         Ok(())
     }
@@ -81,7 +82,7 @@ impl Cpu {
             vector: VectorKernels::new(tier).ok_or_else(missing)?,
             attention: AttentionKernels::new(tier).ok_or_else(missing)?,
             weights: RefCell::default(),
-            scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0)? }),
+            scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0, 0)? }),
         })
     }
 
@@ -114,6 +115,25 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.threads.count()
     }
+
+    /// A residual that is normed on its way into a linear, and the room for it.
+    fn normed<'a>(
+        &'a self,
+        x: &'a mut Tensor,
+        residual: &'a Tensor,
+        norm: &Norm<'a, Tensor>,
+    ) -> (Input<'a>, &'a mut [f32]) {
+        assert_eq!(norm.gain.cols(), residual.cols(), "gain");
+        let norm = RowNorm { kernels: &self.vector, gain: norm.gain.data(), eps: norm.eps };
+        (Input { x: residual.data(), norm: Some(norm) }, x.data_mut())
+    }
+
+    fn multiply(&self, input: (Input<'_>, &mut [f32]), w: &Weight, output: Output<'_>) -> Result<()> {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.grow(input.0.x.len() / w.cols(), w.cols(), self.threads.count())?;
+        ops::linear::run(&self.linear, &self.threads, &mut scratch.linear, input, w, output);
+        Ok(())
+    }
 }
 
 impl Backend for Cpu {
@@ -137,7 +157,7 @@ impl Backend for Cpu {
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64 {
         let plan = Plan::bytes(shape, limits, self.threads.count());
-        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest))
+        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest, self.threads.count()))
     }
 
     fn reserve(&self, _total: u64, weights: u64) -> Result<()> {
@@ -159,7 +179,7 @@ impl Backend for Cpu {
 
     fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
         let weight = Weight::within(&mut self.weights.borrow_mut(), parts, self.numerics, &self.threads)?;
-        self.scratch.borrow_mut().grow(0, weight.cols())?;
+        self.scratch.borrow_mut().grow(0, weight.cols(), self.threads.count())?;
         Ok(weight)
     }
 
@@ -168,7 +188,7 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
-        self.scratch.borrow_mut().grow(limits.tokens, 0)?;
+        self.scratch.borrow_mut().grow(limits.tokens, 0, self.threads.count())?;
         Plan::new(shape, limits, self.threads.count())
     }
 
@@ -196,10 +216,7 @@ impl Backend for Cpu {
 
     fn linear(&self, out: &mut Tensor, x: &Tensor, w: &Weight) -> Result<()> {
         assert_eq!((out.shape(), x.cols()), ((x.rows(), w.rows()), w.cols()), "linear of {:?}", x.shape());
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.grow(x.rows(), w.cols())?;
-        ops::linear::linear(&self.linear, &self.threads, &mut scratch.linear, out.data_mut(), x.data(), x.rows(), w);
-        Ok(())
+        self.multiply((Input::plain(x.data()), &mut []), w, Output::Write(out.data_mut()))
     }
 
     fn rms_norm(&self, out: &mut Tensor, x: &Tensor, gain: &Tensor, eps: f32) -> Result<()> {
@@ -254,11 +271,39 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn add_rms_norm(&self, residual: &mut Tensor, x: &mut Tensor, gain: &Tensor, eps: f32) -> Result<()> {
-        assert_eq!((residual.shape(), gain.cols()), (x.shape(), x.cols()), "add_rms_norm");
-        let (residual, x) = (residual.data_mut(), x.data_mut());
-        ops::norm::add_rms_norm(&self.vector, &self.threads, residual, x, gain.data(), eps);
-        Ok(())
+    fn norm_linear(
+        &self,
+        out: &mut Tensor,
+        x: &mut Tensor,
+        residual: &Tensor,
+        norm: Norm<'_, Tensor>,
+        w: &Weight,
+    ) -> Result<()> {
+        assert_eq!((out.shape(), x.shape()), ((x.rows(), w.rows()), residual.shape()), "norm_linear");
+        self.multiply(self.normed(x, residual, &norm), w, Output::Write(out.data_mut()))
+    }
+
+    fn norm_linear_swiglu(
+        &self,
+        act: &mut Tensor,
+        (gate_up, x): (&mut Tensor, &mut Tensor),
+        residual: &Tensor,
+        norm: Norm<'_, Tensor>,
+        w: &Weight,
+    ) -> Result<()> {
+        if !ops::linear::paired(w) {
+            self.norm_linear(gate_up, x, residual, norm, w)?;
+            return self.swiglu(act, gate_up);
+        }
+        assert_eq!((gate_up.shape(), x.shape()), ((x.rows(), w.rows()), residual.shape()), "norm_linear_swiglu");
+        assert_eq!((act.rows(), 2 * act.cols()), gate_up.shape(), "norm_linear_swiglu");
+        let output = Output::Swiglu { kernels: &self.vector, act: act.data_mut(), gate_up: gate_up.data_mut() };
+        self.multiply(self.normed(x, residual, &norm), w, output)
+    }
+
+    fn linear_add(&self, residual: &mut Tensor, _x: &mut Tensor, y: &Tensor, w: &Weight) -> Result<()> {
+        assert_eq!((residual.shape(), y.cols()), ((y.rows(), w.rows()), w.cols()), "linear_add of {:?}", y.shape());
+        self.multiply((Input::plain(y.data()), &mut []), w, Output::Add(residual.data_mut()))
     }
 
     fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {

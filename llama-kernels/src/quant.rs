@@ -5,6 +5,9 @@
 //! as few tiles as the tier allows, of equal width within one, and everything a microkernel reads lies in the order it
 //! reads it: `[group][column]`. Which tile a token is in changes nothing in its arithmetic.
 //!
+//! Few tokens (a decode step) are made ready by every thread for itself, in the region that multiplies: nobody waits for
+//! anybody. Many are shared out in a region of their own.
+//!
 //! Next to the quants lie what a group's zero point and minimum will be multiplied by, for each kind of format that the
 //! weight has, so that the inner loop need not: `-zero_point * sum(quants)`, an exact integer which starts the dot product, and
 //! `scale * sum(quants)`, for groups of 32 and for their halves.
@@ -17,6 +20,7 @@ use llama_core::numerics::{GROUP, quantize_group};
 
 use crate::arch::linear::{Acts, LinearKernels};
 use crate::buffer::Buffer;
+use crate::kernels::VectorKernels;
 use crate::threads::{Disjoint, Threads};
 use crate::weight::Weight;
 use crate::weight::pack::{Pack, ZEROS};
@@ -24,8 +28,64 @@ use crate::weight::pack::{Pack, ZEROS};
 /// Columns of activations that are interleaved at a time.
 const NEAR: usize = 64;
 
-/// Activations of up to so many tokens of up to so many columns. Allocated once.
+/// Tokens that every thread makes ready for itself, redundantly: for so few that takes no longer than the threads would
+/// wait for one another.
+const FEW: usize = 4;
+
+/// Room for the activations of any linear of up to so many tokens of up to so many columns. Allocated once.
 pub struct LinearScratch {
+    /// Of many tokens: tiles are shared out, then everybody reads all.
+    all: Activations,
+    /// Of few, `[threads]`.
+    own: Vec<Own>,
+}
+
+/// One thread's room for few tokens.
+struct Own {
+    /// `[FEW][cols]`, where rows are normed.
+    rows: Buffer<f32>,
+    acts: Activations,
+}
+
+/// What a linear multiplies: rows of `x [tokens, in]`, normed first where there is a norm.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The rows.
+    pub x: &'a [f32],
+    /// How they are normed.
+    pub norm: Option<RowNorm<'a>>,
+}
+
+/// The norm of a row.
+#[derive(Clone, Copy)]
+pub struct RowNorm<'a> {
+    /// The inner loop.
+    pub kernels: &'a VectorKernels,
+    /// `[in]`.
+    pub gain: &'a [f32],
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
+impl<'a> Input<'a> {
+    /// Rows as they are.
+    pub fn plain(x: &'a [f32]) -> Self {
+        Input { x, norm: None }
+    }
+
+    /// The elements `range`, whole rows, which are normed into `room`.
+    fn rows<'b>(&'b self, range: Range<usize>, room: &'b mut [f32]) -> &'b [f32] {
+        let x = &self.x[range];
+        let Some(RowNorm { kernels, gain, eps }) = self.norm else { return x };
+        for (out, x) in room.chunks_exact_mut(gain.len()).zip(x.chunks_exact(gain.len())) {
+            kernels.rms_norm(out, x, gain, eps);
+        }
+        room
+    }
+}
+
+/// Activations in the forms that a weight's panels read.
+pub struct Activations {
     /// Tokens times columns.
     capacity: usize,
     tiles: Tiles,
@@ -50,9 +110,9 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// As few tiles as `widest` allows.
-    pub fn new(tokens: usize, widest: usize) -> Tiles {
-        Tiles { tokens, count: tokens.div_ceil(widest) }
+    /// As few tiles as the tier's `kernels` allow.
+    pub fn of(tokens: usize, kernels: &LinearKernels) -> Tiles {
+        Tiles { tokens, count: tokens.div_ceil(kernels.columns()) }
     }
 
     /// Number of tokens.
@@ -72,13 +132,71 @@ impl Tiles {
 }
 
 impl LinearScratch {
-    /// Room for `tokens` rows of `widest` columns.
-    pub fn new(tokens: usize, widest: usize) -> Result<LinearScratch> {
+    /// Room for `tokens` rows of `widest` columns, for a team of `threads`.
+    pub fn new(tokens: usize, widest: usize, threads: usize) -> Result<LinearScratch> {
+        let few = tokens.min(FEW);
+        let own = || Ok(Own { rows: buffer(few.saturating_mul(widest))?, acts: Activations::new(few, widest)? });
+        Ok(LinearScratch {
+            all: Activations::new(tokens, widest)?,
+            own: (0..threads).map(|_| own()).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Bytes of [`LinearScratch::new`].
+    pub fn bytes(tokens: usize, widest: usize, threads: usize) -> u64 {
+        let few = tokens.min(FEW);
+        let rows = Buffer::<f32>::bytes((few as u64).saturating_mul(widest as u64));
+        let own = Activations::bytes(few, widest).saturating_add(rows).saturating_add(size_of::<Own>() as u64);
+        Activations::bytes(tokens, widest).saturating_add(own.saturating_mul(threads as u64))
+    }
+
+    /// Runs `task(i, activations)` for every `i` in `0 .. tasks` on the team, with `input` in the forms that `w` needs.
+    /// Rows are normed in `room`, as long as they are, where they are many.
+    ///
+    /// # Panics
+    /// If there are not `tokens` rows of `w.cols()`, or more than there is room for.
+    pub fn run(
+        &mut self,
+        kernels: &LinearKernels,
+        threads: &Threads,
+        (input, room): (Input<'_>, &mut [f32]),
+        w: &Weight,
+        tasks: usize,
+        task: &(dyn Fn(usize, &Activations) + Sync),
+    ) {
+        let tiles = Tiles::of(input.x.len() / w.cols(), kernels);
+        if tiles.count > 1 || tiles.tokens > FEW {
+            self.all.take(kernels, threads, (input, room), tiles, w);
+            let all = &self.all;
+            return threads.for_each(tasks, &|i| task(i, all));
+        }
+        assert!(threads.count() <= self.own.len(), "{} threads, room for {}", threads.count(), self.own.len());
+        let own = Disjoint::new(&mut self.own);
+        threads.share(tasks, &|thread, tasks| {
+            let mut tasks = tasks.peekable();
+            // Who comes when everything is handed out need not make anything ready.
+            if tasks.peek().is_none() {
+                return;
+            }
+            // SAFETY: no two threads of a region have the same number, and each is called once.
+            let [Own { rows, acts }] = (unsafe { own.part(thread..thread + 1) }) else { unreachable!("one of them") };
+            let len = input.x.len();
+            let x = input.rows(0..len, &mut rows[..if input.norm.is_some() { len } else { 0 }]);
+            let writer = acts.open(tiles, w);
+            // SAFETY: this thread's activations, of one tile, which is written once.
+            unsafe { writer.write(kernels, 0, x) };
+            tasks.for_each(|i| task(i, acts));
+        });
+    }
+}
+
+impl Activations {
+    fn new(tokens: usize, widest: usize) -> Result<Activations> {
         let capacity = tokens.saturating_mul(widest);
         let groups = tokens.saturating_mul(widest.div_ceil(GROUP));
-        Ok(LinearScratch {
+        Ok(Activations {
             capacity,
-            tiles: Tiles::new(0, 1),
+            tiles: Tiles { tokens: 0, count: 0 },
             cols: 0,
             floats: buffer(capacity)?,
             quants: buffer(groups)?,
@@ -95,8 +213,7 @@ impl LinearScratch {
         })
     }
 
-    /// Bytes of [`LinearScratch::new`].
-    pub fn bytes(tokens: usize, widest: usize) -> u64 {
+    fn bytes(tokens: usize, widest: usize) -> u64 {
         let groups = (tokens as u64).saturating_mul(widest.div_ceil(GROUP) as u64);
         let zeros = ZEROS.iter().map(|&(_, subs)| Buffer::<i32>::bytes(groups.saturating_mul(subs as u64)));
         let rest = [
@@ -109,19 +226,41 @@ impl LinearScratch {
         zeros.chain(rest).fold(0, u64::saturating_add)
     }
 
-    /// Takes over `x [tokens, w.cols()]` in the forms that `w` needs.
-    ///
-    /// # Panics
-    /// If `x` has another length, or is more than there is room for.
-    pub fn prepare(&mut self, kernels: &LinearKernels, threads: &Threads, x: &[f32], tokens: usize, w: &Weight) {
-        assert_eq!(x.len(), tokens * w.cols(), "activations [{tokens}, {}]", w.cols());
-        assert!(x.len() <= self.capacity, "[{tokens}, {}] activations, room for {}", w.cols(), self.capacity);
-        (self.tiles, self.cols) = (Tiles::new(tokens, kernels.columns()), w.cols());
-        if w.segments().iter().any(|segment| segment.pack().is_float()) {
-            self.interleave(threads, x);
-        }
-        if w.segments().iter().any(|segment| !segment.pack().is_float()) {
-            self.quantise(kernels, threads, x, w);
+    /// Takes over `input`, a task a tile.
+    fn take(
+        &mut self,
+        kernels: &LinearKernels,
+        threads: &Threads,
+        (input, room): (Input<'_>, &mut [f32]),
+        tiles: Tiles,
+        w: &Weight,
+    ) {
+        let writer = self.open(tiles, w);
+        let room = Disjoint::new(room);
+        threads.for_each(tiles.count(), &|i| {
+            let tokens = tiles.tokens(i);
+            let range = tokens.start * w.cols()..tokens.end * w.cols();
+            // SAFETY: the tokens of two tiles do not overlap, and no task runs twice.
+            let room = unsafe { room.part(if input.norm.is_some() { range.clone() } else { 0..0 }) };
+            // SAFETY: as above.
+            unsafe { writer.write(kernels, i, input.rows(range, room)) };
+        });
+    }
+
+    /// Makes room for tiles of rows that `w` multiplies.
+    fn open(&mut self, tiles: Tiles, w: &Weight) -> Writer<'_> {
+        let len = tiles.tokens * w.cols();
+        assert!(len <= self.capacity, "[{}, {}] activations, room for {}", tiles.tokens, w.cols(), self.capacity);
+        (self.tiles, self.cols) = (tiles, w.cols());
+        Writer {
+            tiles,
+            cols: w.cols(),
+            reads: Reads::of(w),
+            floats: Disjoint::new(&mut self.floats),
+            quants: Disjoint::new(&mut self.quants),
+            scales: Disjoint::new(&mut self.scales),
+            zeros: self.zeros.each_mut().map(|zeros| Disjoint::new(zeros)),
+            sums: self.sums.each_mut().map(|sums| Disjoint::new(sums)),
         }
     }
 
@@ -137,7 +276,8 @@ impl LinearScratch {
             let floats = &self.floats[tokens.start * self.cols..tokens.end * self.cols];
             return Acts { columns: tokens.len(), floats, ..Acts::default() };
         }
-        let groups = self.groups(&tokens);
+        let row = self.cols / GROUP;
+        let groups = tokens.start * row..tokens.end * row;
         let subs = groups.start * pack.subs()..groups.end * pack.subs();
         Acts {
             columns: tokens.len(),
@@ -148,50 +288,71 @@ impl LinearScratch {
             sums: if pack.has_min() { &self.sums[pack.subs() - 1][subs] } else { &[] },
         }
     }
+}
 
-    /// Where the groups of a tile's tokens lie.
-    fn groups(&self, tokens: &Range<usize>) -> Range<usize> {
-        let row = self.cols / GROUP;
-        tokens.start * row..tokens.end * row
+/// What a weight's panels read of activations.
+#[derive(Clone, Copy)]
+struct Reads {
+    floats: bool,
+    quants: bool,
+    zeros: [bool; ZEROS.len()],
+    sums: [bool; 2],
+}
+
+impl Reads {
+    fn of(w: &Weight) -> Reads {
+        let any = |reads: &dyn Fn(Pack) -> bool| w.segments().iter().any(|segment| reads(segment.pack()));
+        Reads {
+            floats: any(&Pack::is_float),
+            quants: any(&|pack| !pack.is_float()),
+            zeros: std::array::from_fn(|z| any(&|pack| pack.zero() == Some(z))),
+            sums: [1, 2].map(|subs| any(&|pack| pack.has_min() && pack.subs() == subs)),
+        }
     }
+}
 
-    fn interleave(&mut self, threads: &Threads, x: &[f32]) {
-        let (tiles, cols) = (self.tiles, self.cols);
-        let out = Disjoint::new(&mut self.floats);
-        threads.for_each(tiles.count(), &|i| {
-            let tokens = tiles.tokens(i);
-            let range = tokens.start * cols..tokens.end * cols;
-            // SAFETY: the tokens of two tiles do not overlap, and no task runs twice.
-            let out = unsafe { out.part(range.clone()) };
-            interleave(&x[range], tokens.len(), out);
-        });
-    }
+/// [`Activations`] to be written tile by tile.
+struct Writer<'a> {
+    tiles: Tiles,
+    cols: usize,
+    reads: Reads,
+    floats: Disjoint<'a, f32>,
+    quants: Disjoint<'a, [i32; 8]>,
+    scales: Disjoint<'a, f32>,
+    zeros: [Disjoint<'a, i32>; ZEROS.len()],
+    sums: [Disjoint<'a, f32>; 2],
+}
 
-    fn quantise(&mut self, kernels: &LinearKernels, threads: &Threads, x: &[f32], w: &Weight) {
-        let is_read = |reads: &dyn Fn(Pack) -> bool| w.segments().iter().any(|segment| reads(segment.pack()));
-        let zeros_read: [bool; ZEROS.len()] = std::array::from_fn(|z| is_read(&|pack| pack.zero() == Some(z)));
-        let sums_read = [1, 2].map(|subs| is_read(&|pack| pack.has_min() && pack.subs() == subs));
-        let (tiles, cols, row) = (self.tiles, self.cols, self.cols / GROUP);
-        let (quants, scales) = (Disjoint::new(&mut self.quants), Disjoint::new(&mut self.scales));
-        let zeros = self.zeros.each_mut().map(|zeros| Disjoint::new(zeros));
-        let sums = self.sums.each_mut().map(|sums| Disjoint::new(sums));
-        threads.for_each(tiles.count(), &|i| {
-            let tokens = tiles.tokens(i);
-            let part = |subs: usize| subs * tokens.start * row..subs * tokens.end * row;
-            let part_if = |read: bool, subs: usize| if read { part(subs) } else { 0..0 };
-            // SAFETY: the tokens of two tiles do not overlap, and no task runs twice.
-            let out = unsafe {
-                QuantTile {
-                    columns: tokens.len(),
-                    zero_pairs: kernels.zero_pairs(),
-                    quants: quants.part(part(1)),
-                    scales: scales.part(part(1)),
-                    zeros: std::array::from_fn(|z| zeros[z].part(part_if(zeros_read[z], ZEROS[z].1))),
-                    sums: std::array::from_fn(|s| sums[s].part(part_if(sums_read[s], s + 1))),
-                }
-            };
-            kernels.quantise(&x[tokens.start * cols..tokens.end * cols], out);
-        });
+impl Writer<'_> {
+    /// Writes tile `i` of rows `x`.
+    ///
+    /// # Safety
+    /// Nobody else writes this tile meanwhile.
+    unsafe fn write(&self, kernels: &LinearKernels, i: usize, x: &[f32]) {
+        let (tokens, row, reads) = (self.tiles.tokens(i), self.cols / GROUP, self.reads);
+        assert_eq!(x.len(), tokens.len() * self.cols, "activations [{}, {}]", tokens.len(), self.cols);
+        if reads.floats {
+            // SAFETY: the tokens of two tiles do not overlap, and the caller promises that nobody else has this one.
+            let out = unsafe { self.floats.part(tokens.start * self.cols..tokens.end * self.cols) };
+            interleave(x, tokens.len(), out);
+        }
+        if !reads.quants {
+            return;
+        }
+        let part = |subs: usize| subs * tokens.start * row..subs * tokens.end * row;
+        let part_if = |read: bool, subs: usize| if read { part(subs) } else { 0..0 };
+        // SAFETY: as above.
+        let out = unsafe {
+            QuantTile {
+                columns: tokens.len(),
+                zero_pairs: kernels.zero_pairs(),
+                quants: self.quants.part(part(1)),
+                scales: self.scales.part(part(1)),
+                zeros: std::array::from_fn(|z| self.zeros[z].part(part_if(reads.zeros[z], ZEROS[z].1))),
+                sums: std::array::from_fn(|s| self.sums[s].part(part_if(reads.sums[s], s + 1))),
+            }
+        };
+        kernels.quantise(x, out);
     }
 }
 
@@ -210,7 +371,7 @@ fn buffer<T: Zeroable>(len: usize) -> Result<Buffer<T>> {
     Buffer::zeroed(len, "activations of a linear", "the tokens of a step")
 }
 
-/// One column tile of [`LinearScratch`], to be written. What no panel will read is empty.
+/// One column tile of [`Activations`], to be written. What no panel will read is empty.
 pub struct QuantTile<'a> {
     columns: usize,
     zero_pairs: bool,
@@ -329,14 +490,14 @@ mod tests {
         x
     }
 
-    /// Everything that [`LinearScratch::prepare`] wrote, in bits.
+    /// Everything that [`Activations::take`] wrote, in bits.
     fn prepared(tier: Tier, w: &Weight) -> Vec<u32> {
-        let threads = Threads::new(1).unwrap();
-        let mut scratch = LinearScratch::new(3, 256).unwrap();
-        scratch.prepare(&LinearKernels::new(tier).unwrap(), &threads, &activations(), 3, w);
+        let (threads, kernels) = (Threads::new(1).unwrap(), LinearKernels::new(tier).unwrap());
+        let mut scratch = Activations::new(3, 256).unwrap();
+        let x = activations();
+        scratch.take(&kernels, &threads, (Input::plain(&x), &mut []), Tiles::of(3, &kernels), w);
         let quants = scratch.quants.iter().flatten().map(|q| *q as u32);
         let floats = scratch.scales.iter().chain(scratch.sums.iter().flat_map(|sums| sums.iter()));
-        let kernels = LinearKernels::new(tier).unwrap();
         let whole = |zero: i32| if kernels.zero_pairs() { i32::from(zero as i16) + (zero >> 16) } else { zero };
         let zeros = scratch.zeros.iter().zip(ZEROS).flat_map(|(zeros, (point, subs))| {
             // Larger points wrap in pairs of 16 bits, where no kernel reads them.
@@ -363,6 +524,6 @@ mod tests {
 
     #[test]
     fn too_much_is_an_error() {
-        assert!(matches!(LinearScratch::new(usize::MAX / 64, 4096), Err(llama_core::Error::Memory { .. })));
+        assert!(matches!(LinearScratch::new(usize::MAX / 64, 4096, 1), Err(llama_core::Error::Memory { .. })));
     }
 }

@@ -70,11 +70,17 @@ impl Threads {
     /// As [`Threads::for_each`], calling `task(thread, i)`: `thread < count`, and no two calls that run at the same time
     /// get the same, so that it may index scratch memory.
     pub fn for_each_on(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        self.share(tasks, &|thread, tasks| tasks.for_each(|i| task(thread, i)));
+    }
+
+    /// Calls `work(thread, tasks)` once on each thread that comes in time, the caller's among them. What they take from
+    /// `tasks` they have taken together: each of `0 .. tasks` once. Returns when all have returned.
+    pub fn share(&self, tasks: usize, work: &(dyn Fn(usize, Tasks<'_>) + Sync)) {
         if self.pool.is_none() || tasks <= 1 || self.shared.busy.swap(true, SeqCst) {
-            return (0..tasks).for_each(|i| task(0, i));
+            return work(0, Tasks { next: &AtomicUsize::new(0), count: tasks });
         }
         let _busy = OnDrop(|| self.shared.busy.store(false, SeqCst));
-        self.shared.run(tasks, task);
+        self.shared.run(tasks, work);
     }
 
     /// Cuts `slice` into chunks of `chunk` elements (the last may be shorter) and calls `task(i, chunk i)` in parallel.
@@ -139,10 +145,28 @@ fn is_between_steps(steps: u64) -> bool {
     steps.is_multiple_of(2)
 }
 
-/// A region's task, its borrow's lifetime erased.
+/// The tasks of a region that nobody has taken yet.
+pub struct Tasks<'a> {
+    next: &'a AtomicUsize,
+    count: usize,
+}
+
+impl Iterator for Tasks<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let i = self.next.fetch_add(1, SeqCst);
+        (i < self.count).then_some(i)
+    }
+}
+
+/// What the threads of a region do.
+type Work = dyn Fn(usize, Tasks<'_>) + Sync;
+
+/// A region's work, its borrow's lifetime erased.
 #[derive(Clone, Copy)]
 struct Job {
-    task: *const (dyn Fn(usize, usize) + Sync + 'static),
+    work: *const Work,
     tasks: usize,
 }
 
@@ -196,7 +220,7 @@ impl Shared {
         Shared {
             state: Padded(AtomicU64::new(0)),
             next: Padded(AtomicUsize::new(0)),
-            job: UnsafeCell::new(Job { task: &|_, _| (), tasks: 0 }),
+            job: UnsafeCell::new(Job { work: &|_, _| (), tasks: 0 }),
             panic: Mutex::new(None),
             busy: AtomicBool::new(false),
             steps: AtomicU64::new(0),
@@ -209,18 +233,18 @@ impl Shared {
     }
 
     /// Runs a region. The caller holds `busy`.
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+    fn run(&self, tasks: usize, work: &(dyn Fn(usize, Tasks<'_>) + Sync)) {
         // SAFETY: only the lifetime changes. The pointer is followed by workers inside the region alone, and this
         // function neither returns nor unwinds before the region is closed and the last of them has left.
-        let task: *const (dyn Fn(usize, usize) + Sync + 'static) = unsafe { std::mem::transmute(task) };
-        let job = Job { task, tasks };
+        let work: *const Work = unsafe { std::mem::transmute(work) };
+        let job = Job { work, tasks };
         // SAFETY: the previous region is closed and empty, so no worker reads `job`; `busy` keeps other writers out.
         unsafe { *self.job.get() = job };
         self.next.0.store(0, SeqCst);
         self.state.0.fetch_add(GENERATION | OPEN, SeqCst);
         self.work.ring();
 
-        let mine = self.take_tasks(0, job);
+        let mine = self.take_part(0, job);
         self.state.0.fetch_and(!OPEN, SeqCst);
         self.left.wait(self.spins, || self.state.0.load(SeqCst) & INSIDE == 0);
         let theirs = lock(&self.panic).take();
@@ -229,22 +253,15 @@ impl Shared {
         }
     }
 
-    /// Takes tasks until there are none. A panic leaves none for the others.
-    fn take_tasks(&self, thread: usize, job: Job) -> Result<(), Panic> {
+    /// Takes part. A panic leaves no tasks for the others.
+    fn take_part(&self, thread: usize, job: Job) -> Result<(), Panic> {
         // SAFETY: the caller is the one that published the job, or is inside its region; see `run`.
-        let task = unsafe { &*job.task };
-        catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let i = self.next.0.fetch_add(1, SeqCst);
-                if i >= job.tasks {
-                    return;
-                }
-                task(thread, i);
-            }
-        }))
-        .inspect_err(|_| {
-            self.next.0.fetch_max(job.tasks, SeqCst);
-        })
+        let work = unsafe { &*job.work };
+        catch_unwind(AssertUnwindSafe(|| work(thread, Tasks { next: &self.next.0, count: job.tasks }))).inspect_err(
+            |_| {
+                self.next.0.fetch_max(job.tasks, SeqCst);
+            },
+        )
     }
 
     /// A worker's life.
@@ -261,7 +278,7 @@ impl Shared {
             }
             if let Some((generation, job)) = self.enter(seen) {
                 seen = generation;
-                if let Err(panic) = self.take_tasks(thread, job) {
+                if let Err(panic) = self.take_part(thread, job) {
                     lock(&self.panic).get_or_insert(panic);
                 }
                 if self.state.0.fetch_sub(1, SeqCst) & INSIDE == 1 {

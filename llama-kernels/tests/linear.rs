@@ -87,7 +87,7 @@ fn run(tier: Tier, threads: usize, w: &Weight, x: &[f32]) -> Vec<u32> {
     let tokens = x.len() / w.cols();
     let kernels = LinearKernels::new(tier).unwrap();
     let threads = Threads::new(threads).unwrap();
-    let mut scratch = LinearScratch::new(tokens, w.cols()).unwrap();
+    let mut scratch = LinearScratch::new(tokens, w.cols(), threads.count()).unwrap();
     let mut out = vec![f32::NAN; tokens * w.rows()];
     linear(&kernels, &threads, &mut scratch, &mut out, x, tokens, w);
     out.into_iter().map(f32::to_bits).collect()

@@ -1,6 +1,6 @@
 //! After warm-up a step allocates nothing on the heap, on any backend, whatever thread would: counted by the allocator itself.
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, Role, RopeLayout, Rows};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Norm, Part, Role, RopeLayout, Rows};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
@@ -30,10 +30,9 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
     let limits = Limits { tokens: 600, sequences: 2, outputs: 2, context: 640, blocks: 80, kv: KvFormat::Half };
     let bytes = vec![0u8; 128 * Format::Q8_0.row_bytes(64).unwrap_or(0)];
     let view = TensorView::new("w", Format::Q8_0, 128, 64, &bytes)?;
-    let (wide, square) = (
-        b.weight(&[Part { weight: view, bias: None }])?,
-        b.weight(&[Part { weight: view.slice_rows(0..64), bias: None }])?,
-    );
+    let part = |rows| Part { weight: view.slice_rows(rows), bias: None };
+    let (wide, square) = (b.weight(&[part(0..128)])?, b.weight(&[part(0..64)])?);
+    let gate_up = b.weight(&[part(0..64), part(64..128)])?;
     let (mut kv, mut plan) = (b.kv_cache(&shape, &limits)?, b.plan(&shape, &limits)?);
     let new = |rows, cols| b.tensor(rows, cols, Role::Activation);
     let mut residual = b.tensor(600, 64, Role::Residual)?;
@@ -55,14 +54,16 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
         [&mut residual, &mut x, &mut y, &mut qkv].into_iter().for_each(|tensor| tensor.set_rows(batch.rows()));
         b.replay(|| {
             b.embed(&mut residual, &wide, &plan)?;
-            b.rms_norm(&mut y, &residual, &gain, 1e-5)?;
-            b.linear(&mut qkv, &y, &wide)?;
+            b.norm_linear(&mut qkv, &mut y, &residual, Norm { gain: &gain, eps: 1e-5 }, &wide)?;
             b.rope_and_store(&mut qkv, &mut kv, 0, &plan)?;
             b.attention(&mut y, &qkv, &kv, 0, &plan)?;
-            b.linear(&mut x, &y, &square)?;
-            b.add_rms_norm(&mut residual, &mut x, &gain, 1e-5)?;
+            b.linear_add(&mut residual, &mut x, &y, &square)?;
+            let room = (&mut qkv, &mut x);
+            b.norm_linear_swiglu(&mut y, room, &residual, Norm { gain: &gain, eps: 1e-5 }, &gate_up)?;
             b.swiglu(&mut y, &qkv)?;
             b.add(&mut residual, &y)?;
+            b.rms_norm(&mut x, &residual, &gain, 1e-5)?;
+            b.linear(&mut y, &x, &square)?;
             b.take_outputs(&mut out, &x, &plan)
         })?;
         b.copy_blocks(&mut kv, &[(0, 79)])?;

@@ -153,6 +153,15 @@ pub enum Role {
     Logits,
 }
 
+/// What a norm multiplies by, and what it adds under the root.
+#[derive(Debug)]
+pub struct Norm<'a, T> {
+    /// `[1, cols]`.
+    pub gain: &'a T,
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
 /// A matrix of activations whose row count changes from step to step inside a fixed allocation.
 pub trait Rows {
     /// Rows in use.
@@ -260,16 +269,45 @@ pub trait Backend: Send + 'static {
 
     // ---- provided: correct compositions a backend may fuse ----
 
-    /// `residual += x`, then `x = norm(residual)`.
-    fn add_rms_norm(
+    // Their room (`x`, `gate_up`) is for what the composition passes on: afterwards it may hold anything.
+
+    /// `out = norm(residual) w^T + bias`. `residual [T, in]`, room `x [T, in]`, `w [out, in]`, `out [T, out]`.
+    fn norm_linear(
+        &self,
+        out: &mut Self::Tensor,
+        x: &mut Self::Tensor,
+        residual: &Self::Tensor,
+        norm: Norm<'_, Self::Tensor>,
+        w: &Self::Weight,
+    ) -> Result<()> {
+        self.rms_norm(x, residual, norm.gain, norm.eps)?;
+        self.linear(out, x, w)
+    }
+
+    /// `act = silu(gate) * up` with gate and up, in this order, the columns of `norm(residual) w^T + bias`.
+    /// `residual [T, in]`, `w [2 * ffn, in]`, `act [T, ffn]`; room `x [T, in]` and `gate_up [T, 2 * ffn]`.
+    fn norm_linear_swiglu(
+        &self,
+        act: &mut Self::Tensor,
+        (gate_up, x): (&mut Self::Tensor, &mut Self::Tensor),
+        residual: &Self::Tensor,
+        norm: Norm<'_, Self::Tensor>,
+        w: &Self::Weight,
+    ) -> Result<()> {
+        self.norm_linear(gate_up, x, residual, norm, w)?;
+        self.swiglu(act, gate_up)
+    }
+
+    /// `residual += y w^T + bias`. `y [T, in]`, `w [out, in]`, `residual [T, out]`, room `x [T, out]`.
+    fn linear_add(
         &self,
         residual: &mut Self::Tensor,
         x: &mut Self::Tensor,
-        gain: &Self::Tensor,
-        eps: f32,
+        y: &Self::Tensor,
+        w: &Self::Weight,
     ) -> Result<()> {
-        self.add(residual, x)?;
-        self.rms_norm(x, residual, gain, eps)
+        self.linear(x, y, w)?;
+        self.add(residual, x)
     }
 
     /// Picks a token for each of `draws` out of its row of `logits [O, vocab]`: the very tokens, or refusals, that

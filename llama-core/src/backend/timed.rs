@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::backend::{AttentionShape, Backend, Limits, Part, Role};
+use crate::backend::{AttentionShape, Backend, Limits, Norm, Part, Role};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
@@ -160,8 +160,30 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("take_outputs", |b| b.take_outputs(out, x, plan))
     }
 
-    fn add_rms_norm(&self, residual: &mut B::Tensor, x: &mut B::Tensor, gain: &B::Tensor, eps: f32) -> Result<()> {
-        self.time("add_rms_norm", |b| b.add_rms_norm(residual, x, gain, eps))
+    fn norm_linear(
+        &self,
+        out: &mut B::Tensor,
+        x: &mut B::Tensor,
+        residual: &B::Tensor,
+        norm: Norm<'_, B::Tensor>,
+        w: &B::Weight,
+    ) -> Result<()> {
+        self.time("norm_linear", |b| b.norm_linear(out, x, residual, norm, w))
+    }
+
+    fn norm_linear_swiglu(
+        &self,
+        act: &mut B::Tensor,
+        room: (&mut B::Tensor, &mut B::Tensor),
+        residual: &B::Tensor,
+        norm: Norm<'_, B::Tensor>,
+        w: &B::Weight,
+    ) -> Result<()> {
+        self.time("norm_linear_swiglu", |b| b.norm_linear_swiglu(act, room, residual, norm, w))
+    }
+
+    fn linear_add(&self, residual: &mut B::Tensor, x: &mut B::Tensor, y: &B::Tensor, w: &B::Weight) -> Result<()> {
+        self.time("linear_add", |b| b.linear_add(residual, x, y, w))
     }
 
     fn sample(&self, logits: &mut B::Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
 //! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
 
-use crate::backend::{AttentionShape, Backend, Limits, Part};
+use crate::backend::{AttentionShape, Backend, Limits, Norm, Part};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -121,25 +121,23 @@ impl<B: Backend> Llama<B> {
 
     fn step(&mut self, outputs: usize) -> Result<()> {
         let Llama { config, backend: b, embed, layers, norm, head, kv, plan, work, .. } = self;
-        let eps = config.eps;
+        let norm_by = |gain| Norm { gain, eps: config.eps };
         b.replay(|| {
             b.embed(&mut work.residual, embed, plan)?;
-            b.rms_norm(&mut work.x, &work.residual, &layers[0].attn_norm, eps)?;
             for (l, layer) in layers.iter().enumerate() {
-                b.linear(&mut work.qkv, &work.x, &layer.qkv)?;
+                let (attn_norm, ffn_norm) = (norm_by(&layer.attn_norm), norm_by(&layer.ffn_norm));
+                b.norm_linear(&mut work.qkv, &mut work.x, &work.residual, attn_norm, &layer.qkv)?;
                 b.rope_and_store(&mut work.qkv, kv, l, plan)?;
                 b.attention(&mut work.heads, &work.qkv, kv, l, plan)?;
-                b.linear(&mut work.x, &work.heads, &layer.o)?;
-                b.add_rms_norm(&mut work.residual, &mut work.x, &layer.ffn_norm, eps)?;
-                b.linear(&mut work.gate_up, &work.x, &layer.gate_up)?;
-                b.swiglu(&mut work.act, &work.gate_up)?;
-                b.linear(&mut work.x, &work.act, &layer.down)?;
-                let next_norm = layers.get(l + 1).map_or(&*norm, |next| &next.attn_norm);
-                b.add_rms_norm(&mut work.residual, &mut work.x, next_norm, eps)?;
+                b.linear_add(&mut work.residual, &mut work.x, &work.heads, &layer.o)?;
+                let room = (&mut work.gate_up, &mut work.x);
+                b.norm_linear_swiglu(&mut work.act, room, &work.residual, ffn_norm, &layer.gate_up)?;
+                b.linear_add(&mut work.residual, &mut work.x, &work.act, &layer.down)?;
             }
             if outputs == 0 {
                 return Ok(());
             }
+            b.rms_norm(&mut work.x, &work.residual, norm, config.eps)?;
             b.take_outputs(&mut work.last, &work.x, plan)?;
             b.linear(&mut work.logits, &work.last, head.as_ref().unwrap_or(embed))
         })

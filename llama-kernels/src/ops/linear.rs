@@ -1,4 +1,5 @@
-//! `out = x w^T + bias`, for one token and for hundreds, by the same microkernels.
+//! `x w^T + bias`, for one token and for hundreds, by the same microkernels, and what is done before and after it in the
+//! same region: the norm of its input, and the addition to the residual or SwiGLU of its output.
 //!
 //! Work is split over panels only: a task takes a run of consecutive panels through all column tiles. Decoding, that is
 //! one stream of memory per thread; with many tokens a task's panels are few enough to stay in the second-level cache
@@ -6,11 +7,15 @@
 //!
 //! Where unpacking a panel costs more than an instruction or two for a column, the order is turned around: a panel is
 //! unpacked once for a **pass** of many columns, and then the next.
+//!
+//! With SwiGLU a task takes a run of panels of gate and then the same of up, so that both halves of a number meet in the
+//! cache of one thread.
 
 use std::ops::Range;
 
 use crate::arch::linear::{Acts, LinearKernels, MAX_COLUMNS, PASS, Room};
-use crate::quant::LinearScratch;
+use crate::kernels::VectorKernels;
+use crate::quant::{Activations, Input, LinearScratch};
 use crate::threads::{Disjoint, Threads};
 use crate::weight::pack::MAX_PANEL_ROWS;
 use crate::weight::{Segment, Weight};
@@ -20,7 +25,7 @@ const CACHED_BYTES: usize = 384 << 10;
 /// Bytes of weights of a task of one column tile: enough to hide the cost of handing it out.
 const STREAMED_BYTES: usize = 256 << 10;
 
-/// `out[t] = w x[t] + bias`. `x [tokens, in]`, `out [tokens, out]`.
+/// `out = w x + bias`. `x [tokens, in]`, `out [tokens, out]`.
 ///
 /// # Panics
 /// If the slices have other lengths, or `scratch` is too small.
@@ -33,15 +38,69 @@ pub fn linear(
     tokens: usize,
     w: &Weight,
 ) {
-    assert_eq!(out.len(), tokens * w.rows(), "output [{tokens}, {}]", w.rows());
+    assert_eq!(x.len(), tokens * w.cols(), "input [{tokens}, {}]", w.cols());
+    run(kernels, threads, scratch, (Input::plain(x), &mut []), w, Output::Write(out));
+}
+
+/// What becomes of a product.
+pub enum Output<'a> {
+    /// `out = product`, `[tokens, out]`.
+    Write(&'a mut [f32]),
+    /// `out += product`, `[tokens, out]`.
+    Add(&'a mut [f32]),
+    /// `act = silu(gate) * up`, `act [tokens, ffn]`, of gate and up that are the two segments of a weight which is
+    /// [`paired`].
+    Swiglu {
+        /// The inner loop.
+        kernels: &'a VectorKernels,
+        /// `[tokens, ffn]`.
+        act: &'a mut [f32],
+        /// Room, `[tokens, 2 * ffn]`.
+        gate_up: &'a mut [f32],
+    },
+}
+
+/// Whether a weight is gate and up in whole panels, row for row, so that SwiGLU can follow its panels.
+pub fn paired(w: &Weight) -> bool {
+    matches!(w.segments(), [gate, up]
+        if gate.pack().rows() == up.pack().rows() && gate.panels() == up.panels() && gate.row_count() == up.row_count())
+}
+
+/// A linear with what is done before and after it. The input's `room` is as long as it is where rows are normed.
+///
+/// # Panics
+/// If the slices have other lengths, or `scratch` is too small.
+pub fn run(
+    kernels: &LinearKernels,
+    threads: &Threads,
+    scratch: &mut LinearScratch,
+    input: (Input<'_>, &mut [f32]),
+    w: &Weight,
+    output: Output<'_>,
+) {
+    let tokens = input.0.x.len() / w.cols();
     if tokens == 0 {
         return;
     }
-    scratch.prepare(kernels, threads, x, tokens, w);
     let (panels, bytes) = size(w);
-    let tasks = tasks(bytes, scratch.tiles().count(), threads.count()).min(panels);
-    let job = Job { kernels, scratch, w, out: Disjoint::new(out) };
-    threads.for_each(tasks, &|task| job.run(task * panels / tasks..(task + 1) * panels / tasks));
+    let (sink, panels) = match output {
+        Output::Write(out) => (Sink::Write(whole(out, tokens, w.rows())), panels),
+        Output::Add(out) => (Sink::Add(whole(out, tokens, w.rows())), panels),
+        Output::Swiglu { kernels, act, gate_up } => {
+            assert!(paired(w), "gate and up of other rows");
+            let [act, gate_up] = [whole(act, tokens, w.rows() / 2), whole(gate_up, tokens, w.rows())];
+            (Sink::Swiglu { kernels, act, gate_up }, panels / 2)
+        }
+    };
+    let tasks = tasks(bytes, tokens.div_ceil(kernels.columns()), threads.count()).min(panels);
+    let job = Job { kernels, w, sink };
+    let task = |i, acts: &Activations| job.run(i * panels / tasks..(i + 1) * panels / tasks, acts);
+    scratch.run(kernels, threads, input, w, tasks, &task);
+}
+
+fn whole(out: &mut [f32], tokens: usize, rows: usize) -> Disjoint<'_, f32> {
+    assert_eq!(out.len(), tokens * rows, "output [{tokens}, {rows}]");
+    Disjoint::new(out)
 }
 
 /// Panels and bytes.
@@ -59,46 +118,52 @@ fn tasks(bytes: usize, tiles: usize, threads: usize) -> usize {
 
 struct Job<'a> {
     kernels: &'a LinearKernels,
-    scratch: &'a LinearScratch,
     w: &'a Weight,
-    out: Disjoint<'a, f32>,
+    sink: Sink<'a>,
+}
+
+/// An [`Output`] that tasks share.
+enum Sink<'a> {
+    Write(Disjoint<'a, f32>),
+    Add(Disjoint<'a, f32>),
+    Swiglu { kernels: &'a VectorKernels, act: Disjoint<'a, f32>, gate_up: Disjoint<'a, f32> },
 }
 
 impl Job<'_> {
-    /// All tokens through `panels`, counted over all segments.
-    fn run(&self, panels: Range<usize>) {
-        if self.kernels.makes_passes(self.scratch.tiles().total()) {
-            self.passes(panels);
+    /// All tokens through `panels`, counted over all segments; of both segments where they are paired.
+    fn run(&self, panels: Range<usize>, acts: &Activations) {
+        if self.kernels.makes_passes(acts.tiles().total()) {
+            self.passes(panels, acts);
         } else {
-            self.tiles(panels);
+            self.tiles(panels, acts);
         }
     }
 
     /// One column tile after the other.
-    fn tiles(&self, panels: Range<usize>) {
+    fn tiles(&self, panels: Range<usize>, all: &Activations) {
         let mut tile = [[0.0; MAX_PANEL_ROWS]; MAX_COLUMNS];
-        for i in 0..self.scratch.tiles().count() {
+        for i in 0..all.tiles().count() {
             for (segment, own) in self.segments(&panels) {
-                let acts = self.scratch.acts(i, segment.pack());
+                let acts = all.acts(i, segment.pack());
                 for p in own {
                     self.kernels.run(segment.pack(), segment.panel(p), acts, &mut tile);
-                    self.finish(self.scratch.tiles().tokens(i), segment, p, &tile);
+                    self.finish(all.tiles().tokens(i), segment, p, &tile);
                 }
             }
         }
     }
 
     /// Each panel with as many column tiles as a pass takes, before the next.
-    fn passes(&self, panels: Range<usize>) {
+    fn passes(&self, panels: Range<usize>, all: &Activations) {
         let (mut columns, mut room) = ([[0.0; MAX_PANEL_ROWS]; PASS + MAX_COLUMNS], Room::new());
         let mut acts = [Acts::default(); PASS];
-        let (tiles, most) = (self.scratch.tiles(), PASS / self.kernels.columns());
+        let (tiles, most) = (all.tiles(), PASS / self.kernels.columns());
         for first in (0..tiles.count()).step_by(most) {
             let pass = first..tiles.count().min(first + most);
             let tokens = tiles.tokens(pass.start).start..tiles.tokens(pass.end - 1).end;
             for (segment, own) in self.segments(&panels) {
                 let acts = &mut acts[..pass.len()];
-                acts.iter_mut().zip(pass.clone()).for_each(|(acts, i)| *acts = self.scratch.acts(i, segment.pack()));
+                acts.iter_mut().zip(pass.clone()).for_each(|(acts, i)| *acts = all.acts(i, segment.pack()));
                 for p in own {
                     self.kernels.run_pass(segment.pack(), segment.panel(p), acts, &mut columns, &mut room);
                     self.finish(tokens.clone(), segment, p, &columns);
@@ -107,24 +172,37 @@ impl Job<'_> {
         }
     }
 
-    /// The segments that have some of `panels`, and which of theirs.
+    /// The segments that have some of `panels`, and which of theirs: the same of both where they are paired.
     fn segments(&self, panels: &Range<usize>) -> impl Iterator<Item = (&Segment, Range<usize>)> {
         let (start, end, mut first) = (panels.start, panels.end, 0);
+        let paired = matches!(self.sink, Sink::Swiglu { .. });
         self.w.segments().iter().map(move |segment| {
             let own = start.max(first) - first..end.clamp(first, first + segment.panels()) - first;
-            first += segment.panels();
+            first += if paired { 0 } else { segment.panels() };
             (segment, own)
         })
     }
 
     /// Hands over what panel `p` made of `tokens`.
     fn finish(&self, tokens: Range<usize>, segment: &Segment, p: usize, columns: &[[f32; MAX_PANEL_ROWS]]) {
-        let (rows, bias) = (segment.panel_rows(p), segment.panel_bias(p));
+        let (rows, bias, all) = (segment.panel_rows(p), segment.panel_bias(p), self.w.rows());
         for (token, column) in tokens.zip(columns) {
-            let start = token * self.w.rows();
-            // SAFETY: tasks have disjoint panels, panels have disjoint rows, and this part ends with this iteration.
-            let out = unsafe { self.out.part(start + rows.start..start + rows.end) };
-            put(column, bias, out);
+            let range = |row: usize, all: usize| token * all + row..token * all + row + rows.len();
+            // SAFETY: tasks have disjoint panels, panels have disjoint rows (those of a pair, which are one task's, the
+            // same rows of `act`), and every part ends with this iteration.
+            unsafe {
+                match &self.sink {
+                    Sink::Write(out) => put(column, bias, out.part(range(rows.start, all))),
+                    Sink::Add(out) => add(column, bias, out.part(range(rows.start, all))),
+                    Sink::Swiglu { kernels, act, gate_up } => {
+                        put(column, bias, gate_up.part(range(rows.start, all)));
+                        if let Some(row) = rows.start.checked_sub(all / 2) {
+                            let (gate, up) = (gate_up.part(range(row, all)), gate_up.part(range(rows.start, all)));
+                            kernels.swiglu(act.part(range(row, all / 2)), gate, up);
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -136,6 +214,15 @@ fn put(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
         _ => out.copy_from_slice(&column[..out.len()]),
     }
     out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+}
+
+/// As [`put`], added: the product with its bias first, then the sum.
+fn add(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
+    if bias.is_empty() {
+        out.iter_mut().zip(column).for_each(|(out, product)| *out += product);
+    } else {
+        out.iter_mut().zip(column).zip(bias).for_each(|((out, product), bias)| *out += product + bias);
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +249,7 @@ mod tests {
                 let kernels = LinearKernels::new(tier).unwrap();
                 let outputs = [&native, &wide].map(|w| {
                     let mut out = vec![0.0; 11 * 20];
-                    linear(&kernels, &threads, &mut LinearScratch::new(11, 512).unwrap(), &mut out, &x, 11, w);
+                    linear(&kernels, &threads, &mut LinearScratch::new(11, 512, 1).unwrap(), &mut out, &x, 11, w);
                     out
                 });
                 assert_eq!(outputs[0], outputs[1], "{tier}, {}", format.name());

@@ -140,6 +140,11 @@ impl Segment {
         self.data().len() / self.panel_bytes
     }
 
+    /// Rows of the weight that it holds.
+    pub fn row_count(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Bytes of one panel.
     pub fn panel_bytes(&self) -> usize {
         self.panel_bytes

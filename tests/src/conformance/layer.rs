@@ -1,6 +1,6 @@
-//! A whole layer, the nine verbs in the order of the graph: what a backend fuses is judged here, where it may.
+//! A whole layer, the verbs in the order of the graph: what a backend fuses is judged here, where it may.
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Part, Role, RopeLayout, Rows};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Norm, Part, Role, RopeLayout, Rows};
 use llama_core::batch::Batch;
 use llama_core::format::Format;
 
@@ -75,16 +75,14 @@ impl Scene for Layer {
             [&mut last, &mut logits].into_iter().for_each(|tensor| tensor.set_rows(batch.outputs.len()));
             b.replay(|| {
                 b.embed(&mut residual, &embed, &plan)?;
-                b.rms_norm(&mut x, &residual, &gains[0], 1e-5)?;
-                b.linear(&mut wide, &x, &qkv)?;
+                let norm = |i: usize| Norm { gain: &gains[i], eps: 1e-5 };
+                b.norm_linear(&mut wide, &mut x, &residual, norm(0), &qkv)?;
                 b.rope_and_store(&mut wide, &mut kv, 1, &plan)?;
                 b.attention(&mut heads, &wide, &kv, 1, &plan)?;
-                b.linear(&mut x, &heads, &o)?;
-                b.add_rms_norm(&mut residual, &mut x, &gains[1], 1e-5)?;
-                b.linear(&mut both, &x, &gate_up)?;
-                b.swiglu(&mut act, &both)?;
-                b.linear(&mut x, &act, &down)?;
-                b.add_rms_norm(&mut residual, &mut x, &gains[2], 1e-5)?;
+                b.linear_add(&mut residual, &mut x, &heads, &o)?;
+                b.norm_linear_swiglu(&mut act, (&mut both, &mut x), &residual, norm(1), &gate_up)?;
+                b.linear_add(&mut residual, &mut x, &act, &down)?;
+                b.rms_norm(&mut x, &residual, &gains[2], 1e-5)?;
                 b.take_outputs(&mut last, &x, &plan)?;
                 b.linear(&mut logits, &last, &embed)
             })

@@ -26,6 +26,10 @@ impl Matrix {
         Matrix { bias: Some(random.encoded(Format::F32, 1, self.rows)), ..self }
     }
 
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
     fn view(&self) -> TensorView<'_> {
         TensorView::new("part", self.format, self.rows, self.cols, &self.bytes).expect("a view")
     }
