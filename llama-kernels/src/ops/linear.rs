@@ -234,7 +234,7 @@ mod tests {
     use crate::isa::Tier;
     use crate::weight::pack::Pack;
 
-    /// A format that someone adds tomorrow goes through a wide form; until then only this test does for sub-blocks of 32.
+    /// The wide forms of the formats that have a native one: nothing else reaches those with minima.
     #[test]
     fn wide_forms_give_the_bits_of_native_ones() {
         let threads = Threads::new(1).unwrap();
