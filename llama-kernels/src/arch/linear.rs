@@ -111,12 +111,12 @@ impl LinearKernels {
         unsafe { kernel(pack, panel, acts, tile) }
     }
 
-    /// Whether `tokens` go through a panel in passes of [`PASS`] columns, not tile by tile.
+    /// Whether `tokens` go through a panel in passes of `PASS` columns, not tile by tile.
     pub fn makes_passes(&self, tokens: usize) -> bool {
         self.many.as_ref().is_some_and(|many| tokens >= many.from)
     }
 
-    /// `columns[c][r] = panel[r] . acts[c]` for every row of the panel and every column of all the tiles, at most [`PASS`].
+    /// `columns[c][r] = panel[r] . acts[c]` for every row of the panel and every column of all the tiles, at most `PASS`.
     pub fn run_pass(&self, pack: Pack, panel: &[u8], acts: &[Acts<'_>], columns: &mut Columns, room: &mut Room) {
         assert!(acts.iter().map(|acts| acts.columns).sum::<usize>() <= PASS, "columns of a pass");
         if let Some(kernel) = self.many.as_ref().and_then(|many| many.kernels[pack as usize]) {
