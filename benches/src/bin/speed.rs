@@ -3,10 +3,11 @@
 //! ```text
 //! cargo run --release -p llama-benches --bin speed -- --model MODEL.gguf --threads 2
 //! ```
-//! pp: one step of `--prompt` tokens in an empty context, logits of the last. tg: `--generate` steps of one token of each
-//! of `--sequences` after `--context` tokens, all of them counted. Before each, the ceiling: a raw read of as many bytes as
-//! such a step touches, and a loop of the tier's best multiply-accumulate instruction. Printed are medians of `--repeat`
-//! rounds after a warm-up, and medians of the rounds' ratios, as one line of JSON; `--verbs` adds where the time went.
+//! pp: `--prompt` tokens in an empty context, in steps of at most 512, logits of the last. tg: `--generate` steps of one
+//! token of each of `--sequences` after `--context` tokens, all of them counted. Before each, the ceiling: a raw read of as
+//! many bytes as such a step touches, and a loop of the tier's best multiply-accumulate instruction. Printed are medians of
+//! `--repeat` rounds after a warm-up, and medians of the rounds' ratios, as one line of JSON; `--verbs` adds where the time
+//! went.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -122,7 +123,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn round(subject: &mut Subject, arguments: &Arguments) -> Result<Round> {
     let peak = subject.peak();
     let start = Instant::now();
-    subject.feed(0, arguments.prompt, 1)?;
+    subject.fill_context(arguments.prompt, 1)?;
     let prefill = start.elapsed().as_secs_f64();
 
     let read = subject.read();
