@@ -96,7 +96,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             fresh.0,
             load.0,
             load.0 + token.0,
-            load.0 / (read.0 + fresh.0),
+            if arguments.no_read { 0.0 } else { load.0 / (read.0 + fresh.0) },
             read.processors(),
             fresh.processors(),
             load.1.user,
