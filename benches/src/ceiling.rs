@@ -49,6 +49,9 @@ pub fn int8_macs(tier: Tier, rounds: u64) -> u64 {
         Tier::Avx512 if tier.is_available() => unsafe { x86::dpbusd(rounds) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the tier is available.
+        Tier::AvxVnni if tier.is_available() => unsafe { x86::dpbusd256(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the tier is available.
         Tier::Avx2 if tier.is_available() => unsafe { x86::maddubs(rounds) },
         _ => 0,
     }
@@ -62,7 +65,7 @@ pub fn f32_macs(tier: Tier, rounds: u64) -> u64 {
         Tier::Avx512 if tier.is_available() => unsafe { x86::fma512(rounds) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the tier is available.
-        Tier::Avx2 if tier.is_available() => unsafe { x86::fma256(rounds) },
+        Tier::Avx2 | Tier::AvxVnni if tier.is_available() => unsafe { x86::fma256(rounds) },
         _ => 0,
     }
 }
@@ -113,6 +116,20 @@ mod x86 {
         // SAFETY: the empty instruction reads and writes nothing but its register.
         unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) y, options(pure, nomem, nostack, preserves_flags)) };
         y
+    }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) fn dpbusd256(rounds: u64) -> u64 {
+        let (a, b) = (black_box(_mm256_set1_epi8(1)), black_box(_mm256_set1_epi8(2)));
+        let mut acc = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                // Through the sum, so that the compiler cannot count ahead.
+                *acc = _mm256_dpbusd_avx_epi32(*acc, *acc, _mm256_or_si256(a, b));
+            }
+        }
+        black_box(acc);
+        rounds * (CHAINS * 32) as u64
     }
 
     #[target_feature(enable = "avx2")]

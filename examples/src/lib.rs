@@ -29,7 +29,7 @@ pub struct ModelArgs {
     /// Threads, on a CPU [default: as many as this process may use]
     #[arg(long, short)]
     pub threads: Option<usize>,
-    /// Instruction-set tier of a CPU: portable, avx2, avx512-vnni [default: the fastest there is]
+    /// Instruction-set tier of a CPU: portable, avx2, avx-vnni, avx512-vnni [default: the fastest there is]
     #[arg(long, value_parser = tier)]
     pub tier: Option<Tier>,
     /// int8 (CPU) or bf16 (GPU) activations, or f32 arithmetic on decoded weights

@@ -13,6 +13,8 @@ pub enum Tier {
     Portable,
     /// AVX2, FMA and F16C: x86-64-v3.
     Avx2,
+    /// AVX2 and VPDPBUSD for its registers (AVX-VNNI).
+    AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
     /// NEON: any aarch64.
@@ -23,7 +25,7 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier of every architecture, each architecture's slowest first.
-    pub const ALL: [Tier; 5] = [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Neon, Tier::NeonDotprod];
+    pub const ALL: [Tier; 6] = [Tier::Portable, Tier::Avx2, Tier::AvxVnni, Tier::Avx512, Tier::Neon, Tier::NeonDotprod];
 
     /// Whether this CPU can run it.
     pub fn is_available(self) -> bool {
@@ -31,6 +33,8 @@ impl Tier {
             Tier::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Tier::AvxVnni => has_avx2() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => has_avx2() && has_avx512(),
             #[cfg(target_arch = "aarch64")]
@@ -56,6 +60,7 @@ impl Tier {
         match self {
             Tier::Portable => "portable",
             Tier::Avx2 => "avx2",
+            Tier::AvxVnni => "avx-vnni",
             Tier::Avx512 => "avx512-vnni",
             Tier::Neon => "neon",
             Tier::NeonDotprod => "neon-dotprod",
@@ -103,7 +108,7 @@ mod tests {
 
     #[test]
     fn tiers_of_other_architectures_are_not_available() {
-        let x86 = [Tier::Avx2, Tier::Avx512].iter().any(|tier| tier.is_available());
+        let x86 = [Tier::Avx2, Tier::AvxVnni, Tier::Avx512].iter().any(|tier| tier.is_available());
         let aarch64 = [Tier::Neon, Tier::NeonDotprod].iter().any(|tier| tier.is_available());
         assert!(!x86 || cfg!(target_arch = "x86_64"));
         assert_eq!(aarch64, cfg!(all(target_arch = "aarch64", target_endian = "little")));

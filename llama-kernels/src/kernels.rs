@@ -48,7 +48,7 @@ impl VectorKernels {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => table!(avx512),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => table!(avx2),
+            Tier::Avx2 | Tier::AvxVnni => table!(avx2),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon | Tier::NeonDotprod => table!(aarch64),
             _ => table!(portable),
@@ -175,7 +175,7 @@ impl AttentionKernels {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => table!(avx512),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => table!(avx2),
+            Tier::Avx2 | Tier::AvxVnni => table!(avx2),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon | Tier::NeonDotprod => table!(aarch64),
             _ => table!(portable),

@@ -90,6 +90,8 @@ impl LinearKernels {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => super::avx512::linear::kernels(),
             #[cfg(target_arch = "x86_64")]
+            Tier::AvxVnni => super::avxvnni::linear::kernels(),
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => super::avx2::linear::kernels(),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => super::aarch64::linear::neon(),

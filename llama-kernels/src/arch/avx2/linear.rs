@@ -18,7 +18,7 @@ use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKe
 use crate::weight::pack::{PACKS, Pack};
 
 /// Columns of the widest tile: sixteen rows of four take eight registers for dot products.
-pub(super) const COLUMNS: usize = 4;
+pub(in crate::arch) const COLUMNS: usize = 4;
 /// Columns of the widest batch whose panels are not worth unpacking to memory: those of one tile.
 const FEW: usize = 4;
 
@@ -167,7 +167,7 @@ fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m25
 /// Left free, it computes the products of many steps before it adds any, and has too few registers to keep them.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn hold<'a, 'b, X, Y>(x: &'a X, y: &'b Y, sum: &mut __m256i) -> (&'a X, &'b Y) {
+pub(in crate::arch) fn hold<'a, 'b, X, Y>(x: &'a X, y: &'b Y, sum: &mut __m256i) -> (&'a X, &'b Y) {
     let (mut x, mut y): (*const X, *const Y) = (x, y);
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through them here")]
     // SAFETY: no instruction is executed, so pointers and register are what they were: references to live values.

@@ -5,14 +5,14 @@ use std::arch::x86_64::*;
 use crate::weight::pack::{E2M1, IQ4};
 
 /// Half a group: eight code vectors, and scale and minimum of eight rows for each of `S` sub-blocks.
-pub(super) struct Unpacked<const S: usize> {
+pub(in crate::arch) struct Unpacked<const S: usize> {
     pub codes: [__m256i; 8],
     pub scale: [__m256; S],
     pub min: [__m256; S],
 }
 
 /// A packed form of `BYTES` a block and `S` sub-blocks a group.
-pub(super) trait Block<const BYTES: usize, const S: usize> {
+pub(in crate::arch) trait Block<const BYTES: usize, const S: usize> {
     /// Groups of a block.
     const GROUPS: usize;
     /// Whether its codes have a zero point left: of at most 16 for `S` = 1, of at most 32 for 2, and no weight further from
@@ -34,7 +34,7 @@ pub(super) trait Block<const BYTES: usize, const S: usize> {
 }
 
 /// A float form of `BYTES` for 32 rows.
-pub(super) trait Floats<const BYTES: usize> {
+pub(in crate::arch) trait Floats<const BYTES: usize> {
     /// Widens rows `8 r ..` of one column.
     ///
     /// # Safety
@@ -42,23 +42,23 @@ pub(super) trait Floats<const BYTES: usize> {
     unsafe fn load(raw: &[u8; BYTES], r: usize) -> __m256;
 }
 
-pub(super) struct Q8_0;
-pub(super) struct Q4_0;
-pub(super) struct Q4_1;
-pub(super) struct Q5_0;
-pub(super) struct Q5_1;
-pub(super) struct Q2K;
-pub(super) struct Q3K;
-pub(super) struct Q4K;
-pub(super) struct Q5K;
-pub(super) struct Q6K;
-pub(super) struct Iq4Nl;
-pub(super) struct Iq4Xs;
-pub(super) struct Mxfp4;
-pub(super) struct WideBlock<const S: usize, const MIN: bool>;
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct Bf16;
+pub(in crate::arch) struct Q8_0;
+pub(in crate::arch) struct Q4_0;
+pub(in crate::arch) struct Q4_1;
+pub(in crate::arch) struct Q5_0;
+pub(in crate::arch) struct Q5_1;
+pub(in crate::arch) struct Q2K;
+pub(in crate::arch) struct Q3K;
+pub(in crate::arch) struct Q4K;
+pub(in crate::arch) struct Q5K;
+pub(in crate::arch) struct Q6K;
+pub(in crate::arch) struct Iq4Nl;
+pub(in crate::arch) struct Iq4Xs;
+pub(in crate::arch) struct Mxfp4;
+pub(in crate::arch) struct WideBlock<const S: usize, const MIN: bool>;
+pub(in crate::arch) struct F32;
+pub(in crate::arch) struct F16;
+pub(in crate::arch) struct Bf16;
 
 impl Block<544, 1> for Q8_0 {
     const GROUPS: usize = 1;
@@ -511,7 +511,7 @@ fn shift_right(x: __m128i, bits: usize) -> __m128i {
 /// The 32 bytes from `at`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn load(raw: &[u8], at: usize) -> __m256i {
+pub(in crate::arch) fn load(raw: &[u8], at: usize) -> __m256i {
     let bytes: &[u8; 32] = raw[at..].first_chunk().expect("32 bytes");
     // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
@@ -537,7 +537,7 @@ fn load64(raw: &[u8], at: usize) -> __m128i {
 /// Stores eight rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn store(x: __m256, out: &mut [f32; 8]) {
+pub(in crate::arch) fn store(x: __m256, out: &mut [f32; 8]) {
     // SAFETY: the reference is to as many floats as are written, and the store has no alignment.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) }
 }

@@ -2,7 +2,7 @@
 
 pub mod attention;
 pub(super) mod linear;
-mod linear_blocks;
+pub(super) mod linear_blocks;
 mod linear_many;
 pub(super) mod linear_quantise;
 pub mod vector;
