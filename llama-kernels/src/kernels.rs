@@ -108,10 +108,20 @@ impl VectorKernels {
 /// Query rows that one call of a block kernel takes at most.
 pub const ROWS: usize = 4;
 
+/// Blocks of K or V that a kernel reads, and as many that will be read next: a tier that can asks memory for the `i`-th of
+/// these while it works on the `i`-th block. What is in a cache already does no harm there.
+#[derive(Clone, Copy)]
+pub struct Reading<'a, E> {
+    /// Blocks that are read.
+    pub now: &'a [&'a [E]],
+    /// Blocks that are wanted next.
+    pub ahead: &'a [&'a [E]],
+}
+
 /// Queries, blocks of K, scale; scores.
-type Scores<E> = unsafe fn(&[&[f32]], &[&[E]], f32, &mut [f32]);
+type Scores<E> = unsafe fn(&[&[f32]], Reading<'_, E>, f32, &mut [f32]);
 /// Weights, blocks of V, positions; sums.
-type Values<E> = unsafe fn(&[&[f32]], &[&[E]], Range<usize>, &mut [f32]);
+type Values<E> = unsafe fn(&[&[f32]], Reading<'_, E>, Range<usize>, &mut [f32]);
 
 /// Inner loops of attention over the blocks of one partition and one KV head, of element `E`.
 #[derive(Clone, Copy)]
@@ -123,10 +133,11 @@ pub struct BlockKernels<E> {
 impl<E: Element> BlockKernels<E> {
     /// `out[r][b][t] = scale * (q[r] . column t of k[b])`, `out [rows][PARTITION]` from its first block, each dot one
     /// chain in index order ([`llama_core::numerics::scaled_dot`] where there are scales).
-    pub fn scores(&self, q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
+    pub fn scores(&self, q: &[&[f32]], k: Reading<'_, E>, scale: f32, out: &mut [f32]) {
         assert!((1..=ROWS).contains(&q.len()) && q.iter().all(|row| row.len() == q[0].len()), "{} queries", q.len());
-        assert!(k.iter().all(|block| block.len() == E::len(q[0].len())), "blocks of {} columns", q[0].len());
-        assert!(out.len() >= (q.len() - 1) * PARTITION + k.len() * LANES, "{} scores", out.len());
+        assert!(k.now.iter().all(|block| block.len() == E::len(q[0].len())), "blocks of {} columns", q[0].len());
+        assert!(k.now.len() == k.ahead.len(), "{} blocks before {}", k.now.len(), k.ahead.len());
+        assert!(out.len() >= (q.len() - 1) * PARTITION + k.now.len() * LANES, "{} scores", out.len());
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.scores)(q, k, scale, out) }
     }
@@ -134,14 +145,15 @@ impl<E: Element> BlockKernels<E> {
     /// `out[r] += sum over t in positions of p[r][t] * row t of v`, a chain in the order of `t`, continued from `out`;
     /// where there are scales, `p[r][t]` is multiplied by the group's before the row is.
     /// `p [rows][..]` and the blocks `v` start at the partition's start; `out [rows][stride]`.
-    pub fn values(&self, p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
+    pub fn values(&self, p: &[&[f32]], v: Reading<'_, E>, positions: Range<usize>, out: &mut [f32]) {
         if positions.is_empty() {
             return;
         }
         assert!((1..=ROWS).contains(&p.len()) && p.iter().all(|row| row.len() >= positions.end), "{} rows", p.len());
         assert!(out.len().is_multiple_of(p.len() * LANES), "{} outputs of {} rows", out.len(), p.len());
-        assert!(v.len() >= positions.end.div_ceil(LANES), "{} blocks for {positions:?}", v.len());
-        assert!(v.iter().all(|block| block.len() == E::len(out.len() / p.len())), "{} outputs", out.len());
+        assert!(v.now.len() == v.ahead.len(), "{} blocks before {}", v.now.len(), v.ahead.len());
+        assert!(v.now.len() >= positions.end.div_ceil(LANES), "{} blocks for {positions:?}", v.now.len());
+        assert!(v.now.iter().all(|block| block.len() == E::len(out.len() / p.len())), "{} outputs", out.len());
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.values)(p, v, positions, out) }
     }

@@ -1,9 +1,12 @@
 //! The KV cache: K and V of every block of every layer, laid out for vectors of sixteen positions.
 //!
 //! ```text
-//! k [layers][blocks][kv_heads] of [head_dim][BLOCK]   a column of one block is one vector: scores of 16 positions at once
-//! v [layers][blocks][kv_heads] of [BLOCK][stride]     a row is head_dim numbers, padded to whole vectors with zeros
+//! k [layers][kv_heads][blocks] of [head_dim][BLOCK]   a column of one block is one vector: scores of 16 positions at once
+//! v [layers][kv_heads][blocks] of [BLOCK][stride]     a row is head_dim numbers, padded to whole vectors with zeros
 //! ```
+//!
+//! A head's blocks lie together, because attention goes through one head at a time: where a sequence got neighbouring
+//! blocks, which is the rule, it is one long read.
 //!
 //! What a number is kept as ([`KvFormat`]) is settled once per verb by the store's variant, and the loops below are
 //! generic over [`Element`]. A format with scales has them right behind the numbers of a block's head, `[groups][BLOCK]`:
@@ -123,14 +126,14 @@ impl Layout {
         E::len(stride(self.head_dim))
     }
 
-    /// Index of a block of a layer among all of them.
+    /// Index of a block of one head of a layer among all of them.
     ///
     /// # Panics
-    /// If there is no such layer or block.
-    pub fn index(&self, layer: usize, block: BlockId) -> usize {
-        assert!(layer < self.layers, "layer {layer} of {}", self.layers);
+    /// If there is no such layer, head or block.
+    pub fn index(&self, layer: usize, head: usize, block: BlockId) -> usize {
+        assert!(layer < self.layers && head < self.kv_heads, "layer {layer} of {}, head {head}", self.layers);
         assert!((block as usize) < self.blocks, "block {block} of {}", self.blocks);
-        layer * self.blocks + block as usize
+        (layer * self.kv_heads + head) * self.blocks + block as usize
     }
 
     /// Heads of all blocks of all layers, in 64 bits so that a memory plan cannot overflow.
@@ -226,10 +229,11 @@ impl<E: Element> Store<E> {
 
     fn copy_blocks(&mut self, layout: &Layout, pairs: &[(BlockId, BlockId)]) {
         for &(from, to) in pairs {
-            for layer in 0..layout.layers {
-                let (from, to) = (layout.index(layer, from), layout.index(layer, to));
-                copy(&mut self.k, layout.kv_heads * layout.k_len::<E>(), from, to);
-                copy(&mut self.v, layout.kv_heads * layout.v_len::<E>(), from, to);
+            for head in 0..layout.layers * layout.kv_heads {
+                let (layer, head) = (head / layout.kv_heads, head % layout.kv_heads);
+                let (from, to) = (layout.index(layer, head, from), layout.index(layer, head, to));
+                copy(&mut self.k, layout.k_len::<E>(), from, to);
+                copy(&mut self.v, layout.v_len::<E>(), from, to);
             }
         }
     }

@@ -6,6 +6,10 @@
 //! them. A tile walks its partitions and merges as it goes. Where tiles are too few for the team (a lone sequence at
 //! depth), a task is one partition of one token instead, and a second region merges the partials in the same order.
 //!
+//! At depth K and V come from memory, and what a sequence's blocks are scattered over no hardware foresees. So the kernels
+//! are told what is read next and ask for it line by line as they go: V of the same partition during its scores, K of the
+//! next one during its values.
+//!
 //! Scores of positions that a row does not see are computed where that fills a vector, and never used: a stale number in
 //! a block, infinite or NaN, reaches nothing.
 
@@ -15,7 +19,7 @@ use llama_core::backend::AttentionShape;
 use llama_core::batch::{BLOCK, BlockId};
 use llama_core::numerics::PARTITION;
 
-use crate::kernels::{AttentionKernels, BlockKernels, ROWS, Softmax};
+use crate::kernels::{AttentionKernels, BlockKernels, ROWS, Reading, Softmax};
 use crate::kv::{Element, Layout, Store, stride};
 use crate::plan::{Piece, Plan, Scratch, Tile, tile_rows};
 use crate::threads::{Disjoint, Threads};
@@ -136,9 +140,14 @@ impl<E: Element> Call<'_, E> {
             // SAFETY: a thread runs one task at a time.
             let Workspace { scores, mut part, mut all } = unsafe { spaces.of(thread) };
             all.stats.fill(Softmax::default());
-            for partition in self.partitions(queries) {
-                let rows = self.attend(queries, partition, scores, &mut part);
+            let partitions = self.partitions(queries);
+            let mut blocks = self.partition_blocks(queries, partitions.start);
+            for partition in partitions.clone() {
+                let last = partition + 1 == partitions.end;
+                let next = if last { blocks } else { self.partition_blocks(queries, partition + 1) };
+                let rows = self.attend(queries, partition, (&blocks, &next), scores, &mut part);
                 self.merge(&mut all, &part, rows);
+                blocks = next;
             }
             // SAFETY: each tile and KV head is one task, which alone writes these rows of these heads.
             unsafe { self.finish(queries, &all, out) };
@@ -168,7 +177,9 @@ impl<E: Element> Call<'_, E> {
             let queries = Queries { tile: tiles[piece.tile as usize], kv_head: i % kv_heads };
             // SAFETY: a thread runs one task at a time.
             let space = unsafe { spaces.of(thread) };
-            self.attend(queries, piece.partition as usize, space.scores, &mut partial(i));
+            let partition = piece.partition as usize;
+            let blocks = self.partition_blocks(queries, partition);
+            self.attend(queries, partition, (&blocks, &blocks), space.scores, &mut partial(i));
         });
         threads.for_each_on(tiles.len() * kv_heads, &|thread, i| {
             let (tile, kv_head) = (i / kv_heads, i % kv_heads);
@@ -217,8 +228,16 @@ impl<E: Element> Call<'_, E> {
         self.visible(queries, 0).start / PARTITION..last.end.div_ceil(PARTITION)
     }
 
-    /// Attention of every row that sees some of `partition` over what it sees of it. Returns those rows.
-    fn attend(&self, queries: Queries, partition: usize, scores: &mut [f32], part: &mut Partial<'_>) -> Range<usize> {
+    /// Attention of every row that sees some of `partition` over what it sees of it: of its blocks, before those that are
+    /// wanted next. Returns those rows.
+    fn attend(
+        &self,
+        queries: Queries,
+        partition: usize,
+        (blocks, next): (&PartitionBlocks<'_, E>, &PartitionBlocks<'_, E>),
+        scores: &mut [f32],
+        part: &mut Partial<'_>,
+    ) -> Range<usize> {
         let start = partition * PARTITION;
         let within = |i: usize| {
             let visible = self.visible(queries, i);
@@ -228,24 +247,24 @@ impl<E: Element> Call<'_, E> {
         let mut rows = 0..self.rows(queries);
         rows.start = rows.clone().find(|&i| !within(i).is_empty()).unwrap_or(rows.end);
         rows.end = rows.clone().find(|&i| within(i).is_empty()).unwrap_or(rows.end);
-        if rows.is_empty() {
-            return rows;
-        }
-        let blocks = self.partition_blocks(queries, partition, within(rows.start).start..within(rows.end - 1).end);
         for first in rows.clone().step_by(ROWS) {
-            self.attend_rows(queries, first..rows.end.min(first + ROWS), &within, &blocks, scores, part);
+            // Once is enough.
+            let ahead = if first == rows.start { (&blocks.v, &next.k) } else { (&blocks.k, &blocks.v) };
+            self.attend_rows(queries, first..rows.end.min(first + ROWS), &within, (blocks, ahead), scores, part);
         }
         rows
     }
 
-    /// K and V of the blocks that hold `positions` of a partition. Blocks before them stand in for blocks that nobody
-    /// reads.
-    fn partition_blocks(&self, queries: Queries, partition: usize, positions: Range<usize>) -> PartitionBlocks<'_, E> {
-        let touched = positions.start / BLOCK..positions.end.div_ceil(BLOCK);
+    /// K and V of the blocks that hold what the tile sees of a partition. The first of them stands in for blocks that
+    /// nobody reads.
+    fn partition_blocks(&self, queries: Queries, partition: usize) -> PartitionBlocks<'_, E> {
+        let start = partition * PARTITION;
+        let (first, last) = (self.visible(queries, 0).start, self.visible(queries, self.rows(queries) - 1).end);
+        let touched = (first.max(start) - start) / BLOCK..(last.min(start + PARTITION) - start).div_ceil(BLOCK);
         let (k_len, v_len) = (self.layout.k_len::<E>(), self.layout.v_len::<E>());
         let block = |b: usize| {
             let id = self.block_ids[queries.tile.table as usize + partition * BLOCKS + b];
-            let head = self.layout.index(self.layer, id) * self.shape.kv_heads + queries.kv_head;
+            let head = self.layout.index(self.layer, queries.kv_head, id);
             (&self.store.k[head * k_len..][..k_len], &self.store.v[head * v_len..][..v_len])
         };
         let (k, v) = block(touched.start);
@@ -256,13 +275,13 @@ impl<E: Element> Call<'_, E> {
         blocks
     }
 
-    /// Scores, softmax and weighted sums of up to [`ROWS`] query rows.
+    /// Scores, softmax and weighted sums of up to [`ROWS`] query rows, and which blocks to ask for during scores and values.
     fn attend_rows(
         &self,
         queries: Queries,
         rows: Range<usize>,
         within: &dyn Fn(usize) -> Range<usize>,
-        blocks: &PartitionBlocks<'_, E>,
+        (blocks, ahead): (&PartitionBlocks<'_, E>, (&Blocks<'_, E>, &Blocks<'_, E>)),
         scores: &mut [f32],
         part: &mut Partial<'_>,
     ) {
@@ -271,7 +290,7 @@ impl<E: Element> Call<'_, E> {
         let q: [&[f32]; ROWS] = std::array::from_fn(|r| self.q(queries, first + r.min(count - 1)));
         let touched = visible[0].start / BLOCK..visible[ROWS - 1].end.div_ceil(BLOCK);
         let scores = &mut scores[first * PARTITION..][..count * PARTITION];
-        let k = &blocks.k[touched.clone()];
+        let k = Reading { now: &blocks.k[touched.clone()], ahead: &ahead.0[touched.clone()] };
         self.blocks.scores(&q[..count], k, self.shape.scale, &mut scores[touched.start * BLOCK..]);
         for (r, scores) in scores.chunks_exact_mut(PARTITION).enumerate() {
             part.stats[first + r] = self.kernels.softmax(scores, visible[r].clone());
@@ -279,17 +298,18 @@ impl<E: Element> Call<'_, E> {
 
         let p: [&[f32]; ROWS] = std::array::from_fn(|r| &scores[r.min(count - 1) * PARTITION..][..PARTITION]);
         let out = &mut part.out[first * stride..][..count * stride];
-        let v = &blocks.v[..touched.end];
+        let v = Reading { now: &blocks.v[..touched.end], ahead: &ahead.1[..touched.end] };
         out.fill(0.0);
         self.weigh(&p[..count], v, &visible[..count], out);
     }
 
     /// The positions that all rows see are one register tile's work; those before and after are each row's own. Either
     /// way a sum is one chain in the order of positions.
-    fn weigh(&self, p: &[&[f32]], v: &[&[E]], visible: &[Range<usize>], out: &mut [f32]) {
+    fn weigh(&self, p: &[&[f32]], v: Reading<'_, E>, visible: &[Range<usize>], out: &mut [f32]) {
         let stride = out.len() / p.len();
         let common = visible[p.len() - 1].start..visible[0].end.max(visible[p.len() - 1].start);
         let alone = |edge: &dyn Fn(&Range<usize>) -> Range<usize>, out: &mut [f32]| {
+            let v = Reading { ahead: v.now, ..v };
             for ((p, visible), out) in p.iter().zip(visible).zip(out.chunks_exact_mut(stride)) {
                 self.blocks.values(&[p], v, edge(visible), out);
             }
@@ -330,8 +350,12 @@ impl<E: Element> Call<'_, E> {
     }
 }
 
+/// Blocks of a partition.
+type Blocks<'a, E> = [&'a [E]; BLOCKS];
+
 /// K and V of one KV head, block by block of a partition.
+#[derive(Clone, Copy)]
 struct PartitionBlocks<'a, E> {
-    k: [&'a [E]; BLOCKS],
-    v: [&'a [E]; BLOCKS],
+    k: Blocks<'a, E>,
+    v: Blocks<'a, E>,
 }

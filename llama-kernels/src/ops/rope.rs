@@ -7,7 +7,7 @@ use llama_core::numerics::GROUP;
 
 use crate::kernels::VectorKernels;
 use crate::kv::{Element, Layout, Store, stride};
-use crate::plan::{Plan, Run};
+use crate::plan::Plan;
 use crate::threads::{Disjoint, Threads};
 
 /// Columns that are rounded at a time.
@@ -25,18 +25,22 @@ pub fn rope_and_store<E: Element>(
     let (shape, cols) = (&plan.shape, plan.shape.qkv_cols());
     assert!(layout.fits(shape) && qkv.len() == plan.tokens.len() * cols, "rope_and_store of {} numbers", qkv.len());
     let turns = Turns { cos: &plan.cos, sin: &plan.sin, count: shape.inv_freq.len() };
-    let (k_len, v_len) = (shape.kv_heads * layout.k_len::<E>(), shape.kv_heads * layout.v_len::<E>());
     let (qkv, k, v) = (Disjoint::new(qkv), Disjoint::new(&mut store.k), Disjoint::new(&mut store.v));
     let runs = &plan.runs[..];
     threads.for_each(runs.len(), &|i| {
         let run = runs[i];
-        let (first, index) = (run.first_row as usize, layout.index(layer, run.block));
+        let first = run.first_row as usize;
         // SAFETY: runs are disjoint ranges of rows, each called once.
         let rows = unsafe { qkv.part(first * cols..(first + run.rows as usize) * cols) };
-        // SAFETY: `Plan::prepare` checked that no two runs have the same block.
-        let (k, v) =
-            unsafe { (k.part(index * k_len..(index + 1) * k_len), v.part(index * v_len..(index + 1) * v_len)) };
-        store_run(kernels, shape, rows, &turns, run, k, v);
+        turn_run(kernels, shape, rows, &turns, first);
+        for head in 0..shape.kv_heads {
+            let (index, k_len, v_len) =
+                (layout.index(layer, head, run.block), layout.k_len::<E>(), layout.v_len::<E>());
+            // SAFETY: `Plan::prepare` checked that no two runs have the same block.
+            let (k, v) =
+                unsafe { (k.part(index * k_len..(index + 1) * k_len), v.part(index * v_len..(index + 1) * v_len)) };
+            store_run(kernels, shape, rows, head, run.first_slot as usize, k, v);
+        }
     });
 }
 
@@ -54,30 +58,31 @@ impl Turns<'_> {
     }
 }
 
-/// `k` and `v`: all heads of the run's block.
+/// Turns q and k of a run, whose rows are the batch's from `first`.
+fn turn_run(kernels: &VectorKernels, shape: &AttentionShape, rows: &mut [f32], turns: &Turns<'_>, first: usize) {
+    for (i, row) in rows.chunks_exact_mut(shape.qkv_cols()).enumerate() {
+        let (cos, sin) = turns.row(first + i);
+        let qk = &mut row[..(shape.heads + shape.kv_heads) * shape.head_dim];
+        qk.chunks_exact_mut(shape.head_dim).for_each(|head| kernels.rotate(head, cos, sin, shape.layout));
+    }
+}
+
+/// Stores one head of a run in its block, from slot `first`.
 fn store_run<E: Element>(
     kernels: &VectorKernels,
     shape: &AttentionShape,
-    rows: &mut [f32],
-    turns: &Turns<'_>,
-    run: Run,
+    rows: &[f32],
+    head: usize,
+    first: usize,
     k: &mut [E],
     v: &mut [E],
 ) {
     let (dim, stride) = (shape.head_dim, stride(shape.head_dim));
-    for (i, row) in rows.chunks_exact_mut(shape.qkv_cols()).enumerate() {
-        let slot = run.first_slot as usize + i;
-        let (cos, sin) = turns.row(run.first_row as usize + i);
-        let (qk, values) = row.split_at_mut((shape.heads + shape.kv_heads) * dim);
-        qk.chunks_exact_mut(dim).for_each(|head| kernels.rotate(head, cos, sin, shape.layout));
-
-        let keys = &qk[shape.heads * dim..];
-        for (key, k) in keys.chunks_exact(dim).zip(k.chunks_exact_mut(E::len(dim))) {
-            scatter(kernels, key, k, slot);
-        }
-        for (value, v) in values.chunks_exact(dim).zip(v.chunks_exact_mut(E::len(stride))) {
-            put(kernels, value, v, stride, slot);
-        }
+    for (i, row) in rows.chunks_exact(shape.qkv_cols()).enumerate() {
+        let key = &row[(shape.heads + head) * dim..][..dim];
+        let value = &row[(shape.heads + shape.kv_heads + head) * dim..][..dim];
+        scatter(kernels, key, k, first + i);
+        put(kernels, value, v, stride, first + i);
     }
 }
 

@@ -12,7 +12,7 @@ use llama_core::numerics::{LANES, PARTITION};
 
 use super::vector::{Quad, exp, fold, load, store, store_quarter, widen};
 use crate::arch::portable;
-use crate::kernels::Softmax;
+use crate::kernels::{Reading, Softmax};
 use crate::kv::Element;
 
 /// An element of K and V as these tiers read it.
@@ -76,7 +76,8 @@ fn fmadd(a: f32, b: Quad, acc: &mut Quad) {
 
 /// Scores of each query against each position of each block; see `BlockKernels::scores`.
 #[target_feature(enable = "neon")]
-pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
+pub fn scores<E: Load>(q: &[&[f32]], k: Reading<'_, E>, scale: f32, out: &mut [f32]) {
+    let k = k.now;
     match *q {
         [a] => score_rows::<E, 1, 4>(&[a], k, scale, out),
         [a, b] => score_rows::<E, 2, 2>(&[a, b], k, scale, out),
@@ -141,7 +142,8 @@ fn chain(scale: Quad, dots: Quad, mut acc: Quad) -> Quad {
 
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
 #[target_feature(enable = "neon")]
-pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
+pub fn values<E: Load>(p: &[&[f32]], v: Reading<'_, E>, positions: Range<usize>, out: &mut [f32]) {
+    let v = v.now;
     match *p {
         [a] => value_rows::<E, 1, 4>(&[a], v, positions, out),
         [a, b] => value_rows::<E, 2, 2>(&[a, b], v, positions, out),

@@ -16,7 +16,7 @@ use llama_core::numerics::{LANES, PARTITION};
 
 use super::vector::{Pair, exp, fold, load, store};
 use crate::arch::portable;
-use crate::kernels::Softmax;
+use crate::kernels::{Reading, Softmax};
 use crate::kv::Element;
 
 /// Numbers of a vector.
@@ -70,7 +70,7 @@ impl Load for i8 {
 
 /// Scores of each query against each position of each block; see `BlockKernels::scores`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
+pub fn scores<E: Load>(q: &[&[f32]], k: Reading<'_, E>, scale: f32, out: &mut [f32]) {
     match *q {
         [a] => score_rows::<E, 1, 4>(&[a], k, scale, out),
         [a, b] => score_rows::<E, 2, 2>(&[a, b], k, scale, out),
@@ -81,20 +81,37 @@ pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn score_rows<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E]], scale: f32, out: &mut [f32]) {
-    let (groups, rest) = k.as_chunks::<B>();
-    for (i, group) in groups.iter().enumerate() {
+fn score_rows<E: Load, const R: usize, const B: usize>(
+    q: &[&[f32]; R],
+    k: Reading<'_, E>,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let ((groups, rest), (ahead, rest_ahead)) = (k.now.as_chunks::<B>(), k.ahead.as_chunks::<B>());
+    for (i, group) in groups.iter().zip(ahead).enumerate() {
         score_tile::<E, R, B>(q, group, scale, &mut out[i * B * LANES..]);
     }
-    for (i, block) in rest.iter().enumerate() {
-        score_tile::<E, R, 1>(q, &[block], scale, &mut out[(groups.len() * B + i) * LANES..]);
+    for (i, (&block, &ahead)) in rest.iter().zip(rest_ahead).enumerate() {
+        score_tile::<E, R, 1>(q, (&[block], &[ahead]), scale, &mut out[(groups.len() * B + i) * LANES..]);
     }
+}
+
+/// Asks memory for the line that holds element `at` of a block, or lies as far behind its start.
+#[inline(always)]
+pub(in crate::arch) fn fetch<E>(block: &[E], at: usize) {
+    // SAFETY: a prefetch reads nothing that the program sees and cannot fault, whatever the address; every x86-64 has it.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(at).cast()) }
 }
 
 /// Scores against B blocks, two vectors each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E]; B], scale: f32, out: &mut [f32]) {
+fn score_tile<E: Load, const R: usize, const B: usize>(
+    q: &[&[f32]; R],
+    (k, ahead): (&[&[E]; B], &[&[E]; B]),
+    scale: f32,
+    out: &mut [f32],
+) {
     let dim = q[0].len();
     let (mut rows, mut columns): ([&[f32]; R], [&[[E; LANES]]; B]) = ([&[]; R], [&[]; B]);
     rows.iter_mut().zip(q).for_each(|(row, q)| *row = &q[..dim]);
@@ -108,6 +125,7 @@ fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
                 q[r] = _mm256_set1_ps(rows[r][d]);
             }
             for b in 0..B {
+                fetch(ahead[b], d * LANES);
                 for (half, column) in columns[b][d].as_chunks().0.iter().enumerate() {
                     // SAFETY: this function requires the features.
                     let column = unsafe { E::load(column) };
@@ -158,7 +176,7 @@ fn put(out: &mut [f32; EIGHT], x: __m256) {
 
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
+pub fn values<E: Load>(p: &[&[f32]], v: Reading<'_, E>, positions: Range<usize>, out: &mut [f32]) {
     match *p {
         [a] => value_rows::<E, 1, 8>(&[a], v, positions, out),
         [a, b] => value_rows::<E, 2, 4>(&[a, b], v, positions, out),
@@ -172,12 +190,12 @@ pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &
 #[target_feature(enable = "avx2,fma,f16c")]
 fn value_rows<E: Load, const R: usize, const N: usize>(
     p: &[&[f32]; R],
-    v: &[&[E]],
+    v: Reading<'_, E>,
     positions: Range<usize>,
     out: &mut [f32],
 ) {
     let columns = out.len() / R;
-    if E::scales(v[0], columns).is_empty() {
+    if E::scales(v.now[0], columns).is_empty() {
         return value_columns::<E, R, N>(p, v, positions, 0..columns / EIGHT, out);
     }
     for (g, first) in (0..columns).step_by(E::GROUP).enumerate() {
@@ -186,7 +204,7 @@ fn value_rows<E: Load, const R: usize, const N: usize>(
             let blocks = positions.start / LANES..positions.end.div_ceil(LANES);
             let (scaled, p) = (scaled.as_chunks_mut::<LANES>().0, p.as_chunks::<LANES>().0);
             for b in blocks {
-                let (p, scale) = (load(&p[b]), load(&E::scales(v[b], columns)[g]));
+                let (p, scale) = (load(&p[b]), load(&E::scales(v.now[b], columns)[g]));
                 store(&mut scaled[b], [_mm256_mul_ps(p[0], scale[0]), _mm256_mul_ps(p[1], scale[1])]);
             }
         }
@@ -200,7 +218,7 @@ fn value_rows<E: Load, const R: usize, const N: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 fn value_columns<E: Load, const R: usize, const N: usize>(
     p: &[&[f32]; R],
-    v: &[&[E]],
+    v: Reading<'_, E>,
     positions: Range<usize>,
     eights: Range<usize>,
     out: &mut [f32],
@@ -222,7 +240,7 @@ fn value_columns<E: Load, const R: usize, const N: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 fn value_tile<E: Load, const R: usize, const N: usize>(
     p: &[&[f32]; R],
-    v: &[&[E]],
+    v: Reading<'_, E>,
     positions: Range<usize>,
     from: usize,
     out: &mut [f32],
@@ -234,13 +252,15 @@ fn value_tile<E: Load, const R: usize, const N: usize>(
         acc.iter_mut().zip(&out[from..from + N]).for_each(|(acc, out)| *acc = get(out));
     }
     let blocks = positions.start / LANES..positions.end.div_ceil(LANES);
-    for (b, block) in blocks.clone().zip(&v[blocks]) {
+    for (b, (block, ahead)) in blocks.clone().zip(v.now[blocks.clone()].iter().zip(&v.ahead[blocks])) {
         let (start, rows) = (b * LANES, block.as_chunks::<EIGHT>().0);
         let mut weights: [&[f32; LANES]; R] = [&[0.0; LANES]; R];
         for (weights, p) in weights.iter_mut().zip(p) {
             *weights = p[start..].first_chunk().expect("whole blocks of weights");
         }
         for t in positions.start.max(start) - start..positions.end.min(start + LANES) - start {
+            // Each of a row's tiles asks for its share of the block, a part with every row.
+            fetch(ahead, (from * LANES + t * N) * EIGHT);
             let row: &[[E; EIGHT]; N] = rows[t * eights + from..].first_chunk().expect("whole rows");
             let mut p = [_mm256_setzero_ps(); R];
             for r in 0..R {

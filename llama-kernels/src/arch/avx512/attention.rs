@@ -10,9 +10,10 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llama_core::numerics::{LANES, PARTITION};
 
+use super::super::avx2::attention::fetch;
 use super::vector::{exp, fold, load, store};
 use crate::arch::portable;
-use crate::kernels::Softmax;
+use crate::kernels::{Reading, Softmax};
 use crate::kv::Element;
 
 /// An element of K and V as this tier reads it.
@@ -62,7 +63,7 @@ impl Load for i8 {
 
 /// Scores of each query against each position of each block; see `BlockKernels::scores`.
 #[target_feature(enable = "avx512f")]
-pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
+pub fn scores<E: Load>(q: &[&[f32]], k: Reading<'_, E>, scale: f32, out: &mut [f32]) {
     match *q {
         [a] => score_rows::<E, 1, 8>(&[a], k, scale, out),
         [a, b] => score_rows::<E, 2, 4>(&[a, b], k, scale, out),
@@ -73,19 +74,29 @@ pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f")]
-fn score_rows<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E]], scale: f32, out: &mut [f32]) {
-    let (groups, rest) = k.as_chunks::<B>();
-    for (i, group) in groups.iter().enumerate() {
+fn score_rows<E: Load, const R: usize, const B: usize>(
+    q: &[&[f32]; R],
+    k: Reading<'_, E>,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let ((groups, rest), (ahead, rest_ahead)) = (k.now.as_chunks::<B>(), k.ahead.as_chunks::<B>());
+    for (i, group) in groups.iter().zip(ahead).enumerate() {
         score_tile::<E, R, B>(q, group, scale, &mut out[i * B * LANES..]);
     }
-    for (i, block) in rest.iter().enumerate() {
-        score_tile::<E, R, 1>(q, &[block], scale, &mut out[(groups.len() * B + i) * LANES..]);
+    for (i, (&block, &ahead)) in rest.iter().zip(rest_ahead).enumerate() {
+        score_tile::<E, R, 1>(q, (&[block], &[ahead]), scale, &mut out[(groups.len() * B + i) * LANES..]);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E]; B], scale: f32, out: &mut [f32]) {
+fn score_tile<E: Load, const R: usize, const B: usize>(
+    q: &[&[f32]; R],
+    (k, ahead): (&[&[E]; B], &[&[E]; B]),
+    scale: f32,
+    out: &mut [f32],
+) {
     let dim = q[0].len();
     let q = q.map(|row| &row[..dim]);
     let columns = k.map(|block| &block.as_chunks::<LANES>().0[..dim]);
@@ -95,6 +106,7 @@ fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
         for d in first..dim.min(first.saturating_add(E::GROUP)) {
             let mut column = [_mm512_setzero_ps(); B];
             for b in 0..B {
+                fetch(ahead[b], d * LANES);
                 // SAFETY: this function requires the feature.
                 column[b] = unsafe { E::load(&columns[b][d]) };
             }
@@ -123,7 +135,7 @@ fn score_tile<E: Load, const R: usize, const B: usize>(q: &[&[f32]; R], k: &[&[E
 
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
 #[target_feature(enable = "avx512f")]
-pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
+pub fn values<E: Load>(p: &[&[f32]], v: Reading<'_, E>, positions: Range<usize>, out: &mut [f32]) {
     match *p {
         [a] => value_rows::<E, 1>(&[a], v, positions, out),
         [a, b] => value_rows::<E, 2>(&[a, b], v, positions, out),
@@ -135,9 +147,9 @@ pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &
 
 /// Columns that share a scale at a time, if there are scales.
 #[target_feature(enable = "avx512f")]
-fn value_rows<E: Load, const R: usize>(p: &[&[f32]; R], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
+fn value_rows<E: Load, const R: usize>(p: &[&[f32]; R], v: Reading<'_, E>, positions: Range<usize>, out: &mut [f32]) {
     let columns = out.len() / R;
-    if E::scales(v[0], columns).is_empty() {
+    if E::scales(v.now[0], columns).is_empty() {
         return value_columns::<E, R>(p, v, positions, 0..columns / LANES, out);
     }
     for (g, first) in (0..columns).step_by(E::GROUP).enumerate() {
@@ -145,7 +157,7 @@ fn value_rows<E: Load, const R: usize>(p: &[&[f32]; R], v: &[&[E]], positions: R
         for (scaled, p) in scaled.iter_mut().zip(p) {
             let (scaled, p) = (scaled.as_chunks_mut::<LANES>().0, p.as_chunks::<LANES>().0);
             for b in positions.start / LANES..positions.end.div_ceil(LANES) {
-                store(&mut scaled[b], _mm512_mul_ps(load(&p[b]), load(&E::scales(v[b], columns)[g])));
+                store(&mut scaled[b], _mm512_mul_ps(load(&p[b]), load(&E::scales(v.now[b], columns)[g])));
             }
         }
         let vectors = first / LANES..columns.min(first + E::GROUP) / LANES;
@@ -157,7 +169,7 @@ fn value_rows<E: Load, const R: usize>(p: &[&[f32]; R], v: &[&[E]], positions: R
 #[target_feature(enable = "avx512f")]
 fn value_columns<E: Load, const R: usize>(
     p: &[&[f32]; R],
-    v: &[&[E]],
+    v: Reading<'_, E>,
     positions: Range<usize>,
     vectors: Range<usize>,
     out: &mut [f32],
@@ -180,7 +192,7 @@ fn value_columns<E: Load, const R: usize>(
 #[target_feature(enable = "avx512f")]
 fn value_tile<E: Load, const R: usize, const C: usize>(
     p: &[&[f32]; R],
-    v: &[&[E]],
+    v: Reading<'_, E>,
     positions: Range<usize>,
     from: usize,
     out: &mut [f32],
@@ -195,7 +207,9 @@ fn value_tile<E: Load, const R: usize, const C: usize>(
         }
     }
     for t in positions {
-        let row = &v[t / LANES].as_chunks::<LANES>().0[t % LANES * vectors + from..][..C];
+        // Each of a row's tiles asks for its share of the block, a part with every row.
+        fetch(v.ahead[t / LANES], (from * LANES + t % LANES * C) * LANES);
+        let row = &v.now[t / LANES].as_chunks::<LANES>().0[t % LANES * vectors + from..][..C];
         let mut columns = [_mm512_setzero_ps(); C];
         for (column, v) in columns.iter_mut().zip(row) {
             // SAFETY: this function requires the feature.

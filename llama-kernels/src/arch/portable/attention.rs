@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llama_core::numerics::{self, LANES, PARTITION};
 
-use crate::kernels::{ROWS, Softmax};
+use crate::kernels::{ROWS, Reading, Softmax};
 use crate::kv::Element;
 
 /// An element of K and V as this tier reads it.
@@ -54,7 +54,8 @@ fn fmadd(a: f32, b: &[f32; LANES], acc: &mut [f32; LANES]) {
 }
 
 /// Scores of each query against each position of each block; see `BlockKernels::scores`.
-pub fn scores<E: Load>(q: &[&[f32]], k: &[&[E]], scale: f32, out: &mut [f32]) {
+pub fn scores<E: Load>(q: &[&[f32]], k: Reading<'_, E>, scale: f32, out: &mut [f32]) {
+    let k = k.now;
     let dim = q[0].len();
     for (b, block) in k.iter().enumerate() {
         let (columns, scales) = (&block.as_chunks::<LANES>().0[..dim], E::scales(block, dim));
@@ -83,7 +84,8 @@ fn chain(scales: &[f32; LANES], dots: &[f32; LANES], acc: &mut [f32; LANES]) {
 }
 
 /// Weighted sums of the rows of V; see `BlockKernels::values`.
-pub fn values<E: Load>(p: &[&[f32]], v: &[&[E]], positions: Range<usize>, out: &mut [f32]) {
+pub fn values<E: Load>(p: &[&[f32]], v: Reading<'_, E>, positions: Range<usize>, out: &mut [f32]) {
+    let v = v.now;
     let columns = out.len() / p.len();
     let (out, vectors) = (out.as_chunks_mut::<LANES>().0, columns / LANES);
     for t in positions {
