@@ -106,6 +106,12 @@ impl Subject {
         Ok(&self.logits)
     }
 
+    /// The token with the greatest of the last logits: engines that do the same work mostly agree on it.
+    pub fn likeliest(&self) -> usize {
+        let greatest = |best, i| if self.logits[i] > self.logits[best] { i } else { best };
+        (0..self.logits.len()).fold(0, greatest)
+    }
+
     /// `count` tokens from `position` in steps of at most 512.
     pub fn fill_context(&mut self, count: usize, sequences: usize) -> Result<()> {
         let chunk = (CHUNK / sequences).max(1);

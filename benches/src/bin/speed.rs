@@ -6,8 +6,8 @@
 //! pp: `--prompt` tokens in an empty context, in steps of at most 512, logits of the last. tg: `--generate` steps of one
 //! token of each of `--sequences` after `--context` tokens, all of them counted. Before each, the ceiling: a raw read of as
 //! many bytes as such a step touches, and a loop of the tier's best multiply-accumulate instruction. Printed are medians of
-//! `--repeat` rounds after a warm-up, and medians of the rounds' ratios, as one line of JSON; `--verbs` adds where the time
-//! went.
+//! `--repeat` rounds after a warm-up, medians of the rounds' ratios, and the likeliest token after the prompt, as one line
+//! of JSON; `--verbs` adds where the time went.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -81,13 +81,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     let mut subject = Subject::load(&Checkpoint::open(&arguments.model)?, shape)?;
     let load = start.elapsed().as_secs_f64();
+    subject.fill_context(arguments.prompt, 1)?;
+    let next = subject.likeliest();
     round(&mut subject, arguments)?;
     subject.backend().reset();
     let rounds: Vec<Round> = (0..arguments.repeat).map(|_| round(&mut subject, arguments)).collect::<Result<_>>()?;
     let side_by_side = if arguments.sequences > 1 { format!("x{}", arguments.sequences) } else { String::new() };
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value).collect());
     println!(
-        "{{\"engine\":\"ours\",\"model\":{:?},\"threads\":{},\"pp{}\":{:.2},\"tg{}@{}{side_by_side}\":{:.2},\"pp_of_peak\":{:.3},\
+        "{{\"engine\":\"ours\",\"model\":{:?},\"threads\":{},\"next\":{next},\"pp{}\":{:.2},\"tg{}@{}{side_by_side}\":{:.2},\"pp_of_peak\":{:.3},\
          \"pp_ceiling\":{:.2},\"tg_of_read\":{:.3},\"read_gbs\":{:.2},\"bytes_per_token\":{},\"load_s\":{load:.2}}}",
         arguments.model.file_name().unwrap_or_default().to_string_lossy(),
         subject.threads(),
