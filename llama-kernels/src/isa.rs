@@ -21,11 +21,14 @@ pub enum Tier {
     Neon,
     /// NEON with the dot products of ARMv8.2.
     NeonDotprod,
+    /// NEON with the dot products of ARMv8.2 and the matrix products of ARMv8.6.
+    NeonI8mm,
 }
 
 impl Tier {
     /// Every tier of every architecture, each architecture's slowest first.
-    pub const ALL: [Tier; 6] = [Tier::Portable, Tier::Avx2, Tier::AvxVnni, Tier::Avx512, Tier::Neon, Tier::NeonDotprod];
+    pub const ALL: [Tier; 7] =
+        [Tier::Portable, Tier::Avx2, Tier::AvxVnni, Tier::Avx512, Tier::Neon, Tier::NeonDotprod, Tier::NeonI8mm];
 
     /// Whether this CPU can run it.
     pub fn is_available(self) -> bool {
@@ -41,6 +44,8 @@ impl Tier {
             Tier::Neon => has_neon(),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDotprod => has_neon() && is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonI8mm => Tier::NeonDotprod.is_available() && is_aarch64_feature_detected!("i8mm"),
             _ => false,
         }
     }
@@ -64,6 +69,7 @@ impl Tier {
             Tier::Avx512 => "avx512-vnni",
             Tier::Neon => "neon",
             Tier::NeonDotprod => "neon-dotprod",
+            Tier::NeonI8mm => "neon-i8mm",
         }
     }
 }
@@ -109,9 +115,17 @@ mod tests {
     #[test]
     fn tiers_of_other_architectures_are_not_available() {
         let x86 = [Tier::Avx2, Tier::AvxVnni, Tier::Avx512].iter().any(|tier| tier.is_available());
-        let aarch64 = [Tier::Neon, Tier::NeonDotprod].iter().any(|tier| tier.is_available());
+        let aarch64 = [Tier::Neon, Tier::NeonDotprod, Tier::NeonI8mm].iter().any(|tier| tier.is_available());
         assert!(!x86 || cfg!(target_arch = "x86_64"));
         assert_eq!(aarch64, cfg!(all(target_arch = "aarch64", target_endian = "little")));
         assert!(Tier::Portable.is_available() && Tier::best().is_available());
+    }
+
+    /// The scripts that run this under an emulator read here whether it has what it is used for.
+    #[test]
+    fn tiers_of_this_cpu_are_told() {
+        let names: Vec<_> = Tier::available().map(Tier::name).collect();
+        println!("tiers: {}", names.join(" "));
+        assert!(names.first() == Some(&"portable") && names.last() == Some(&Tier::best().name()));
     }
 }

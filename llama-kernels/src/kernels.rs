@@ -50,7 +50,7 @@ impl VectorKernels {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 | Tier::AvxVnni => table!(avx2),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon | Tier::NeonDotprod => table!(aarch64),
+            Tier::Neon | Tier::NeonDotprod | Tier::NeonI8mm => table!(aarch64),
             _ => table!(portable),
         })
     }
@@ -189,7 +189,7 @@ impl AttentionKernels {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 | Tier::AvxVnni => table!(avx2),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon | Tier::NeonDotprod => table!(aarch64),
+            Tier::Neon | Tier::NeonDotprod | Tier::NeonI8mm => table!(aarch64),
             _ => table!(portable),
         })
     }

@@ -402,6 +402,24 @@ impl QuantTile<'_> {
         }
     }
 
+    /// Columns of the tile.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Brings the quants of every two columns into the order in which they are multiplied eight at a time: two words of
+    /// the first, two of the second, and so on. The last of an odd number of columns stays as it is.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn pair(&mut self) {
+        for group in self.quants.chunks_exact_mut(self.columns) {
+            for [first, second] in group.as_chunks_mut::<2>().0 {
+                let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (*first, *second);
+                (*first, *second) = ([a, b, i, j, c, d, k, l], [e, f, m, n, g, h, o, p]);
+            }
+        }
+    }
+
     #[inline(always)]
     fn put_sums(&mut self, g: usize, c: usize, group: &QuantGroup) {
         let columns = self.columns;

@@ -17,7 +17,7 @@ pub struct Acts<'a> {
     pub columns: usize,
     /// `[k][column]`.
     pub floats: &'a [f32],
-    /// `[group][column]`, four quants in each i32, lowest byte first.
+    /// `[group][column]`, four quants in each i32, lowest byte first. Some tiers bring columns into another order.
     pub quants: &'a [[i32; 8]],
     /// `[group][column]`.
     pub scales: &'a [f32],
@@ -97,6 +97,8 @@ impl LinearKernels {
             Tier::Neon => super::aarch64::linear::neon(),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDotprod => super::aarch64::linear::dotprod(),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonI8mm => super::aarch64::linear::i8mm(),
             _ => super::portable::linear::kernels(),
         })
     }

@@ -7,6 +7,11 @@ use std::arch::asm;
 
 /// A way of multiplying codes with quants.
 pub(super) trait Dot {
+    /// Whether codes are unsigned. Otherwise those that have eight bits come without their zero point of 128.
+    const UNSIGNED: bool = false;
+    /// Whether tiles of many columns have kernels in [`super::linear_i8mm`].
+    const PAIRS: bool = false;
+
     /// Adds to `dots`, one lane a row, the products of as many registers of codes as there are `quants`, four or eight.
     ///
     /// Codes are so small that `step` of their products with quants, which are at least -127, fit into 16 bits.
@@ -21,6 +26,9 @@ pub(super) struct Widening;
 
 /// SDOT: the dotprod extension.
 pub(super) struct Dotprod;
+
+/// USDOT: the i8mm extension.
+pub(super) struct I8mm;
 
 impl Dot for Widening {
     #[inline]
@@ -47,9 +55,9 @@ impl Dot for Dotprod {
     #[target_feature(enable = "neon")]
     unsafe fn add(mut dots: int32x4_t, codes: &[int8x16_t], quants: &[i32], _: usize) -> int32x4_t {
         for (codes, quants) in codes.as_chunks::<4>().0.iter().zip(quants.as_chunks::<4>().0) {
-            // SAFETY: the load is of exactly the array's bytes; the caller promises the instruction.
+            let quants = load(quants);
+            // SAFETY: the caller promises the instruction.
             unsafe {
-                let quants = vreinterpretq_s8_s32(vld1q_s32(quants.as_ptr()));
                 dots = sdot::<0>(dots, codes[0], quants);
                 dots = sdot::<1>(dots, codes[1], quants);
                 dots = sdot::<2>(dots, codes[2], quants);
@@ -58,6 +66,34 @@ impl Dot for Dotprod {
         }
         dots
     }
+}
+
+impl Dot for I8mm {
+    const UNSIGNED: bool = true;
+    const PAIRS: bool = true;
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(mut dots: int32x4_t, codes: &[int8x16_t], quants: &[i32], _: usize) -> int32x4_t {
+        for (codes, quants) in codes.as_chunks::<4>().0.iter().zip(quants.as_chunks::<4>().0) {
+            let quants = load(quants);
+            // SAFETY: the caller promises the instruction.
+            unsafe {
+                dots = usdot::<0>(dots, codes[0], quants);
+                dots = usdot::<1>(dots, codes[1], quants);
+                dots = usdot::<2>(dots, codes[2], quants);
+                dots = usdot::<3>(dots, codes[3], quants);
+            }
+        }
+        dots
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load(quants: &[i32; 4]) -> int8x16_t {
+    // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
+    vreinterpretq_s8_s32(unsafe { vld1q_s32(quants.as_ptr()) })
 }
 
 /// SDOT with the `I`th four quants, which no stable intrinsic gives.
@@ -79,6 +115,50 @@ unsafe fn sdot<const I: usize>(mut dots: int32x4_t, codes: int8x16_t, quants: in
             codes = in(vreg) codes,
             quants = in(vreg) quants,
             i = const I,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    dots
+}
+
+/// USDOT of unsigned codes with the `I`th four quants.
+///
+/// # Safety
+/// The CPU has i8mm.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn usdot<const I: usize>(mut dots: int32x4_t, codes: int8x16_t, quants: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller promises the instruction, which touches nothing but these registers.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "usdot {dots:v}.4s, {codes:v}.16b, {quants:v}.4b[{i}]",
+            dots = inout(vreg) dots,
+            codes = in(vreg) codes,
+            quants = in(vreg) quants,
+            i = const I,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    dots
+}
+
+/// USMMLA: adds the products of two rows of eight unsigned codes with two columns of eight quants, to
+/// `[row 0 by column 0, row 0 by column 1, row 1 by column 0, row 1 by column 1]`.
+///
+/// # Safety
+/// The CPU has i8mm.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn usmmla(mut dots: int32x4_t, codes: uint8x16_t, quants: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller promises the instruction, which touches nothing but these registers.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "usmmla {dots:v}.4s, {codes:v}.16b, {quants:v}.16b",
+            dots = inout(vreg) dots,
+            codes = in(vreg) codes,
+            quants = in(vreg) quants,
             options(pure, nomem, nostack, preserves_flags)
         );
     }

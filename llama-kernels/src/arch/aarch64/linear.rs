@@ -7,8 +7,9 @@
 
 use std::arch::aarch64::*;
 
-use super::dot::{Dot, Dotprod, Widening};
+use super::dot::{Dot, Dotprod, I8mm, Widening};
 use super::linear_blocks::*;
+use super::linear_i8mm;
 use super::vector::store_quarter;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
@@ -25,6 +26,11 @@ pub(in crate::arch) fn neon() -> LinearKernels {
 /// The table for a CPU that has dotprod.
 pub(in crate::arch) fn dotprod() -> LinearKernels {
     kernels::<Dotprod>()
+}
+
+/// The table for a CPU that has dotprod and i8mm.
+pub(in crate::arch) fn i8mm() -> LinearKernels {
+    LinearKernels { columns: MAX_COLUMNS, quantise: linear_i8mm::quantise, ..kernels::<I8mm>() }
 }
 
 fn kernels<D: Dot>() -> LinearKernels {
@@ -52,7 +58,8 @@ fn kernels<D: Dot>() -> LinearKernels {
     LinearKernels { columns: COLUMNS, kernels, many: None, zero_pairs: false, quantise }
 }
 
-/// Kernels of tiles up to [`COLUMNS`] wide; the table's further places are never asked for, and hold the last of them.
+/// Kernels of tiles up to [`COLUMNS`] wide; the table's further places are never asked for, and hold the last of them
+/// unless a tile of pairs may be wider.
 fn row<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
     let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<D, W, BYTES, S, 1, 8>; MAX_COLUMNS];
     kernels[0] = quantised::<D, W, BYTES, S, 4, 1>;
@@ -62,6 +69,9 @@ fn row<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Ker
     kernels[4] = quantised::<D, W, BYTES, S, 2, 5>;
     kernels[5] = quantised::<D, W, BYTES, S, 2, 6>;
     kernels[6] = quantised::<D, W, BYTES, S, 1, 7>;
+    if D::PAIRS {
+        linear_i8mm::put::<W, BYTES, S>(&mut kernels);
+    }
     kernels
 }
 
@@ -74,6 +84,10 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
     kernels[4] = floats::<W, BYTES, 4, 5>;
     kernels[5] = floats::<W, BYTES, 4, 6>;
     kernels[6] = floats::<W, BYTES, 2, 7>;
+    kernels[8] = floats::<W, BYTES, 2, 9>;
+    kernels[9] = floats::<W, BYTES, 2, 10>;
+    kernels[10] = floats::<W, BYTES, 2, 11>;
+    kernels[11] = floats::<W, BYTES, 2, 12>;
     kernels
 }
 
@@ -97,7 +111,8 @@ fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, con
     let sums = acts.sums.as_chunks::<C>().0.as_chunks::<S>().0;
     let groups = blocks.len() * W::GROUPS;
     assert!(quants.len() == groups && scales.len() == groups);
-    assert!((!W::ZERO || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
+    let zero = W::ZERO || D::UNSIGNED && W::HIGH;
+    assert!((!zero || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
     for first in (0..4).step_by(Q) {
         let mut acc = [[vdupq_n_f32(0.0); C]; Q];
         for (b, raw) in blocks.iter().enumerate() {
@@ -105,11 +120,14 @@ fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, con
                 let g = b * W::GROUPS + i;
                 for (q, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: `unpack` needs NEON, which this function has.
-                    let group = unsafe { W::unpack(raw, i, first + q) };
+                    let mut group = unsafe { W::unpack(raw, i, first + q) };
+                    if D::UNSIGNED && W::HIGH {
+                        group.codes = with_128(group.codes);
+                    }
                     for sub in 0..S {
                         let own = sub * 8 / S..(sub + 1) * 8 / S;
                         for c in 0..C {
-                            let start = vdupq_n_s32(if W::ZERO { zeros[g][sub][c] } else { 0 });
+                            let start = vdupq_n_s32(if zero { zeros[g][sub][c] } else { 0 });
                             let (codes, quants) = (&group.codes[own.clone()], &quants[g][c][own.clone()]);
                             // SAFETY: only the table of its tier has the kernels of `D`.
                             let dots = unsafe { D::add(start, codes, quants, W::STEP) };
@@ -129,6 +147,16 @@ fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, con
             }
         }
     }
+}
+
+/// Puts a zero point of 128 back. Compilers see that it was never taken off.
+#[target_feature(enable = "neon")]
+#[inline]
+pub(super) fn with_128(mut codes: [int8x16_t; 8]) -> [int8x16_t; 8] {
+    for code in &mut codes {
+        *code = veorq_s8(*code, vdupq_n_s8(-128));
+    }
+    codes
 }
 
 /// One panel of 32 rows of floats, `R` registers of four rows at a time.

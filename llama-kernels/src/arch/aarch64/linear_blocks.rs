@@ -24,6 +24,8 @@ pub(super) trait Block<const BYTES: usize, const S: usize> {
     const MIN: bool;
     /// Products of a code and a quant that can be added in 16 bits, at most eight.
     const STEP: usize;
+    /// Whether a zero point of 128 has been taken off its codes.
+    const HIGH: bool = false;
 
     /// Unpacks a quarter of group `i`.
     ///
@@ -69,6 +71,7 @@ impl Block<544, 1> for Q8_0 {
     const ZERO: bool = false;
     const MIN: bool = false;
     const STEP: usize = EIGHT_BITS;
+    const HIGH: bool = true;
 
     #[target_feature(enable = "neon")]
     #[inline]
@@ -231,6 +234,7 @@ impl Block<288, 1> for Iq4Nl {
     const ZERO: bool = false;
     const MIN: bool = false;
     const STEP: usize = EIGHT_BITS;
+    const HIGH: bool = true;
 
     #[target_feature(enable = "neon")]
     #[inline]
@@ -244,6 +248,7 @@ impl Block<2176, 1> for Iq4Xs {
     const ZERO: bool = false;
     const MIN: bool = false;
     const STEP: usize = EIGHT_BITS;
+    const HIGH: bool = true;
 
     #[target_feature(enable = "neon")]
     #[inline]
@@ -279,6 +284,7 @@ impl<const BYTES: usize, const S: usize, const MIN: bool> Block<BYTES, S> for Wi
     const ZERO: bool = false;
     const MIN: bool = MIN;
     const STEP: usize = EIGHT_BITS;
+    const HIGH: bool = !MIN;
 
     #[target_feature(enable = "neon")]
     #[inline]
