@@ -22,23 +22,34 @@ impl Subject for Threaded {
     }
 }
 
-fn suite_of(numerics: Numerics) -> Suite<Threaded> {
+fn suite_of(numerics: Numerics, threads: &[usize], size: Size) -> Suite<Threaded> {
     let options = |tier, threads| CpuOptions { threads: Some(threads), tier: Some(tier), numerics };
     let subjects = Tier::available()
-        .flat_map(|tier| [1, 2, 3].map(|threads| Threaded(Cpu::new(options(tier, threads)).expect("a backend"))));
-    Suite { subjects: subjects.collect(), owes: Agreement::Bits(numerics), size: Size::All }
+        .flat_map(|tier| threads.iter().map(move |&n| Threaded(Cpu::new(options(tier, n)).expect("a backend"))));
+    Suite { subjects: subjects.collect(), owes: Agreement::Bits(numerics), size }
 }
 
 fn suite() -> Suite<Threaded> {
-    suite_of(Numerics::Default)
+    suite_of(Numerics::Default, &[1, 2, 3], Size::All)
 }
 
 conformance_suite!(suite);
 
+/// The same scenes on one thread and at their smallest: what an emulator of a CPU is asked.
+mod small {
+    use super::*;
+
+    fn suite() -> Suite<Threaded> {
+        suite_of(Numerics::Default, &[1], Size::Few)
+    }
+
+    conformance_suite!(suite);
+}
+
 /// The other mode differs in linear layers only.
 #[test]
 fn precise_linear_layers() {
-    let suite = suite_of(Numerics::Precise);
+    let suite = suite_of(Numerics::Precise, &[1, 2, 3], Size::All);
     suite.embedding_linear_and_outputs();
     suite.every_format();
     suite.a_layer();
