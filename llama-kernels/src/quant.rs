@@ -34,13 +34,13 @@ const FEW: usize = 4;
 
 /// Room for the activations of any linear of up to so many tokens of up to so many columns. Allocated once.
 pub struct LinearScratch {
-    /// Of many tokens: tiles are shared out, then everybody reads all.
+    /// Of many tokens: tiles are shared out, then everybody reads all. Of few, the caller's own.
     all: Activations,
-    /// Of few, `[threads]`.
+    /// Of few, `[workers]`.
     own: Vec<Own>,
 }
 
-/// One thread's room for few tokens.
+/// One worker's room for few tokens.
 struct Own {
     /// `[FEW][cols]`, where rows are normed.
     rows: Buffer<f32>,
@@ -138,7 +138,7 @@ impl LinearScratch {
         let own = || Ok(Own { rows: buffer(few.saturating_mul(widest))?, acts: Activations::new(few, widest)? });
         Ok(LinearScratch {
             all: Activations::new(tokens, widest)?,
-            own: (0..threads).map(|_| own()).collect::<Result<_>>()?,
+            own: (1..threads).map(|_| own()).collect::<Result<_>>()?,
         })
     }
 
@@ -147,11 +147,11 @@ impl LinearScratch {
         let few = tokens.min(FEW);
         let rows = Buffer::<f32>::bytes((few as u64).saturating_mul(widest as u64));
         let own = Activations::bytes(few, widest).saturating_add(rows).saturating_add(size_of::<Own>() as u64);
-        Activations::bytes(tokens, widest).saturating_add(own.saturating_mul(threads as u64))
+        Activations::bytes(tokens, widest).saturating_add(own.saturating_mul(threads.saturating_sub(1) as u64))
     }
 
     /// Runs `task(i, activations)` for every `i` in `0 .. tasks` on the team, with `input` in the forms that `w` needs.
-    /// Rows are normed in `room`, as long as they are, where they are many.
+    /// Rows are normed in `room`, as long as they are.
     ///
     /// # Panics
     /// If there are not `tokens` rows of `w.cols()`, or more than there is room for.
@@ -170,18 +170,27 @@ impl LinearScratch {
             let all = &self.all;
             return threads.for_each(tasks, &|i| task(i, all));
         }
-        assert!(threads.count() <= self.own.len(), "{} threads, room for {}", threads.count(), self.own.len());
-        let own = Disjoint::new(&mut self.own);
+        let LinearScratch { all, own } = self;
+        assert!(threads.count() <= own.len() + 1, "{} threads, room for {} workers", threads.count(), own.len());
+        let (len, normed) = (input.x.len(), if input.norm.is_some() { input.x.len() } else { 0 });
+        let (all, own, room) = (Disjoint::new(std::slice::from_mut(all)), Disjoint::new(own), Disjoint::new(room));
         threads.share(tasks, &|thread, tasks| {
             let mut tasks = tasks.peekable();
             // Who comes when everything is handed out need not make anything ready.
             if tasks.peek().is_none() {
                 return;
             }
-            // SAFETY: no two threads of a region have the same number, and each is called once.
-            let [Own { rows, acts }] = (unsafe { own.part(thread..thread + 1) }) else { unreachable!("one of them") };
-            let len = input.x.len();
-            let x = input.rows(0..len, &mut rows[..if input.norm.is_some() { len } else { 0 }]);
+            // SAFETY: no two threads of a region have the same number, and each is called once; 0 is the caller.
+            let (rows, acts) = unsafe {
+                match thread.checked_sub(1) {
+                    None => (room.part(0..normed), &mut all.part(0..1)[0]),
+                    Some(worker) => {
+                        let Own { rows, acts } = &mut own.part(worker..worker + 1)[0];
+                        (&mut rows[..normed], acts)
+                    }
+                }
+            };
+            let x = input.rows(0..len, rows);
             let writer = acts.open(tiles, w);
             // SAFETY: this thread's activations, of one tile, which is written once.
             unsafe { writer.write(kernels, 0, x) };
