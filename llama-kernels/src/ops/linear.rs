@@ -150,6 +150,7 @@ impl Job<'_> {
                     self.finish(all.tiles().tokens(i), segment, p, &tile);
                 }
             }
+            self.gate(all.tiles().tokens(i), &panels);
         }
     }
 
@@ -169,6 +170,7 @@ impl Job<'_> {
                     self.finish(tokens.clone(), segment, p, &columns);
                 }
             }
+            self.gate(tokens, &panels);
         }
     }
 
@@ -188,21 +190,31 @@ impl Job<'_> {
         let (rows, bias, all) = (segment.panel_rows(p), segment.panel_bias(p), self.w.rows());
         for (token, column) in tokens.zip(columns) {
             let range = |row: usize, all: usize| token * all + row..token * all + row + rows.len();
-            // SAFETY: tasks have disjoint panels, panels have disjoint rows (those of a pair, which are one task's, the
-            // same rows of `act`), and every part ends with this iteration.
+            // SAFETY: tasks have disjoint panels, panels have disjoint rows, and every part ends with this iteration.
             unsafe {
                 match &self.sink {
                     Sink::Write(out) => put(column, bias, out.part(range(rows.start, all))),
                     Sink::Add(out) => add(column, bias, out.part(range(rows.start, all))),
-                    Sink::Swiglu { kernels, act, gate_up } => {
-                        put(column, bias, gate_up.part(range(rows.start, all)));
-                        if let Some(row) = rows.start.checked_sub(all / 2) {
-                            let (gate, up) = (gate_up.part(range(row, all)), gate_up.part(range(rows.start, all)));
-                            kernels.swiglu(act.part(range(row, all / 2)), gate, up);
-                        }
-                    }
+                    Sink::Swiglu { gate_up, .. } => put(column, bias, gate_up.part(range(rows.start, all))),
                 }
             }
+        }
+    }
+}
+
+impl Job<'_> {
+    /// What follows when all of a task's `panels` are done for `tokens`: SwiGLU of their rows, long enough for exponentials
+    /// to overlap.
+    fn gate(&self, tokens: Range<usize>, panels: &Range<usize>) {
+        let Sink::Swiglu { kernels, act, gate_up } = &self.sink else { return };
+        let (segment, ffn) = (&self.w.segments()[0], self.w.rows() / 2);
+        let rows = segment.panel_rows(panels.start).start..segment.panel_rows(panels.end - 1).end;
+        for token in tokens {
+            let range = |from: usize| from + rows.start..from + rows.end;
+            let (gate, up) = (range(2 * token * ffn), range((2 * token + 1) * ffn));
+            // SAFETY: tasks have disjoint panels of gate, the same of up, and so disjoint rows of all three.
+            let (act, gate, up) = unsafe { (act.part(range(token * ffn)), gate_up.part(gate), gate_up.part(up)) };
+            kernels.swiglu(act, gate, up);
         }
     }
 }
