@@ -15,7 +15,7 @@ use llama_core::{Error, Result};
 use crate::arch::linear::LinearKernels;
 use crate::isa::Tier;
 use crate::kernels::{AttentionKernels, VectorKernels};
-use crate::kv::{AnyStore, KvCache};
+use crate::kv::{KvCache, with_store};
 use crate::ops;
 use crate::ops::linear::Output;
 use crate::plan::Plan;
@@ -234,26 +234,14 @@ impl Backend for Cpu {
     fn rope_and_store(&self, qkv: &mut Tensor, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
         let KvCache { layout, store } = kv;
         let (vector, threads, qkv) = (&self.vector, &self.threads, qkv.data_mut());
-        match store {
-            AnyStore::F16(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
-            AnyStore::F32(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
-            AnyStore::Bf16(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
-            AnyStore::Q8(store) => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan),
-        }
+        with_store!(store, store => ops::rope::rope_and_store(vector, threads, qkv, (layout, store), layer, plan));
         Ok(())
     }
 
     fn attention(&self, out: &mut Tensor, qkv: &Tensor, kv: &KvCache, layer: usize, plan: &Plan) -> Result<()> {
         let KvCache { layout, store } = kv;
         let (kernels, threads, out, qkv) = (&self.attention, &self.threads, out.data_mut(), qkv.data());
-        match store {
-            AnyStore::F16(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
-            AnyStore::F32(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
-            AnyStore::Bf16(store) => {
-                ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan)
-            }
-            AnyStore::Q8(store) => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan),
-        }
+        with_store!(store, store => ops::attention::attention(kernels, threads, out, qkv, (layout, store), layer, plan));
         Ok(())
     }
 

@@ -166,6 +166,19 @@ pub(crate) enum AnyStore {
     Q8(Store<i8>),
 }
 
+/// Evaluates an expression with the store of a cache, whatever its format.
+macro_rules! with_store {
+    ($any:expr, $store:ident => $body:expr) => {
+        match $any {
+            $crate::kv::AnyStore::F16($store) => $body,
+            $crate::kv::AnyStore::F32($store) => $body,
+            $crate::kv::AnyStore::Bf16($store) => $body,
+            $crate::kv::AnyStore::Q8($store) => $body,
+        }
+    };
+}
+pub(crate) use with_store;
+
 /// The KV cache of one model.
 pub struct KvCache {
     pub(crate) layout: Layout,
@@ -202,12 +215,7 @@ impl KvCache {
 
     /// Copies whole blocks in every layer.
     pub(crate) fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) {
-        match &mut self.store {
-            AnyStore::F16(store) => store.copy_blocks(&self.layout, pairs),
-            AnyStore::F32(store) => store.copy_blocks(&self.layout, pairs),
-            AnyStore::Bf16(store) => store.copy_blocks(&self.layout, pairs),
-            AnyStore::Q8(store) => store.copy_blocks(&self.layout, pairs),
-        }
+        with_store!(&mut self.store, store => store.copy_blocks(&self.layout, pairs));
     }
 }
 

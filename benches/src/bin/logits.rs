@@ -57,13 +57,7 @@ fn numerics(name: &str) -> Result<Numerics, String> {
 }
 
 fn kv(name: &str) -> Result<KvFormat, String> {
-    match name {
-        "half" => Ok(KvFormat::Half),
-        "bf16" => Ok(KvFormat::Bf16),
-        "q8" => Ok(KvFormat::Q8),
-        "f32" => Ok(KvFormat::F32),
-        _ => Err(format!("no KV format {name}")),
-    }
+    KvFormat::ALL.into_iter().find(|kv| kv.name() == name).ok_or_else(|| format!("no KV format {name}"))
 }
 
 fn main() -> ExitCode {

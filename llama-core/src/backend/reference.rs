@@ -108,10 +108,14 @@ fn columns_of_scale(format: KvFormat, head_dim: usize) -> usize {
     if format == KvFormat::Q8 { GROUP } else { head_dim }
 }
 
+/// Scales of a row.
+fn scales(format: KvFormat, head_dim: usize) -> usize {
+    head_dim.div_ceil(columns_of_scale(format, head_dim))
+}
+
 impl KvCache {
-    /// Scales of a row.
     fn scales(&self) -> usize {
-        self.shape.head_dim.div_ceil(columns_of_scale(self.format, self.shape.head_dim))
+        scales(self.format, self.shape.head_dim)
     }
 
     fn index(&self, layer: usize, block: BlockId, head: usize, slot: usize) -> usize {
@@ -202,7 +206,7 @@ impl Backend for Reference {
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
-        let row = shape.head_dim + shape.head_dim.div_ceil(columns_of_scale(limits.kv, shape.head_dim));
+        let row = shape.head_dim + scales(limits.kv, shape.head_dim);
         2 * size_of::<f32>() as u64 * (shape.layers * limits.blocks * shape.kv_heads * BLOCK * row) as u64
     }
 
@@ -233,7 +237,7 @@ impl Backend for Reference {
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
         let rows = shape.layers * limits.blocks * shape.kv_heads * BLOCK;
-        let scales = shape.head_dim.div_ceil(columns_of_scale(limits.kv, shape.head_dim));
+        let scales = scales(limits.kv, shape.head_dim);
         let kept = || Kept { numbers: vec![0.0; rows * shape.head_dim], scales: vec![0.0; rows * scales] };
         Ok(KvCache { shape: shape.clone(), blocks: limits.blocks, format: limits.kv, k: kept(), v: kept() })
     }

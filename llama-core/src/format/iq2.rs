@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::{Block, Half, SUPER, octets, widen};
 use super::codebook;
-use super::lattice::{OddScales, Words, even_signs, negate, signs};
+use super::lattice::{OddScales, Words, block_signs, even_signs, negate, signs_and_scale};
 use super::{Format, Group};
 
 /// 66 bytes for 256 weights; every 32 share a 4-bit scale.
@@ -76,8 +76,7 @@ impl Block for Iq2Xxs {
     fn encode(x: &[f32]) -> Self {
         let fit = fit::<8>(x, &Words::of(&codebook::IQ2_XXS), true);
         let qs = std::array::from_fn(|g| {
-            let signs = (0..4).fold(0, |rest, i| rest | u32::from(fit.signs[4 * g + i] & 127) << (7 * i));
-            let rest = (signs | u32::from(fit.scales[g]) << 28).to_le_bytes();
+            let rest = signs_and_scale(&fit.signs[4 * g..4 * g + 4], fit.scales[g]);
             std::array::from_fn(|i| if i < 4 { fit.words[4 * g + i] as u8 } else { rest[i - 4] })
         });
         Iq2Xxs { d: fit.d, qs }
@@ -142,9 +141,7 @@ impl Fitted<16> {
 }
 
 fn fit<const S: usize>(x: &[f32], words: &Words<8>, even: bool) -> Fitted<S> {
-    let octets: [(u8, [f32; 8]); SUPER / 8] =
-        std::array::from_fn(|i| signs(x.as_chunks().0.get(i).expect("a block of 256"), even));
-    let (signs, magnitudes) = (octets.map(|octet| octet.0), octets.map(|octet| octet.1));
+    let (signs, magnitudes) = block_signs(x, even);
     let per = SUPER / 8 / S;
     let wanted = std::array::from_fn(|s| words.fit(&magnitudes[s * per..(s + 1) * per]).scale);
     let scales = OddScales::<S>::new(wanted, UNIT, 15);

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::{Block, Half, SUPER, octets, widen};
 use super::codebook::{self, Codebook};
-use super::lattice::{OddScales, Words, even_signs, negate, signs};
+use super::lattice::{OddScales, Words, block_signs, even_signs, negate, signs_and_scale};
 use super::{Format, Group};
 
 /// 98 bytes for 256 weights; every 32 share a 4-bit scale.
@@ -64,10 +64,7 @@ impl Block for Iq3Xxs {
 
     fn encode(x: &[f32]) -> Self {
         let fit = fit(x, &codebook::IQ3_XXS, UNIT_XXS, true);
-        let rest = |g: usize| {
-            let signs = (0..4).fold(0, |rest, i| rest | u32::from(fit.signs[4 * g + i] & 127) << (7 * i));
-            (signs | u32::from(fit.scales.scales[g]) << 28).to_le_bytes()
-        };
+        let rest = |g: usize| signs_and_scale(&fit.signs[4 * g..4 * g + 4], fit.scales.scales[g]);
         Iq3Xxs { d: fit.scales.d, qs: fit.words.map(|word| word as u8), scales: std::array::from_fn(rest) }
     }
 }
@@ -105,11 +102,9 @@ struct Fitted {
 
 fn fit(x: &[f32], book: &Codebook<4>, unit: f32, even: bool) -> Fitted {
     let words = Words::of(book);
-    let octets: [(u8, [f32; 8]); SUPER / 8] =
-        std::array::from_fn(|i| signs(x.as_chunks().0.get(i).expect("a block of 256"), even));
-    let magnitudes = octets.map(|octet| octet.1);
+    let (signs, magnitudes) = block_signs(x, even);
     let quads: &[[f32; 4]] = magnitudes.as_flattened().as_chunks().0;
     let scales = OddScales::new(std::array::from_fn(|g| words.fit(&quads[8 * g..8 * g + 8]).scale), unit, 15);
     let word = |i: usize| words.nearest(&quads[i], scales.exact[i / 8]).0;
-    Fitted { words: std::array::from_fn(word), signs: octets.map(|octet| octet.0), scales }
+    Fitted { words: std::array::from_fn(word), signs, scales }
 }

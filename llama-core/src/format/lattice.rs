@@ -7,7 +7,7 @@
 //! the words are chosen once more. Plain and complete on purpose: every word is looked at. Every weight counts the same,
 //! where ggml's quantisers weigh by importance.
 
-use super::block::{Half, inverse, narrow, widen};
+use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;
 
 /// Scales tried.
@@ -116,6 +116,19 @@ pub(super) fn signs(x: &[f32; 8], even: bool) -> (u8, [f32; 8]) {
         magnitudes[smallest] = -magnitudes[smallest];
     }
     (signs, magnitudes)
+}
+
+/// [`signs`] of every eight weights of a block.
+pub(super) fn block_signs(x: &[f32], even: bool) -> ([u8; SUPER / 8], [[f32; 8]; SUPER / 8]) {
+    let octets: [(u8, [f32; 8]); SUPER / 8] =
+        std::array::from_fn(|i| signs(x.as_chunks().0.get(i).expect("a block of 256"), even));
+    (octets.map(|octet| octet.0), octets.map(|octet| octet.1))
+}
+
+/// What XXS formats store for 32 weights: four times seven signs and, on top, the scale.
+pub(super) fn signs_and_scale(signs: &[u8], scale: u8) -> [u8; 4] {
+    let signs = signs.iter().enumerate().fold(0, |all, (i, &signs)| all | u32::from(signs & 127) << (7 * i));
+    (signs | u32::from(scale) << 28).to_le_bytes()
 }
 
 /// Eight signs of which seven are stored: their number is even.

@@ -35,8 +35,7 @@ impl Load for f32 {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn load(x: &[f32; EIGHT]) -> __m256 {
-        // SAFETY: an unaligned load of exactly the array's bytes.
-        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+        get(x)
     }
 }
 

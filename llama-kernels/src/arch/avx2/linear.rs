@@ -10,6 +10,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::linear_blocks::*;
 use super::linear_many::{many, narrow_bytes, wide_bytes};
@@ -22,9 +23,37 @@ pub(in crate::arch) const COLUMNS: usize = 4;
 /// Columns of the widest batch whose panels are not worth unpacking to memory: those of one tile.
 const FEW: usize = 4;
 
+/// How codes are multiplied with quants: the one thing in which tiers of 256 bits differ.
+pub(in crate::arch) trait Dot {
+    /// Whether codes are multiplied as unsigned, whatever their form: all that have no minimum have a zero point then.
+    const UNSIGNED: bool;
+
+    /// Dot products of sub-block `sub`, from `zero` as `Acts::zeros` has it.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+        codes: &[__m256i; 8],
+        quants: &[i32; 8],
+        zero: i32,
+        sub: usize,
+    ) -> __m256i;
+}
+
+/// VPMADDUBSW and VPMADDWD: any CPU of this tier.
+struct Maddubs;
+
 /// The table of this tier, for a CPU that has it.
 pub(in crate::arch) fn kernels() -> LinearKernels {
-    let mut table = Table { few: [few::<WideBlock<1, false>, 576, 1>(); PACKS], many: [None; PACKS] };
+    let Table { few, many, .. } = table::<Maddubs>();
+    let many = Some(Many { from: FEW + 1, kernels: many });
+    LinearKernels { columns: COLUMNS, kernels: few, many, zero_pairs: true, quantise }
+}
+
+/// The kernels of every form, those of few columns by `D`.
+pub(in crate::arch) fn table<D: Dot>() -> Table<D> {
+    let few = [few::<D, WideBlock<1, false>, 576, 1>(); PACKS];
+    let mut table = Table { few, many: [None; PACKS], dot: PhantomData };
     table.floats(Pack::F32, float_row::<F32, 128>());
     table.floats(Pack::F16, float_row::<F16, 64>());
     table.floats(Pack::BF16, float_row::<Bf16, 64>());
@@ -45,32 +74,35 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     table.set::<WideBlock<1, true>, 640, 1, { wide_bytes(1) }>(Pack::Wide32Min);
     table.set::<WideBlock<2, false>, 640, 2, { wide_bytes(2) }>(Pack::Wide16);
     table.set::<WideBlock<2, true>, 768, 2, { wide_bytes(2) }>(Pack::Wide16Min);
-    let many = Some(Many { from: FEW + 1, kernels: table.many });
-    LinearKernels { columns: COLUMNS, kernels: table.few, many, zero_pairs: true, quantise }
+    table
 }
 
-struct Table {
-    few: [[Kernel; MAX_COLUMNS]; PACKS],
+/// Kernels by form.
+pub(in crate::arch) struct Table<D> {
+    /// For batches of one tile.
+    pub few: [[Kernel; MAX_COLUMNS]; PACKS],
+    /// For larger ones.
     many: [Option<ManyKernel>; PACKS],
+    dot: PhantomData<D>,
 }
 
-impl Table {
+impl<D: Dot> Table<D> {
     fn floats(&mut self, pack: Pack, row: [Kernel; MAX_COLUMNS]) {
         self.few[pack as usize] = row;
     }
 
     fn set<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>(&mut self, pack: Pack) {
-        self.few[pack as usize] = few::<W, BYTES, S>();
+        self.few[pack as usize] = few::<D, W, BYTES, S>();
         self.many[pack as usize] = Some(many::<W, BYTES, S, OUT>);
     }
 }
 
 /// Kernels of batches up to [`FEW`]; the table's further places are never asked for, and hold the last of them.
-fn few<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<W, BYTES, S, FEW>; MAX_COLUMNS];
-    kernels[0] = quantised::<W, BYTES, S, 1>;
-    kernels[1] = quantised::<W, BYTES, S, 2>;
-    kernels[2] = quantised::<W, BYTES, S, 3>;
+fn few<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
+    let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<D, W, BYTES, S, FEW>; MAX_COLUMNS];
+    kernels[0] = quantised::<D, W, BYTES, S, 1>;
+    kernels[1] = quantised::<D, W, BYTES, S, 2>;
+    kernels[2] = quantised::<D, W, BYTES, S, 3>;
     kernels
 }
 
@@ -85,7 +117,7 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
 /// One panel of a quantised form for one tile of columns: group by group, of each the first eight rows and then the others,
 /// so that memory is read in its order.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
+fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
     _: Pack,
     panel: &[u8],
     acts: Acts<'_>,
@@ -98,7 +130,8 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     let sums = acts.sums.as_chunks::<C>().0.as_chunks::<S>().0;
     let groups = blocks.len() * W::GROUPS;
     assert!(acts.columns == C && quants.len() == groups && scales.len() == groups);
-    assert!((!W::ZERO || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
+    let zero = if D::UNSIGNED { !W::MIN } else { W::ZERO };
+    assert!((!zero || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
     let mut acc = [[_mm256_setzero_ps(); C]; 2];
     for (b, raw) in blocks.iter().enumerate() {
         let mut raw = raw;
@@ -110,8 +143,9 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
                 let group = unsafe { W::unpack(raw, i, half) };
                 for sub in 0..S {
                     for c in 0..C {
-                        let zero = if W::ZERO { zeros[g][sub][c] } else { 0 };
-                        let mut dots = dots::<W, BYTES, S>(&group.codes, &quants[c], zero, sub);
+                        let start = if zero { zeros[g][sub][c] } else { 0 };
+                        // SAFETY: only the table of its tier has the kernels of `D`.
+                        let mut dots = unsafe { D::dots::<W, BYTES, S>(&group.codes, &quants[c], start, sub) };
                         (raw, quants) = hold(raw, quants, &mut dots);
                         let scale = _mm256_mul_ps(group.scale[sub], _mm256_set1_ps(scales[g][c]));
                         acc[c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), acc[c]);
@@ -131,24 +165,27 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     }
 }
 
-/// Dot products of sub-block `sub`, from `zero` (two of 16 bits).
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
-    codes: &[__m256i; 8],
-    quants: &[i32; 8],
-    zero: i32,
-    sub: usize,
-) -> __m256i {
-    let mut dots = _mm256_setzero_si256();
-    for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
-        let mut pairs = _mm256_set1_epi32(zero);
-        for j in j..j + W::STEP {
-            pairs = _mm256_add_epi16(pairs, products::<W, BYTES, S>(codes[j], quants[j]));
+impl Dot for Maddubs {
+    const UNSIGNED: bool = false;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+        codes: &[__m256i; 8],
+        quants: &[i32; 8],
+        zero: i32,
+        sub: usize,
+    ) -> __m256i {
+        let mut dots = _mm256_setzero_si256();
+        for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
+            let mut pairs = _mm256_set1_epi32(zero);
+            for j in j..j + W::STEP {
+                pairs = _mm256_add_epi16(pairs, products::<W, BYTES, S>(codes[j], quants[j]));
+            }
+            dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
         }
-        dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        dots
     }
-    dots
 }
 
 /// Products of a code vector with four quants, added in pairs.
@@ -167,7 +204,7 @@ fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m25
 /// Left free, it computes the products of many steps before it adds any, and has too few registers to keep them.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(in crate::arch) fn hold<'a, 'b, X, Y>(x: &'a X, y: &'b Y, sum: &mut __m256i) -> (&'a X, &'b Y) {
+pub(super) fn hold<'a, 'b, X, Y>(x: &'a X, y: &'b Y, sum: &mut __m256i) -> (&'a X, &'b Y) {
     let (mut x, mut y): (*const X, *const Y) = (x, y);
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through them here")]
     // SAFETY: no instruction is executed, so pointers and register are what they were: references to live values.
