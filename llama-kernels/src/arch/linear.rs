@@ -42,20 +42,17 @@ pub type Columns = [[f32; MAX_PANEL_ROWS]; PASS + MAX_COLUMNS];
 
 /// Bytes of unpacked codes in a [`Room`]: less than any first-level cache that has them.
 pub(super) const ROOM: usize = 20 << 10;
-/// Groups of quants in a [`Room`].
-pub(super) const ROOM_QUANTS: usize = 64;
 
 /// Where a kernel unpacks.
 #[repr(C, align(64))]
 pub struct Room {
     pub(super) codes: [u8; ROOM],
-    pub(super) quants: [[i32; 16]; ROOM_QUANTS],
 }
 
 impl Room {
     /// Zeroed.
     pub fn new() -> Room {
-        Room { codes: [0; ROOM], quants: [[0; 16]; ROOM_QUANTS] }
+        Room { codes: [0; ROOM] }
     }
 }
 

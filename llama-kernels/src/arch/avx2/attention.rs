@@ -14,6 +14,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llama_core::numerics::{LANES, PARTITION};
 
+use super::fetch;
 use super::vector::{Pair, exp, fold, load, store};
 use crate::arch::portable;
 use crate::kernels::{Reading, Softmax};
@@ -93,13 +94,6 @@ fn score_rows<E: Load, const R: usize, const B: usize>(
     for (i, (&block, &ahead)) in rest.iter().zip(rest_ahead).enumerate() {
         score_tile::<E, R, 1>(q, (&[block], &[ahead]), scale, &mut out[(groups.len() * B + i) * LANES..]);
     }
-}
-
-/// Asks memory for the line that holds element `at` of a block, or lies as far behind its start.
-#[inline(always)]
-pub(in crate::arch) fn fetch<E>(block: &[E], at: usize) {
-    // SAFETY: a prefetch reads nothing that the program sees and cannot fault, whatever the address; every x86-64 has it.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(at).cast()) }
 }
 
 /// Scores against B blocks, two vectors each.

@@ -5,23 +5,21 @@
 //! With a zero point to take off there is room for more: see [`Block::ZERO`]. Codes of eight bits would overflow as
 //! unsigned, so they are made signed and their sign is moved to the quants: 2 * 128 * 127 = 32512 fits.
 //!
-//! Here are the kernels for one tile of columns, straight from packed codes: memory is read once, in its order. Larger
-//! batches go through `linear_many`.
+//! Here are the kernels for one column, straight from packed codes, which wait for nothing but memory. More columns have
+//! theirs in `linear_many`.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::linear_blocks::*;
-use super::linear_many::{many, narrow_bytes, wide_bytes};
+use super::linear_many::{ask_ahead, expanded_bytes, few, many};
 use super::linear_quantise::quantise;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKernel, Tile};
 use crate::weight::pack::{PACKS, Pack};
 
 /// Columns of the widest tile: sixteen rows of four take eight registers for dot products.
 pub(in crate::arch) const COLUMNS: usize = 4;
-/// Columns of the widest batch whose panels are not worth unpacking to memory: those of one tile.
-const FEW: usize = 4;
 
 /// How codes are multiplied with quants: the one thing in which tiers of 256 bits differ.
 pub(in crate::arch) trait Dot {
@@ -38,6 +36,9 @@ pub(in crate::arch) trait Dot {
         zero: i32,
         sub: usize,
     ) -> __m256i;
+
+    /// Kernels for tiles of one to [`COLUMNS`] columns.
+    fn tiles<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>() -> [Kernel; COLUMNS];
 }
 
 /// VPMADDUBSW and VPMADDWD: any CPU of this tier.
@@ -45,42 +46,42 @@ struct Maddubs;
 
 /// The table of this tier, for a CPU that has it.
 pub(in crate::arch) fn kernels() -> LinearKernels {
-    let Table { few, many, .. } = table::<Maddubs>();
-    let many = Some(Many { from: FEW + 1, kernels: many });
-    LinearKernels { columns: COLUMNS, kernels: few, many, zero_pairs: true, quantise }
+    let Table { tiles, many, .. } = table::<Maddubs>();
+    let many = Some(Many { from: COLUMNS + 1, kernels: many });
+    LinearKernels { columns: COLUMNS, kernels: tiles, many, zero_pairs: true, quantise }
 }
 
-/// The kernels of every form, those of few columns by `D`.
+/// The kernels of every form, those of one tile by `D`.
 pub(in crate::arch) fn table<D: Dot>() -> Table<D> {
-    let few = [few::<D, WideBlock<1, false>, 576, 1>(); PACKS];
-    let mut table = Table { few, many: [None; PACKS], dot: PhantomData };
+    let tiles = [float_row::<F32, 128>(); PACKS];
+    let mut table = Table { tiles, many: [None; PACKS], dot: PhantomData };
     table.floats(Pack::F32, float_row::<F32, 128>());
     table.floats(Pack::F16, float_row::<F16, 64>());
     table.floats(Pack::BF16, float_row::<Bf16, 64>());
-    table.set::<Q8_0, 544, 1, { wide_bytes(1) }>(Pack::Q8_0);
-    table.set::<Q4_0, 288, 1, { narrow_bytes(1) }>(Pack::Q4_0);
-    table.set::<Q4_1, 320, 1, { narrow_bytes(1) }>(Pack::Q4_1);
-    table.set::<Q5_0, 352, 1, { narrow_bytes(1) }>(Pack::Q5_0);
-    table.set::<Q5_1, 384, 1, { narrow_bytes(1) }>(Pack::Q5_1);
-    table.set::<Q2K, 1344, 2, { narrow_bytes(2) }>(Pack::Q2_K);
-    table.set::<Q3K, 1760, 2, { narrow_bytes(2) }>(Pack::Q3_K);
-    table.set::<Q4K, 2304, 1, { narrow_bytes(1) }>(Pack::Q4_K);
-    table.set::<Q5K, 2816, 1, { narrow_bytes(1) }>(Pack::Q5_K);
-    table.set::<Q6K, 3360, 2, { narrow_bytes(2) }>(Pack::Q6_K);
-    table.set::<Iq4Nl, 288, 1, { wide_bytes(1) }>(Pack::IQ4_NL);
-    table.set::<Iq4Xs, 2176, 1, { wide_bytes(1) }>(Pack::IQ4_XS);
-    table.set::<Mxfp4, 272, 1, { narrow_bytes(1) }>(Pack::MXFP4);
-    table.set::<WideBlock<1, false>, 576, 1, { wide_bytes(1) }>(Pack::Wide32);
-    table.set::<WideBlock<1, true>, 640, 1, { wide_bytes(1) }>(Pack::Wide32Min);
-    table.set::<WideBlock<2, false>, 640, 2, { wide_bytes(2) }>(Pack::Wide16);
-    table.set::<WideBlock<2, true>, 768, 2, { wide_bytes(2) }>(Pack::Wide16Min);
+    table.set::<Q8_0, 544, 1, { expanded_bytes(1) }>(Pack::Q8_0);
+    table.set::<Q4_0, 288, 1, { expanded_bytes(1) }>(Pack::Q4_0);
+    table.set::<Q4_1, 320, 1, { expanded_bytes(1) }>(Pack::Q4_1);
+    table.set::<Q5_0, 352, 1, { expanded_bytes(1) }>(Pack::Q5_0);
+    table.set::<Q5_1, 384, 1, { expanded_bytes(1) }>(Pack::Q5_1);
+    table.set::<Q2K, 1344, 2, { expanded_bytes(2) }>(Pack::Q2_K);
+    table.set::<Q3K, 1760, 2, { expanded_bytes(2) }>(Pack::Q3_K);
+    table.set::<Q4K, 2304, 1, { expanded_bytes(1) }>(Pack::Q4_K);
+    table.set::<Q5K, 2816, 1, { expanded_bytes(1) }>(Pack::Q5_K);
+    table.set::<Q6K, 3360, 2, { expanded_bytes(2) }>(Pack::Q6_K);
+    table.set::<Iq4Nl, 288, 1, { expanded_bytes(1) }>(Pack::IQ4_NL);
+    table.set::<Iq4Xs, 2176, 1, { expanded_bytes(1) }>(Pack::IQ4_XS);
+    table.set::<Mxfp4, 272, 1, { expanded_bytes(1) }>(Pack::MXFP4);
+    table.set::<WideBlock<1, false>, 576, 1, { expanded_bytes(1) }>(Pack::Wide32);
+    table.set::<WideBlock<1, true>, 640, 1, { expanded_bytes(1) }>(Pack::Wide32Min);
+    table.set::<WideBlock<2, false>, 640, 2, { expanded_bytes(2) }>(Pack::Wide16);
+    table.set::<WideBlock<2, true>, 768, 2, { expanded_bytes(2) }>(Pack::Wide16Min);
     table
 }
 
 /// Kernels by form.
 pub(in crate::arch) struct Table<D> {
     /// For batches of one tile.
-    pub few: [[Kernel; MAX_COLUMNS]; PACKS],
+    pub tiles: [[Kernel; MAX_COLUMNS]; PACKS],
     /// For larger ones.
     many: [Option<ManyKernel>; PACKS],
     dot: PhantomData<D>,
@@ -88,22 +89,13 @@ pub(in crate::arch) struct Table<D> {
 
 impl<D: Dot> Table<D> {
     fn floats(&mut self, pack: Pack, row: [Kernel; MAX_COLUMNS]) {
-        self.few[pack as usize] = row;
+        self.tiles[pack as usize] = row;
     }
 
     fn set<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>(&mut self, pack: Pack) {
-        self.few[pack as usize] = few::<D, W, BYTES, S>();
+        self.tiles[pack as usize][..COLUMNS].copy_from_slice(&D::tiles::<W, BYTES, S, OUT>());
         self.many[pack as usize] = Some(many::<W, BYTES, S, OUT>);
     }
-}
-
-/// Kernels of batches up to [`FEW`]; the table's further places are never asked for, and hold the last of them.
-fn few<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<D, W, BYTES, S, FEW>; MAX_COLUMNS];
-    kernels[0] = quantised::<D, W, BYTES, S, 1>;
-    kernels[1] = quantised::<D, W, BYTES, S, 2>;
-    kernels[2] = quantised::<D, W, BYTES, S, 3>;
-    kernels
 }
 
 fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
@@ -114,10 +106,10 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
     kernels
 }
 
-/// One panel of a quantised form for one tile of columns: group by group, of each the first eight rows and then the others,
+/// One panel of a quantised form for one tile of columns, which is best for a single column: group by group, of each the first eight rows and then the others,
 /// so that memory is read in its order.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
+pub(in crate::arch) fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
     _: Pack,
     panel: &[u8],
     acts: Acts<'_>,
@@ -138,6 +130,7 @@ fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, con
         for i in 0..W::GROUPS {
             let g = b * W::GROUPS + i;
             let mut quants = &quants[g];
+            ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
             for (half, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: `unpack` needs the CPU features that this function has.
                 let group = unsafe { W::unpack(raw, i, half) };
@@ -186,12 +179,17 @@ impl Dot for Maddubs {
         }
         dots
     }
+
+    fn tiles<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>() -> [Kernel; COLUMNS] {
+        let one: Kernel = quantised::<Self, W, BYTES, S, 1>;
+        [one, few::<W, BYTES, S, OUT, 2>, few::<W, BYTES, S, OUT, 3>, few::<W, BYTES, S, OUT, 4>]
+    }
 }
 
 /// Products of a code vector with four quants, added in pairs.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m256i, quants: i32) -> __m256i {
+pub(super) fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m256i, quants: i32) -> __m256i {
     let quants = _mm256_set1_epi32(quants);
     if W::SIGNED {
         _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(quants, codes))

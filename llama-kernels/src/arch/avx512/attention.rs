@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llama_core::numerics::{LANES, PARTITION};
 
-use super::super::avx2::attention::fetch;
+use super::super::avx2::fetch;
 use super::vector::{exp, fold, load, store};
 use crate::arch::portable;
 use crate::kernels::{Reading, Softmax};

@@ -8,14 +8,14 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use crate::arch::avx2::linear::{COLUMNS, Dot, table};
+use crate::arch::avx2::linear::{COLUMNS, Dot, quantised, table};
 use crate::arch::avx2::linear_blocks::Block;
 use crate::arch::avx2::linear_quantise::quantise;
-use crate::arch::linear::LinearKernels;
+use crate::arch::linear::{Kernel, LinearKernels};
 
 /// The table of this tier, for a CPU that has it.
 pub(in crate::arch) fn kernels() -> LinearKernels {
-    LinearKernels { columns: COLUMNS, kernels: table::<Vnni>().few, many: None, zero_pairs: false, quantise }
+    LinearKernels { columns: COLUMNS, kernels: table::<Vnni>().tiles, many: None, zero_pairs: false, quantise }
 }
 
 /// VPDPBUSD.
@@ -39,6 +39,11 @@ impl Dot for Vnni {
             dots = unsafe { dpbusd(dots, unsigned, _mm256_set1_epi32(quants[j])) };
         }
         dots
+    }
+
+    fn tiles<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>() -> [Kernel; COLUMNS] {
+        let one: Kernel = quantised::<Self, W, BYTES, S, 1>;
+        [one, quantised::<Self, W, BYTES, S, 2>, quantised::<Self, W, BYTES, S, 3>, quantised::<Self, W, BYTES, S, 4>]
     }
 }
 
