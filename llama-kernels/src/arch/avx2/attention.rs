@@ -246,24 +246,28 @@ fn value_tile<E: Load, const R: usize, const N: usize>(
     }
     let blocks = positions.start / LANES..positions.end.div_ceil(LANES);
     for (b, (block, ahead)) in blocks.clone().zip(v.now[blocks.clone()].iter().zip(&v.ahead[blocks])) {
-        let (start, rows) = (b * LANES, block.as_chunks::<EIGHT>().0);
-        let mut weights: [&[f32; LANES]; R] = [&[0.0; LANES]; R];
-        for (weights, p) in weights.iter_mut().zip(p) {
-            *weights = p[start..].first_chunk().expect("whole blocks of weights");
+        let (start, share) = (b * LANES, N * LANES * EIGHT);
+        // Each of a row's tiles asks for its share of the block.
+        for line in (0..share).step_by(64 / size_of::<E>()) {
+            fetch(ahead, from / N * share + line);
         }
-        for t in positions.start.max(start) - start..positions.end.min(start + LANES) - start {
-            // Each of a row's tiles asks for its share of the block, a part with every row.
-            fetch(ahead, (from * LANES + t * N) * EIGHT);
-            let row: &[[E; EIGHT]; N] = rows[t * eights + from..].first_chunk().expect("whole rows");
-            let mut p = [_mm256_setzero_ps(); R];
-            for r in 0..R {
-                p[r] = _mm256_set1_ps(weights[r][t]);
-            }
+        let inside = positions.start.max(start) - start..positions.end.min(start + LANES) - start;
+        let mut weights: [&[f32]; R] = [&[]; R];
+        for (weights, p) in weights.iter_mut().zip(p) {
+            *weights = &p[start..][inside.clone()];
+        }
+        let rows = &block.as_chunks::<EIGHT>().0[inside.start * eights..inside.end * eights];
+        for (t, row) in rows.chunks_exact(eights).enumerate() {
+            let row: &[[E; EIGHT]; N] = row[from..].first_chunk().expect("whole rows");
+            let mut column = [_mm256_setzero_ps(); N];
             for n in 0..N {
                 // SAFETY: this function requires the features.
-                let column = unsafe { E::load(&row[n]) };
-                for r in 0..R {
-                    acc[r][n] = _mm256_fmadd_ps(p[r], column, acc[r][n]);
+                column[n] = unsafe { E::load(&row[n]) };
+            }
+            for r in 0..R {
+                let p = _mm256_set1_ps(weights[r][t]);
+                for n in 0..N {
+                    acc[r][n] = _mm256_fmadd_ps(p, column[n], acc[r][n]);
                 }
             }
         }

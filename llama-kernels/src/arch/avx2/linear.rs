@@ -229,6 +229,10 @@ fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
     for first in (0..4).step_by(R) {
         let mut acc = [[_mm256_setzero_ps(); R]; C];
         for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
+            // A form of four bytes leaves so little to do between two lines that the hardware's own prefetcher keeps up.
+            if first == 0 && BYTES == 64 {
+                ask_ahead(raw, 0, BYTES);
+            }
             let mut w = [_mm256_setzero_ps(); R];
             for (r, w) in w.iter_mut().enumerate() {
                 // SAFETY: `load` needs the CPU features that this function has.
