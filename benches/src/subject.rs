@@ -6,6 +6,7 @@ use std::time::Instant;
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference, Timed};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::{Checkpoint, Name};
+use llama_core::engine::block_bytes;
 use llama_core::format::Format;
 use llama_core::model::{Llama, MemoryPlan, Model};
 use llama_core::{Error, Result};
@@ -36,8 +37,10 @@ pub struct Subject {
     model: Llama<Timed<Cpu>>,
     threads: Threads,
     tier: Tier,
-    /// Bytes of weights that a decoded token reads.
+    /// Bytes of weights that a step reads.
     pub weight_bytes: u64,
+    /// Bytes of the KV cache that it reads for each position behind it.
+    pub position_bytes: u64,
     /// Multiply-accumulates of the linears of one token, without the head.
     pub macs: u64,
     floats: bool,
@@ -66,6 +69,7 @@ impl Subject {
             threads: Threads::new(count)?,
             tier,
             weight_bytes,
+            position_bytes: block_bytes(config, KvFormat::Half) / BLOCK as u64,
             macs,
             floats,
             memory: touched(weight_bytes as usize)?,

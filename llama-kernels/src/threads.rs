@@ -2,8 +2,8 @@
 //!
 //! A team of `count` threads is the caller and `count - 1` workers that live as long as the team. A parallel region is
 //! published through one atomic word, its *state*: a generation number, whether the region is open, and how many
-//! workers are inside. Tasks are handed out by one counter, so a slow thread takes fewer. The caller works too, closes
-//! the region when the counter has run out, and waits only for the workers that are inside: one that the system has not
+//! workers are inside. A slow thread does fewer of its tasks (`tasks`). The caller works too, closes
+//! the region when there are none left, and waits only for the workers that are inside: one that the system has not
 //! scheduled in time never joins and is never waited for, which is what keeps an oversubscribed machine running.
 //!
 //! Between regions of a step ([`Threads::step`]) workers spin for some microseconds, then yield, then sleep; outside a
@@ -15,6 +15,8 @@
 //! lasts as long as the team: regions in rayon's own terms were measured first and cost 2 us each (14 us for a
 //! broadcast, which also allocates), and 80 regions a token at 60 tokens a second make that 1 to 7 % of the time.
 
+mod tasks;
+
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -25,6 +27,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use llama_core::{Error, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use tasks::Run;
+pub use tasks::Tasks;
 
 /// More threads than this are refused: the number is a mistake.
 pub const MAX_THREADS: usize = 1024;
@@ -52,7 +57,7 @@ impl Threads {
         }
         // Spinning on a processor that another member of the team needs only delays it.
         let spins = if count <= available() { SPINS } else { 0 };
-        let shared = Arc::new(Shared::new(spins));
+        let shared = Arc::new(Shared::new(count, spins));
         let pool = if count > 1 { Some(start(&shared, count - 1)?) } else { None };
         Ok(Threads { shared, pool, count })
     }
@@ -74,13 +79,15 @@ impl Threads {
     }
 
     /// Calls `work(thread, tasks)` once on each thread that comes in time, the caller's among them. What they take from
-    /// `tasks` they have taken together: each of `0 .. tasks` once. Returns when all have returned.
-    pub fn share(&self, tasks: usize, work: &(dyn Fn(usize, Tasks<'_>) + Sync)) {
-        if self.pool.is_none() || tasks <= 1 || self.shared.busy.swap(true, SeqCst) {
-            return work(0, Tasks { next: &AtomicUsize::new(0), count: tasks });
+    /// `tasks` they have taken together: each of `0 .. count` once, mostly in order. Returns when all have returned.
+    pub fn share(&self, count: usize, work: &(dyn Fn(usize, Tasks<'_>) + Sync)) {
+        if self.pool.is_none() || count <= 1 || self.shared.busy.swap(true, SeqCst) {
+            let alone = [Run::default()];
+            tasks::cut(count, &alone);
+            return work(0, Tasks::of(&alone, 0));
         }
         let _busy = OnDrop(|| self.shared.busy.store(false, SeqCst));
-        self.shared.run(tasks, work);
+        self.shared.run(count, work);
     }
 
     /// Cuts `slice` into chunks of `chunk` elements (the last may be shorter) and calls `task(i, chunk i)` in parallel.
@@ -145,21 +152,6 @@ fn is_between_steps(steps: u64) -> bool {
     steps.is_multiple_of(2)
 }
 
-/// The tasks of a region that nobody has taken yet.
-pub struct Tasks<'a> {
-    next: &'a AtomicUsize,
-    count: usize,
-}
-
-impl Iterator for Tasks<'_> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        let i = self.next.fetch_add(1, SeqCst);
-        (i < self.count).then_some(i)
-    }
-}
-
 /// What the threads of a region do.
 type Work = dyn Fn(usize, Tasks<'_>) + Sync;
 
@@ -167,7 +159,6 @@ type Work = dyn Fn(usize, Tasks<'_>) + Sync;
 #[derive(Clone, Copy)]
 struct Job {
     work: *const Work,
-    tasks: usize,
 }
 
 type Panic = Box<dyn Any + Send>;
@@ -179,7 +170,7 @@ const OPEN: u64 = 1 << 16;
 /// One generation.
 const GENERATION: u64 = 1 << 17;
 
-/// A cache line (two: they are fetched in pairs) of its own, so that the counter does not slow the state's readers.
+/// A cache line (two: they are fetched in pairs) of its own, so that nothing else slows the state's readers.
 #[repr(align(128))]
 struct Padded<T>(T);
 
@@ -187,8 +178,8 @@ struct Padded<T>(T);
 struct Shared {
     /// Generation, [`OPEN`], workers [`INSIDE`].
     state: Padded<AtomicU64>,
-    /// The next task to hand out.
-    next: Padded<AtomicUsize>,
+    /// The tasks that are left.
+    runs: Box<[Run]>,
     /// Written by the caller while the region is closed and empty, read by workers inside.
     job: UnsafeCell<Job>,
     /// The first panic of a worker in this region.
@@ -216,11 +207,11 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    fn new(spins: u32) -> Self {
+    fn new(threads: usize, spins: u32) -> Self {
         Shared {
             state: Padded(AtomicU64::new(0)),
-            next: Padded(AtomicUsize::new(0)),
-            job: UnsafeCell::new(Job { work: &|_, _| (), tasks: 0 }),
+            runs: (0..threads).map(|_| Run::default()).collect(),
+            job: UnsafeCell::new(Job { work: &|_, _| () }),
             panic: Mutex::new(None),
             busy: AtomicBool::new(false),
             steps: AtomicU64::new(0),
@@ -233,14 +224,14 @@ impl Shared {
     }
 
     /// Runs a region. The caller holds `busy`.
-    fn run(&self, tasks: usize, work: &(dyn Fn(usize, Tasks<'_>) + Sync)) {
+    fn run(&self, count: usize, work: &(dyn Fn(usize, Tasks<'_>) + Sync)) {
         // SAFETY: only the lifetime changes. The pointer is followed by workers inside the region alone, and this
         // function neither returns nor unwinds before the region is closed and the last of them has left.
         let work: *const Work = unsafe { std::mem::transmute(work) };
-        let job = Job { work, tasks };
+        let job = Job { work };
         // SAFETY: the previous region is closed and empty, so no worker reads `job`; `busy` keeps other writers out.
         unsafe { *self.job.get() = job };
-        self.next.0.store(0, SeqCst);
+        tasks::cut(count, &self.runs);
         self.state.0.fetch_add(GENERATION | OPEN, SeqCst);
         self.work.ring();
 
@@ -257,11 +248,8 @@ impl Shared {
     fn take_part(&self, thread: usize, job: Job) -> Result<(), Panic> {
         // SAFETY: the caller is the one that published the job, or is inside its region; see `run`.
         let work = unsafe { &*job.work };
-        catch_unwind(AssertUnwindSafe(|| work(thread, Tasks { next: &self.next.0, count: job.tasks }))).inspect_err(
-            |_| {
-                self.next.0.fetch_max(job.tasks, SeqCst);
-            },
-        )
+        catch_unwind(AssertUnwindSafe(|| work(thread, Tasks::of(&self.runs, thread))))
+            .inspect_err(|_| tasks::clear(&self.runs))
     }
 
     /// A worker's life.

@@ -4,8 +4,9 @@
 //! cargo run --release -p llama-benches --bin speed -- --model MODEL.gguf --threads 2
 //! ```
 //! pp: `--prompt` tokens in an empty context, in steps of at most 512, logits of the last. tg: `--generate` steps of one
-//! token of each of `--sequences` after `--context` tokens, all of them counted. Before each, the ceiling: a raw read of as
-//! many bytes as such a step touches, and a loop of the tier's best multiply-accumulate instruction. Printed are medians of
+//! token of each of `--sequences` after `--context` tokens, all of them counted. The ceilings: a raw read of as many bytes as
+//! a step's weights, before and after decoding, against the bytes of weights and KV cache that steps read; and before the
+//! prompt a loop of the tier's best multiply-accumulate instruction. Printed are medians of
 //! `--repeat` rounds after a warm-up, medians of the rounds' ratios, and the likeliest token after the prompt, as one line
 //! of JSON; `--verbs` adds where the time went.
 
@@ -121,25 +122,29 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Ceiling, prefill, ceiling, decode.
+/// Ceiling, prefill, ceiling, decode, ceiling.
 fn round(subject: &mut Subject, arguments: &Arguments) -> Result<Round> {
     let peak = subject.peak();
     let start = Instant::now();
     subject.fill_context(arguments.prompt, 1)?;
     let prefill = start.elapsed().as_secs_f64();
 
-    let read = subject.read();
+    let before = subject.read();
     subject.fill_context(arguments.context, arguments.sequences)?;
     let start = Instant::now();
     for i in 0..arguments.generate {
         subject.feed(arguments.context + i, 1, arguments.sequences)?;
     }
     let decode = start.elapsed().as_secs_f64();
+    let read = (before + subject.read()) / 2.0;
+    // The cache as it is in the middle of the tokens.
+    let cached = (arguments.context + arguments.generate / 2) as u64 * arguments.sequences as u64;
+    let step_bytes = subject.weight_bytes + cached * subject.position_bytes;
     Ok(Round {
         prefill_rate: arguments.prompt as f64 / prefill,
         prefill_share: (subject.macs * arguments.prompt as u64) as f64 / prefill / peak,
         decode_rate: (arguments.generate * arguments.sequences) as f64 / decode,
-        decode_share: subject.weight_bytes as f64 * arguments.generate as f64 / decode / read,
+        decode_share: step_bytes as f64 * arguments.generate as f64 / decode / read,
         read: read / 1e9,
     })
 }
