@@ -174,7 +174,7 @@ pub fn values<E: Load>(p: &[&[f32]], v: Reading<'_, E>, positions: Range<usize>,
         [a] => value_rows::<E, 1, 8>(&[a], v, positions, out),
         [a, b] => value_rows::<E, 2, 4>(&[a, b], v, positions, out),
         [a, b, c] => value_rows::<E, 3, 2>(&[a, b, c], v, positions, out),
-        [a, b, c, d] => value_rows::<E, 4, 2>(&[a, b, c, d], v, positions, out),
+        [a, b, c, d] => value_rows::<E, 4, 3>(&[a, b, c, d], v, positions, out),
         _ => unreachable!("{} rows", p.len()),
     }
 }
@@ -218,7 +218,8 @@ fn value_columns<E: Load, const R: usize, const N: usize>(
 ) {
     let mut at = eights.start;
     while at < eights.end {
-        if eights.end - at >= N {
+        let left = eights.end - at;
+        if left >= N && left != N + 1 {
             value_tile::<E, R, N>(p, v, positions.clone(), at, out);
             at += N;
         } else {
@@ -249,7 +250,7 @@ fn value_tile<E: Load, const R: usize, const N: usize>(
         let (start, share) = (b * LANES, N * LANES * EIGHT);
         // Each of a row's tiles asks for its share of the block.
         for line in (0..share).step_by(64 / size_of::<E>()) {
-            fetch(ahead, from / N * share + line);
+            fetch(ahead, from * LANES * EIGHT + line);
         }
         let inside = positions.start.max(start) - start..positions.end.min(start + LANES) - start;
         let mut weights: [&[f32]; R] = [&[]; R];
