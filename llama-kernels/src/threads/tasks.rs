@@ -86,3 +86,42 @@ impl Iterator for Tasks<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whoever takes when: each task once, and until the first thread runs out of its own, each its own in order.
+        #[test]
+        fn every_task_is_taken_once(threads in 1usize..7, count in 0usize..100, turns in prop::collection::vec(0usize..7, 0..200)) {
+            let runs: Vec<Run> = (0..threads).map(|_| Run::default()).collect();
+            cut(count, &runs);
+            let mut takers: Vec<Tasks<'_>> = (0..threads).map(|own| Tasks::of(&runs, own)).collect();
+            let mut next: Vec<usize> = (0..threads).map(|i| i * count / threads).collect();
+            let (mut taken, mut own) = (vec![0; count], true);
+            for thread in turns.into_iter().filter(|&thread| thread < threads).chain((0..threads).flat_map(|i| vec![i; count + 1])) {
+                let task = takers[thread].next();
+                own &= next[thread] < (thread + 1) * count / threads;
+                if own {
+                    prop_assert_eq!(task, Some(next[thread]));
+                    next[thread] += 1;
+                }
+                task.into_iter().for_each(|task| taken[task] += 1);
+            }
+            prop_assert!(taken.iter().all(|&times| times == 1), "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_when_a_region_was_cleared() {
+        let runs = [Run::default(), Run::default()];
+        cut(10, &runs);
+        let mut tasks = Tasks::of(&runs, 1);
+        assert_eq!(tasks.next(), Some(5));
+        clear(&runs);
+        assert_eq!(tasks.next(), None);
+    }
+}

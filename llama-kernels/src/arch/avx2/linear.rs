@@ -106,8 +106,8 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
     kernels
 }
 
-/// One panel of a quantised form for one tile of columns, which is best for a single column: group by group, of each the first eight rows and then the others,
-/// so that memory is read in its order.
+/// One panel of a quantised form for one tile of columns, best for a single one: group by group, of each the first eight
+/// rows and then the others, so that memory is read in its order.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::arch) fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
     _: Pack,

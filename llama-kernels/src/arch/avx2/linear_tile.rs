@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 pub(super) type Dots<const C: usize> = [[__m256i; 2]; C];
 
 /// Dot products of the `N` (4 or 8) code vectors from the `first`, `step` of them added in 16 bits at a time, from `zeros`
-/// (two of 16 bits each). Codes are unsigned, or signed where `step` is 1.
+/// (two of 16 bits each). Codes are unsigned; where `step` is 1 signed, or unsigned of seven bits, which is the same.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn full_dots<const N: usize>(
@@ -57,6 +57,7 @@ macro_rules! steps {
 }
 
 /// Unsigned codes, whose products with four quants are added in 16 bits: of one column when the next one's are under way.
+#[rustfmt::skip]
 macro_rules! unsigned_step {
     ($j:literal) => {
         concat!(
@@ -76,22 +77,15 @@ macro_rules! unsigned_step {
     };
     ($j:literal, $column:literal, $low:literal, $high:literal) => {
         concat!(
-            "vpbroadcastd ymm14, [{quants} + 4*",
-            $j,
-            " + ",
-            $column,
-            "]\n",
-            "vpmaddubsw ymm",
-            $low,
-            ", ymm8, ymm14\n",
-            "vpmaddubsw ymm",
-            $high,
-            ", ymm9, ymm14\n",
+            "vpbroadcastd ymm14, [{quants} + 4*", $j, " + ", $column, "]\n",
+            "vpmaddubsw ymm", $low, ", ymm8, ymm14\n",
+            "vpmaddubsw ymm", $high, ", ymm9, ymm14\n",
         )
     };
 }
 
 /// Signed codes: their sign is moved to the quants, and products are widened before they are added.
+#[rustfmt::skip]
 macro_rules! signed_step {
     ($j:literal) => {
         concat!(
@@ -105,27 +99,15 @@ macro_rules! signed_step {
     };
     ($j:literal, $column:literal, $low:literal, $high:literal) => {
         concat!(
-            "vpbroadcastd ymm14, [{quants} + 4*",
-            $j,
-            " + ",
-            $column,
-            "]\n",
+            "vpbroadcastd ymm14, [{quants} + 4*", $j, " + ", $column, "]\n",
             "vpsignb ymm12, ymm14, ymm8\n",
             "vpsignb ymm13, ymm14, ymm9\n",
             "vpmaddubsw ymm12, ymm10, ymm12\n",
             "vpmaddubsw ymm13, ymm11, ymm13\n",
             "vpmaddwd ymm12, ymm12, ymm15\n",
             "vpmaddwd ymm13, ymm13, ymm15\n",
-            "vpaddd ymm",
-            $low,
-            ", ymm",
-            $low,
-            ", ymm12\n",
-            "vpaddd ymm",
-            $high,
-            ", ymm",
-            $high,
-            ", ymm13\n",
+            "vpaddd ymm", $low, ", ymm", $low, ", ymm12\n",
+            "vpaddd ymm", $high, ", ymm", $high, ", ymm13\n",
         )
     };
 }
@@ -152,9 +134,9 @@ macro_rules! run {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn unsigned<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize, mut sums: Dots<4>) -> Dots<4> {
-    let (codes, quants) = from::<N>(codes, quants, first);
+    let (codes, quants) = addresses::<N>(codes, quants, first);
     let ones = _mm256_set1_epi16(1);
-    // SAFETY: `from` has made sure that what the steps read is there.
+    // SAFETY: `addresses` has made sure that what the steps read is there.
     unsafe {
         if N == 8 {
             run!(steps!(unsigned_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones);
@@ -169,9 +151,9 @@ fn unsigned<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: us
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn signed<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize, mut sums: Dots<4>) -> Dots<4> {
-    let (codes, quants) = from::<N>(codes, quants, first);
+    let (codes, quants) = addresses::<N>(codes, quants, first);
     let ones = _mm256_set1_epi16(1);
-    // SAFETY: `from` has made sure that what the steps read is there.
+    // SAFETY: `addresses` has made sure that what the steps read is there.
     unsafe {
         if N == 8 {
             run!(steps!(signed_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones);
@@ -184,7 +166,7 @@ fn signed<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usiz
 
 /// Where `N` steps from the `first` read: `64 * N` bytes of codes, `4 * N` bytes of each column, which are 32 bytes apart.
 #[inline(always)]
-fn from<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize) -> (*const u8, *const i32) {
+fn addresses<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize) -> (*const u8, *const i32) {
     assert!((N == 4 || N == 8) && first + N <= 8);
     (codes[64 * first..].as_ptr(), quants.as_flattened()[first..].as_ptr())
 }
