@@ -24,13 +24,13 @@ pub(super) fn full_dots<const N: usize>(
     let start = zeros.map(|zero| [_mm256_set1_epi32(zero); 2]);
     match (N, step) {
         (8, 4) => {
-            let half = widened(unsigned::<4>(codes, quants, first, start), none);
-            widened(unsigned::<4>(codes, quants, first + 4, start), half)
+            let half = widened(add_products::<4, false>(codes, quants, first, start), none);
+            widened(add_products::<4, false>(codes, quants, first + 4, start), half)
         }
-        (_, 1) => signed::<N>(codes, quants, first, none),
+        (_, 1) => add_products::<N, true>(codes, quants, first, none),
         _ => {
             assert_eq!(N, step, "code vectors added in 16 bits");
-            widened(unsigned::<N>(codes, quants, first, start), none)
+            widened(add_products::<N, false>(codes, quants, first, start), none)
         }
     }
 }
@@ -130,35 +130,24 @@ macro_rules! run {
     };
 }
 
-/// Adds, in 16 bits, products of the `N` (4 or 8) code vectors from the `first`; codes are unsigned.
+/// Adds products of the `N` (4 or 8) code vectors from the `first`: in 16 bits if the codes are unsigned, in 32 if signed.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn unsigned<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize, mut sums: Dots<4>) -> Dots<4> {
+fn add_products<const N: usize, const SIGNED: bool>(
+    codes: &[u8; 512],
+    quants: &[[i32; 8]; 4],
+    first: usize,
+    mut sums: Dots<4>,
+) -> Dots<4> {
     let (codes, quants) = addresses::<N>(codes, quants, first);
     let ones = _mm256_set1_epi16(1);
     // SAFETY: `addresses` has made sure that what the steps read is there.
     unsafe {
-        if N == 8 {
-            run!(steps!(unsigned_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones);
-        } else {
-            run!(steps!(unsigned_step: 0 1 2 3), codes, quants, sums, ones);
-        }
-    }
-    sums
-}
-
-/// As [`unsigned`], in 32 bits, of signed codes.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn signed<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize, mut sums: Dots<4>) -> Dots<4> {
-    let (codes, quants) = addresses::<N>(codes, quants, first);
-    let ones = _mm256_set1_epi16(1);
-    // SAFETY: `addresses` has made sure that what the steps read is there.
-    unsafe {
-        if N == 8 {
-            run!(steps!(signed_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones);
-        } else {
-            run!(steps!(signed_step: 0 1 2 3), codes, quants, sums, ones);
+        match (N, SIGNED) {
+            (8, false) => run!(steps!(unsigned_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones),
+            (_, false) => run!(steps!(unsigned_step: 0 1 2 3), codes, quants, sums, ones),
+            (8, true) => run!(steps!(signed_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones),
+            (_, true) => run!(steps!(signed_step: 0 1 2 3), codes, quants, sums, ones),
         }
     }
     sums
