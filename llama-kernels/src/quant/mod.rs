@@ -27,6 +27,7 @@ use crate::threads::{Disjoint, Threads};
 use crate::weight::Weight;
 use crate::weight::pack::{Pack, ZEROS};
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use tile::QuantGroup;
 pub use tile::QuantTile;
 
