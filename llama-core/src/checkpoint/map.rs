@@ -5,12 +5,13 @@
 //! was replaced in between.
 //!
 //! A map cannot be protected from a program that shortens the file under it: reading past the new end is a fatal signal
-//! (SIGBUS). [`Map::verify`] tells whether the file is still the one that was opened, so that a caller can stop with an
+//! (SIGBUS), while [`Map::read`] returns an error. [`Map::verify`] tells whether the file is still the one that was opened, so that a caller can stop with an
 //! error while weights are prepared. Replace model files by renaming, never by writing into them: a renamed or deleted
 //! file keeps its bytes for as long as it is mapped.
 //!
-//! Pages of a map count as this process's memory from the first look at them. [`Map::release`] gives them back once
-//! their weights are prepared, so that loading never holds a model twice.
+//! Pages of a map count as this process's memory from the first look at them, and a system may map megabytes at one look.
+//! So that loading never holds a model twice, [`Map::read`] copies a part without looking, and [`Map::release`] gives pages
+//! back.
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,17 @@ impl Map {
         }
     }
 
+    /// Reads `part` of [`Map::bytes`] from the file itself: none of the map's pages come into this process's memory, and a
+    /// file that was shortened is an error. `out` has the length of `part`; bytes that are not this map's are copied.
+    pub fn read(&self, part: &[u8], out: &mut [u8]) -> Result<()> {
+        let start = part.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
+        if start < self.bytes.len() && part.len() <= self.bytes.len() - start {
+            return read(&self.file, part, start as u64, out).map_err(|source| Error::io(&self.path, source));
+        }
+        out.copy_from_slice(part);
+        Ok(())
+    }
+
     /// An error if the file was written to, or changed its length, since it was opened.
     pub fn verify(&self) -> Result<()> {
         let now = self.file.metadata().map_err(|source| Error::io(&self.path, source))?;
@@ -110,6 +122,17 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
 }
 
 #[cfg(unix)]
+fn read(file: &File, _: &[u8], start: u64, out: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+#[cfg(not(unix))]
+fn read(_: &File, part: &[u8], _: u64, out: &mut [u8]) -> std::io::Result<()> {
+    out.copy_from_slice(part);
+    Ok(())
+}
+
+#[cfg(unix)]
 #[allow(unsafe_code)]
 fn release(bytes: &memmap2::Mmap, start: usize, len: usize) {
     // SAFETY: the advice may not change what borrowed bytes hold. The map is of a file and nobody writes through it, so
@@ -135,6 +158,31 @@ mod tests {
         assert!(error("/dev/zero").contains("is a device"));
         assert!(error("/no/such/file").contains("/no/such/file"));
     }
+
+    #[test]
+    fn parts_are_read_from_the_file() {
+        let path = std::env::temp_dir().join(format!("llama-map-read-{}", std::process::id()));
+        let contents: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &contents).unwrap();
+        let map = Map::open(&path).unwrap();
+        for range in [0..10_000, 9_999..10_000, 7..4103, 5..5] {
+            let mut out = vec![0; range.len()];
+            map.read(&map.bytes()[range.clone()], &mut out).unwrap();
+            assert_eq!(out, contents[range]);
+        }
+        // Others' bytes.
+        let mut out = [0; 3];
+        map.read(&[1, 2, 3], &mut out).unwrap();
+        assert_eq!(out, [1, 2, 3]);
+        #[cfg(unix)]
+        {
+            File::options().write(true).open(&path).unwrap().set_len(5_000).unwrap();
+            let error = map.read(&map.bytes()[4_000..6_000], &mut [0; 2_000]).unwrap_err();
+            assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
     #[test]
     fn released_pages_are_read_again() {
         let path = std::env::temp_dir().join(format!("llama-map-{}", std::process::id()));

@@ -90,6 +90,25 @@ impl<'a> TensorView<'a> {
         TensorView { rows: range.len(), data: &self.data[range.start * bytes..range.end * bytes], ..*self }
     }
 
+    /// The rows `range`, read into `buffer` where they are a file's: this process then holds no page of the file, however
+    /// large the pages are that its system maps. Bytes of elsewhere are not copied.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, or has become shorter.
+    ///
+    /// # Panics
+    /// If the range is empty or out of bounds.
+    pub fn read_rows<'b>(&self, range: Range<usize>, buffer: &'b mut Vec<u8>) -> Result<TensorView<'b>>
+    where
+        'a: 'b,
+    {
+        let rows = self.slice_rows(range);
+        let Some(map) = self.map else { return Ok(rows) };
+        buffer.resize(rows.data.len(), 0);
+        map.read(rows.data, buffer)?;
+        Ok(TensorView { data: buffer, map: None, ..rows })
+    }
+
     /// Says that these bytes are not needed for now: where they are a file's, they leave this process's memory until
     /// they are looked at again ([`Map::release`]).
     pub fn release(&self) {

@@ -82,7 +82,7 @@ impl<'a> LayerParts<'a> {
 }
 
 /// Bytes that a loaded model holds, and its engine, and the most that it holds while it is loaded. Not counted: the
-/// tokenizer, and the file, whose pages are given back as fast as weights are prepared.
+/// tokenizer, and what a backend has of the file at a time while it prepares weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Prepared weights and gains.

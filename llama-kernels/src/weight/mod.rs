@@ -23,9 +23,13 @@ use pack::Pack;
 use store::Panels;
 pub use store::Store;
 
-/// Bytes of panels, at most, that a thread prepares in one go before the pages they came from are given back: two huge
-/// pages' worth, so that threads seldom want the same page at once, and little beside a model.
+/// Bytes of panels, at most, that a thread prepares in one go: two huge pages' worth, so that threads seldom want the
+/// same page at once.
 const STRETCH: usize = 4 << 20;
+
+/// Bytes of panels, at most, whose rows a thread reads at once: what stays in a core's cache until it is packed, and little
+/// beside the smallest model.
+const READ: usize = 256 << 10;
 
 /// `[rows, cols]` weights, ready for [`crate::ops::linear::linear`].
 pub struct Weight {
@@ -197,26 +201,41 @@ fn panels_of(view: &TensorView<'_>, pack: Pack) -> usize {
     view.rows().div_ceil(pack.rows())
 }
 
-/// Repacks panels of `view` on all threads, from panel `first` on, as many as fit `out`, which holds zeros. Gives the
-/// pages of what is repacked back.
+/// Repacks panels of `view` on all threads, from panel `first` on, as many as fit `out`, which holds zeros.
 fn fill(out: &mut [u8], view: &TensorView<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<()> {
     let panel_bytes = pack.panel_bytes(view.cols());
     let panels = out.len() / panel_bytes;
     let stretch = (STRETCH / panel_bytes).clamp(1, panels.div_ceil(4 * threads.count()).max(1));
-    let broken = Mutex::new(None);
+    let failed = Mutex::new(None);
     threads.for_chunks(out, stretch * panel_bytes, |s, out| {
-        let first = (first + s * stretch) * pack.rows();
-        for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
-            if let Err(row) = repack::panel(pack, view, first + p * pack.rows(), out) {
-                note(&broken, row);
-            }
+        let row = (first + s * stretch) * pack.rows();
+        if let Err(error) = fill_stretch(out, view, pack, row) {
+            note(&failed, row, error);
         }
-        view.slice_rows(first..view.rows().min(first + stretch * pack.rows())).release();
     });
-    match broken.into_inner().unwrap_or_default() {
-        Some(row) => Err(Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite"))),
+    match failed.into_inner().unwrap_or_default() {
+        Some((_, error)) => Err(error),
         None => Ok(()),
     }
+}
+
+/// Repacks the panels of `view` that begin with row `first`, as many as fit `out`.
+fn fill_stretch(out: &mut [u8], view: &TensorView<'_>, pack: Pack, first: usize) -> Result<()> {
+    let panel_bytes = pack.panel_bytes(view.cols());
+    let group = (READ / panel_bytes).max(1);
+    let mut buffer = Vec::new();
+    for (g, out) in out.chunks_mut(group * panel_bytes).enumerate() {
+        let start = first + g * group * pack.rows();
+        let end = view.rows().min(start + group * pack.rows());
+        let rows = view.read_rows(start..end, &mut buffer)?;
+        for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
+            repack::panel(pack, &rows, p * pack.rows(), out).map_err(|row| {
+                let row = start + row;
+                Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite"))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn decode_floats<const N: usize>(panel: &[u8], lane: usize, out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
@@ -236,10 +255,12 @@ fn decode_group(pack: Pack, group: &unpack::Unpacked, lane: usize, out: &mut [f3
     }
 }
 
-/// Keeps the lowest row, so that the error does not depend on which thread was first.
-fn note(broken: &Mutex<Option<usize>>, row: usize) {
-    let mut broken = broken.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    *broken = Some(broken.map_or(row, |other| other.min(row)));
+/// Keeps the error of the lowest rows, so that it does not depend on which thread was first.
+fn note(failed: &Mutex<Option<(usize, Error)>>, row: usize, error: Error) {
+    let mut failed = failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if failed.as_ref().is_none_or(|(other, _)| row < *other) {
+        *failed = Some((row, error));
+    }
 }
 
 fn bias(part: &Part<'_>) -> Result<Vec<f32>> {

@@ -194,7 +194,6 @@ fn write_panels(file: &mut Temporary, view: &TensorView<'_>, pack: Pack, threads
         sum = checksum(sum, &out);
         file.write(&out)?;
     }
-    view.release();
     Ok(sum)
 }
 
