@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::fetch;
 use super::linear::{hold, products};
 use super::linear_blocks::*;
-use super::linear_tile::{Dots, full_dots, widened};
+use super::linear_tile::{FullTile, Sums, add_full_tile};
 use crate::arch::linear::{Acts, Columns, ROOM, Room, Tile};
 use crate::weight::pack::Pack;
 
@@ -30,9 +30,6 @@ const _: () = assert!(RUN * expanded_bytes(2) <= ROOM);
 pub(super) const fn expanded_bytes(subs: usize) -> usize {
     512 + 128 * subs
 }
-
-/// Sums of a tile: sixteen rows of each column.
-type Sums<const C: usize> = [[__m256; 2]; C];
 
 /// What one column tile brings to some groups.
 struct Inputs<'a, const S: usize, const C: usize> {
@@ -206,17 +203,38 @@ fn add_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: 
     acc: &mut Sums<C>,
 ) {
     for sub in 0..S {
-        let zeros = if W::ZERO { inputs.zeros[g][sub] } else { [0; C] };
+        let zeros = if W::ZERO { &inputs.zeros[g][sub] } else { &[0; C] };
+        let sums = if W::MIN { &inputs.sums[g][sub] } else { &[0.0; C] };
+        let [scale, min] = [OUT - 128 * S + 64 * sub, if W::MIN { OUT - 64 * S + 64 * sub } else { 0 }];
+        if let (Some(quants), Some(scales), Some(zeros), Some(sums), Some(acc)) = (
+            inputs.quants[g].first_chunk(),
+            inputs.scales[g].first_chunk(),
+            zeros.first_chunk(),
+            sums.first_chunk(),
+            acc.first_chunk_mut(),
+        ) {
+            let tile = FullTile {
+                codes: group.first_chunk().expect("code vectors"),
+                quants,
+                first: sub * 8 / S,
+                scale: group[scale..].first_chunk().expect("scales"),
+                min: group[min..].first_chunk().expect("minima"),
+                scales,
+                zeros,
+                sums,
+            };
+            add_full_tile::<W, BYTES, S>(&tile, acc);
+            continue;
+        }
         let dots = dots::<W, BYTES, S, OUT, C>(group, &inputs.quants[g], zeros, sub);
-        let at = OUT - 128 * S + 64 * sub;
         for c in 0..C {
             let of = _mm256_set1_ps(inputs.scales[g][c]);
             for h in 0..2 {
-                let scale = _mm256_mul_ps(_mm256_castsi256_ps(load(group, at + 32 * h)), of);
+                let scale = _mm256_mul_ps(_mm256_castsi256_ps(load(group, scale + 32 * h)), of);
                 acc[c][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots[c][h]), acc[c][h]);
                 if W::MIN {
-                    let min = _mm256_castsi256_ps(load(group, at + 64 * S + 32 * h));
-                    acc[c][h] = _mm256_fmadd_ps(min, _mm256_set1_ps(inputs.sums[g][sub][c]), acc[c][h]);
+                    let min = _mm256_castsi256_ps(load(group, min + 32 * h));
+                    acc[c][h] = _mm256_fmadd_ps(min, _mm256_set1_ps(sums[c]), acc[c][h]);
                 }
             }
         }
@@ -229,34 +247,25 @@ fn add_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: 
 fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize, const C: usize>(
     mut group: &[u8; OUT],
     mut quants: &[[i32; 8]; C],
-    zeros: [i32; C],
+    zeros: &[i32; C],
     sub: usize,
-) -> Dots<C> {
+) -> [[__m256i; 2]; C] {
     let mut dots = [[_mm256_setzero_si256(); 2]; C];
-    if let (Some(quants), Some(dots)) = (quants.first_chunk(), dots.first_chunk_mut()) {
-        let codes = group.first_chunk().expect("code vectors");
-        let zeros = std::array::from_fn(|c| zeros[c]);
-        *dots = if S == 1 {
-            full_dots::<8>(codes, quants, zeros, 0, W::STEP)
-        } else {
-            full_dots::<4>(codes, quants, zeros, 4 * sub, W::STEP)
-        };
-    } else {
-        for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
-            let mut pairs = zeros.map(|zero| [_mm256_set1_epi32(zero); 2]);
-            for j in j..j + W::STEP {
-                let codes = [load(group, 64 * j), load(group, 64 * j + 32)];
-                for c in 0..C {
-                    for h in 0..2 {
-                        let products = products::<W, BYTES, S>(codes[h], quants[c][j]);
-                        pairs[c][h] = _mm256_add_epi16(pairs[c][h], products);
-                    }
-                }
-                for pairs in pairs.as_flattened_mut() {
-                    (group, quants) = hold(group, quants, pairs);
+    for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
+        let mut pairs = zeros.map(|zero| [_mm256_set1_epi32(zero); 2]);
+        for j in j..j + W::STEP {
+            let codes = [load(group, 64 * j), load(group, 64 * j + 32)];
+            for c in 0..C {
+                for h in 0..2 {
+                    pairs[c][h] = _mm256_add_epi16(pairs[c][h], products::<W, BYTES, S>(codes[h], quants[c][j]));
                 }
             }
-            dots = widened(pairs, dots);
+            for pairs in pairs.as_flattened_mut() {
+                (group, quants) = hold(group, quants, pairs);
+            }
+        }
+        for (dots, pairs) in dots.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
+            *dots = _mm256_add_epi32(*dots, _mm256_madd_epi16(*pairs, _mm256_set1_epi16(1)));
         }
     }
     dots

@@ -1,161 +1,272 @@
-//! The innermost step of a full tile on AVX2, sixteen rows by four columns, in assembly.
+//! One group for a full tile on AVX2, sixteen rows by four columns, in assembly: products, their scales, and the sums.
 //!
-//! It has a use for every one of the sixteen registers: eight for sums, the others for codes, products on their way and a
-//! broadcast of four quants. From intrinsics the compiler makes loops that keep some of them in memory.
+//! It has a use for every one of the sixteen registers: eight for dot products, the others for codes, products on their way
+//! and a broadcast of four quants. Sums stay in memory, where an operand costs nothing. From intrinsics the compiler makes
+//! loops that keep dot products there, and begins them with additions to zero.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Integer sums of a tile: of rows 0 to 7 and of rows 8 to 15, for each column.
-pub(super) type Dots<const C: usize> = [[__m256i; 2]; C];
+use super::linear_blocks::Block;
 
-/// Dot products of the `N` (4 or 8) code vectors from the `first`, `step` of them added in 16 bits at a time, from `zeros`
-/// (two of 16 bits each). Codes are unsigned; where `step` is 1 signed, or unsigned of seven bits, which is the same.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(super) fn full_dots<const N: usize>(
-    codes: &[u8; 512],
-    quants: &[[i32; 8]; 4],
-    zeros: [i32; 4],
-    first: usize,
-    step: usize,
-) -> Dots<4> {
-    let none = [[_mm256_setzero_si256(); 2]; 4];
-    let start = zeros.map(|zero| [_mm256_set1_epi32(zero); 2]);
-    match (N, step) {
-        (8, 4) => {
-            let half = widened(add_products::<4, false>(codes, quants, first, start), none);
-            widened(add_products::<4, false>(codes, quants, first + 4, start), half)
-        }
-        (_, 1) => add_products::<N, true>(codes, quants, first, none),
-        _ => {
-            assert_eq!(N, step, "code vectors added in 16 bits");
-            widened(add_products::<N, false>(codes, quants, first, start), none)
-        }
-    }
+/// Sums of a tile: of rows 0 to 7 and of rows 8 to 15, for each column.
+pub(super) type Sums<const C: usize> = [[__m256; 2]; C];
+
+/// A sub-block of a group, and what four columns bring to it. What a form does not have is not read.
+pub(super) struct FullTile<'a> {
+    pub codes: &'a [u8; 512],
+    /// `[column][code vector]`.
+    pub quants: &'a [[i32; 8]; 4],
+    /// The first code vector of the sub-block.
+    pub first: usize,
+    /// Of sixteen rows, f32.
+    pub scale: &'a [u8; 64],
+    /// Of sixteen rows, f32.
+    pub min: &'a [u8; 64],
+    /// Of columns.
+    pub scales: &'a [f32; 4],
+    /// Two of 16 bits for each column: where dot products start.
+    pub zeros: &'a [i32; 4],
+    /// Of columns.
+    pub sums: &'a [f32; 4],
 }
 
-/// `dots` and both halves of every 32 bits of `pairs`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(super) fn widened<const C: usize>(pairs: Dots<C>, mut dots: Dots<C>) -> Dots<C> {
-    for (dots, pairs) in dots.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
-        *dots = _mm256_add_epi32(*dots, _mm256_madd_epi16(*pairs, _mm256_set1_epi16(1)));
-    }
-    dots
-}
-
-/// Steps of code vectors `j`, each of sixteen rows.
-macro_rules! steps {
-    ($step:ident: $($j:literal)*) => {
-        concat!($(
-            "vmovdqu ymm8, [{codes} + 64*", $j, "]\n",
-            "vmovdqu ymm9, [{codes} + 64*", $j, " + 32]\n",
-            $step!($j),
-        )*)
-    };
-}
-
-/// Unsigned codes, whose products with four quants are added in 16 bits: of one column when the next one's are under way.
-#[rustfmt::skip]
-macro_rules! unsigned_step {
+/// Code vectors: a step loads one of them, sixteen rows.
+macro_rules! codes {
     ($j:literal) => {
-        concat!(
-            unsigned_step!($j, 0, 10, 11),
-            unsigned_step!($j, 32, 12, 13),
-            "vpaddw ymm0, ymm0, ymm10\n",
-            "vpaddw ymm1, ymm1, ymm11\n",
-            unsigned_step!($j, 64, 10, 11),
-            "vpaddw ymm2, ymm2, ymm12\n",
-            "vpaddw ymm3, ymm3, ymm13\n",
-            unsigned_step!($j, 96, 12, 13),
-            "vpaddw ymm4, ymm4, ymm10\n",
-            "vpaddw ymm5, ymm5, ymm11\n",
-            "vpaddw ymm6, ymm6, ymm12\n",
-            "vpaddw ymm7, ymm7, ymm13\n",
-        )
+        concat!("vmovdqu ymm8, [{codes} + 64*", $j, "]\n", "vmovdqu ymm9, [{codes} + 64*", $j, " + 32]\n")
     };
-    ($j:literal, $column:literal, $low:literal, $high:literal) => {
+}
+
+/// Multiplies a step's codes, unsigned, with four quants of a column, and adds neighbours in 16 bits.
+#[rustfmt::skip]
+macro_rules! multiply {
+    ($j:literal, $column:literal => $low:literal $high:literal) => {
         concat!(
-            "vpbroadcastd ymm14, [{quants} + 4*", $j, " + ", $column, "]\n",
+            "vpbroadcastd ymm14, [{quants} + 4*", $j, " + 32*", $column, "]\n",
             "vpmaddubsw ymm", $low, ", ymm8, ymm14\n",
             "vpmaddubsw ymm", $high, ", ymm9, ymm14\n",
         )
     };
 }
 
-/// Signed codes: their sign is moved to the quants, and products are widened before they are added.
+/// Adds products to the dot products of a column; the first ones to its zero point's share.
 #[rustfmt::skip]
-macro_rules! signed_step {
-    ($j:literal) => {
+macro_rules! add {
+    (zeros, $column:literal, $low:literal $high:literal => $dot_low:literal $dot_high:literal) => {
         concat!(
-            "vpabsb ymm10, ymm8\n",
-            "vpabsb ymm11, ymm9\n",
-            signed_step!($j, 0, 0, 1),
-            signed_step!($j, 32, 2, 3),
-            signed_step!($j, 64, 4, 5),
-            signed_step!($j, 96, 6, 7),
+            "vpbroadcastd ymm", $dot_high, ", [{zeros} + 4*", $column, "]\n",
+            "vpaddw ymm", $dot_low, ", ymm", $dot_high, ", ymm", $low, "\n",
+            "vpaddw ymm", $dot_high, ", ymm", $dot_high, ", ymm", $high, "\n",
         )
     };
-    ($j:literal, $column:literal, $low:literal, $high:literal) => {
+    (products, $column:literal, $low:literal $high:literal => $dot_low:literal $dot_high:literal) => {
         concat!(
-            "vpbroadcastd ymm14, [{quants} + 4*", $j, " + ", $column, "]\n",
-            "vpsignb ymm12, ymm14, ymm8\n",
-            "vpsignb ymm13, ymm14, ymm9\n",
-            "vpmaddubsw ymm12, ymm10, ymm12\n",
-            "vpmaddubsw ymm13, ymm11, ymm13\n",
+            "vpaddw ymm", $dot_low, ", ymm", $dot_low, ", ymm", $low, "\n",
+            "vpaddw ymm", $dot_high, ", ymm", $dot_high, ", ymm", $high, "\n",
+        )
+    };
+}
+
+/// A step of unsigned codes. Products of one column are added when the next one's are under way.
+#[rustfmt::skip]
+macro_rules! unsigned_step {
+    (first, $j:literal) => {
+        concat!(
+            codes!($j),
+            multiply!($j, 0 => 0 1), multiply!($j, 1 => 2 3), multiply!($j, 2 => 4 5), multiply!($j, 3 => 6 7),
+        )
+    };
+    ($start:ident, $j:literal) => {
+        concat!(
+            codes!($j),
+            multiply!($j, 0 => 10 11), multiply!($j, 1 => 12 13), add!($start, 0, 10 11 => 0 1),
+            multiply!($j, 2 => 10 11), add!($start, 1, 12 13 => 2 3),
+            multiply!($j, 3 => 12 13), add!($start, 2, 10 11 => 4 5), add!($start, 3, 12 13 => 6 7),
+        )
+    };
+}
+
+/// A step of signed codes: their sign is moved to the quants, and products are widened before they are added.
+#[rustfmt::skip]
+macro_rules! signed_step {
+    ($first:ident, $j:literal) => {
+        concat!(
+            codes!($j),
+            "vpabsb ymm10, ymm8\n",
+            "vpabsb ymm11, ymm9\n",
+            signed_step!($first, $j, 0 => 0 1), signed_step!($first, $j, 1 => 2 3),
+            signed_step!($first, $j, 2 => 4 5), signed_step!($first, $j, 3 => 6 7),
+        )
+    };
+    (first, $j:literal, $column:literal => $low:literal $high:literal) => {
+        concat!(
+            signed_step!($j, $column),
+            "vpmaddwd ymm", $low, ", ymm12, ymm15\n",
+            "vpmaddwd ymm", $high, ", ymm13, ymm15\n",
+        )
+    };
+    (products, $j:literal, $column:literal => $low:literal $high:literal) => {
+        concat!(
+            signed_step!($j, $column),
             "vpmaddwd ymm12, ymm12, ymm15\n",
             "vpmaddwd ymm13, ymm13, ymm15\n",
             "vpaddd ymm", $low, ", ymm", $low, ", ymm12\n",
             "vpaddd ymm", $high, ", ymm", $high, ", ymm13\n",
         )
     };
-}
-
-/// Runs steps on all registers: sums in the first eight, `ones` in the last.
-macro_rules! run {
-    ($steps:expr, $codes:ident, $quants:ident, $sums:ident, $ones:expr) => {
-        asm!(
-            $steps,
-            codes = in(reg) $codes,
-            quants = in(reg) $quants,
-            inout("ymm0") $sums[0][0], inout("ymm1") $sums[0][1],
-            inout("ymm2") $sums[1][0], inout("ymm3") $sums[1][1],
-            inout("ymm4") $sums[2][0], inout("ymm5") $sums[2][1],
-            inout("ymm6") $sums[3][0], inout("ymm7") $sums[3][1],
-            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _, out("ymm12") _, out("ymm13") _, out("ymm14") _,
-            in("ymm15") $ones,
-            options(pure, readonly, nostack, preserves_flags),
+    ($j:literal, $column:literal) => {
+        concat!(
+            "vpbroadcastd ymm14, [{quants} + 4*", $j, " + 32*", $column, "]\n",
+            "vpsignb ymm12, ymm14, ymm8\n",
+            "vpsignb ymm13, ymm14, ymm9\n",
+            "vpmaddubsw ymm12, ymm10, ymm12\n",
+            "vpmaddubsw ymm13, ymm11, ymm13\n",
         )
     };
 }
 
-/// Adds products of the `N` (4 or 8) code vectors from the `first`: in 16 bits if the codes are unsigned, in 32 if signed.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn add_products<const N: usize, const SIGNED: bool>(
-    codes: &[u8; 512],
-    quants: &[[i32; 8]; 4],
-    first: usize,
-    mut sums: Dots<4>,
-) -> Dots<4> {
-    let (codes, quants) = addresses::<N>(codes, quants, first);
-    let ones = _mm256_set1_epi16(1);
-    // SAFETY: `addresses` has made sure that what the steps read is there.
-    unsafe {
-        match (N, SIGNED) {
-            (8, false) => run!(steps!(unsigned_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones),
-            (_, false) => run!(steps!(unsigned_step: 0 1 2 3), codes, quants, sums, ones),
-            (8, true) => run!(steps!(signed_step: 0 1 2 3 4 5 6 7), codes, quants, sums, ones),
-            (_, true) => run!(steps!(signed_step: 0 1 2 3), codes, quants, sums, ones),
-        }
-    }
-    sums
+/// A step that begins dot products, and those that go on.
+macro_rules! steps {
+    ($step:ident: $start:ident $first:literal, $($j:literal)*) => {
+        concat!($step!($start, $first), $($step!(products, $j)),*)
+    };
 }
 
-/// Where `N` steps from the `first` read: `64 * N` bytes of codes, `4 * N` bytes of each column, which are 32 bytes apart.
-#[inline(always)]
-fn addresses<const N: usize>(codes: &[u8; 512], quants: &[[i32; 8]; 4], first: usize) -> (*const u8, *const i32) {
-    assert!((N == 4 || N == 8) && first + N <= 8);
-    (codes[64 * first..].as_ptr(), quants.as_flattened()[first..].as_ptr())
+/// Something with all eight dot products: their column, and the registers of the low and the high rows.
+macro_rules! each {
+    ($what:ident) => {
+        concat!($what!(0, 0 1), $what!(1, 2 3), $what!(2, 4 5), $what!(3, 6 7))
+    };
+}
+
+/// From 16 to 32 bits, on the way to memory or alone; then what is in memory may be added.
+#[rustfmt::skip]
+macro_rules! widen {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(
+            "vpmaddwd ymm", $low, ", ymm", $low, ", ymm15\n",
+            "vpmaddwd ymm", $high, ", ymm", $high, ", ymm15\n",
+        )
+    };
+}
+#[rustfmt::skip]
+macro_rules! keep {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(
+            "vmovdqu [{kept} + 64*", $column, "], ymm", $low, "\n",
+            "vmovdqu [{kept} + 64*", $column, " + 32], ymm", $high, "\n",
+        )
+    };
+}
+#[rustfmt::skip]
+macro_rules! add_kept {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(
+            "vpaddd ymm", $low, ", ymm", $low, ", [{kept} + 64*", $column, "]\n",
+            "vpaddd ymm", $high, ", ymm", $high, ", [{kept} + 64*", $column, " + 32]\n",
+        )
+    };
+}
+
+/// `sum = fma(scale * scale of the column, dot product, sum)`, left in the dot product's register.
+#[rustfmt::skip]
+macro_rules! scale {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(
+            "vbroadcastss ymm10, [{scales} + 4*", $column, "]\n",
+            "vmulps ymm11, ymm10, [{scale}]\n",
+            "vmulps ymm12, ymm10, [{scale} + 32]\n",
+            "vcvtdq2ps ymm", $low, ", ymm", $low, "\n",
+            "vcvtdq2ps ymm", $high, ", ymm", $high, "\n",
+            "vfmadd213ps ymm", $low, ", ymm11, [{acc} + 64*", $column, "]\n",
+            "vfmadd213ps ymm", $high, ", ymm12, [{acc} + 64*", $column, " + 32]\n",
+        )
+    };
+}
+#[rustfmt::skip]
+macro_rules! store {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(
+            "vmovups [{acc} + 64*", $column, "], ymm", $low, "\n",
+            "vmovups [{acc} + 64*", $column, " + 32], ymm", $high, "\n",
+        )
+    };
+}
+macro_rules! without_min {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(scale!($column, $low $high), store!($column, $low $high))
+    };
+}
+/// `sum = fma(min, sum of the column, sum)` too.
+#[rustfmt::skip]
+macro_rules! with_min {
+    ($column:literal, $low:literal $high:literal) => {
+        concat!(
+            scale!($column, $low $high),
+            "vbroadcastss ymm13, [{sums} + 4*", $column, "]\n",
+            "vfmadd231ps ymm", $low, ", ymm13, [{min}]\n",
+            "vfmadd231ps ymm", $high, ", ymm13, [{min} + 32]\n",
+            store!($column, $low $high),
+        )
+    };
+}
+
+/// Adds the products of a sub-block of a packed form. Bits are those of `linear_many::add_group`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn add_full_tile<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+    tile: &FullTile<'_>,
+    acc: &mut Sums<4>,
+) {
+    let vectors = 8 / S;
+    assert!(tile.first + vectors <= 8);
+    let mut kept = [_mm256_setzero_si256(); 8];
+    macro_rules! run {
+        ($($piece:expr),*) => {
+            // SAFETY: as `first` was checked, every address is that of a field of `tile`, of `acc`, which is written, or of
+            // `kept`, and offsets stay within them: 64 bytes of codes and 4 of each column's quants, which are 32 apart, for
+            // each of `vectors` steps.
+            unsafe {
+                asm!(
+                    $($piece),*,
+                    "/* not of every form: {zeros} {sums} {min} {kept} */",
+                    codes = in(reg) tile.codes[64 * tile.first..].as_ptr(),
+                    quants = in(reg) tile.quants.as_flattened()[tile.first..].as_ptr(),
+                    scale = in(reg) tile.scale.as_ptr(),
+                    min = in(reg) tile.min.as_ptr(),
+                    scales = in(reg) tile.scales.as_ptr(),
+                    zeros = in(reg) tile.zeros.as_ptr(),
+                    sums = in(reg) tile.sums.as_ptr(),
+                    acc = in(reg) acc.as_mut_ptr(),
+                    kept = in(reg) kept.as_mut_ptr(),
+                    out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
+                    out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+                    out("ymm12") _, out("ymm13") _, out("ymm14") _,
+                    in("ymm15") _mm256_set1_epi16(1),
+                    options(nostack, preserves_flags),
+                )
+            }
+        };
+    }
+    match (vectors, W::STEP, W::ZERO, W::MIN) {
+        (8, 8, true, false) => run!(steps!(unsigned_step: zeros 0, 1 2 3 4 5 6 7), each!(widen), each!(without_min)),
+        (8, 8, false, true) => run!(steps!(unsigned_step: first 0, 1 2 3 4 5 6 7), each!(widen), each!(with_min)),
+        (8, 4, false, true) => run!(
+            steps!(unsigned_step: first 0, 1 2 3),
+            each!(widen),
+            each!(keep),
+            steps!(unsigned_step: first 4, 5 6 7),
+            each!(widen),
+            each!(add_kept),
+            each!(with_min)
+        ),
+        (8, 1, false, false) => run!(steps!(signed_step: first 0, 1 2 3 4 5 6 7), each!(without_min)),
+        (8, 1, false, true) => run!(steps!(signed_step: first 0, 1 2 3 4 5 6 7), each!(with_min)),
+        (4, 4, true, false) => run!(steps!(unsigned_step: zeros 0, 1 2 3), each!(widen), each!(without_min)),
+        (4, 4, false, true) => run!(steps!(unsigned_step: first 0, 1 2 3), each!(widen), each!(with_min)),
+        (4, 1, false, false) => run!(steps!(signed_step: first 0, 1 2 3), each!(without_min)),
+        (4, 1, false, true) => run!(steps!(signed_step: first 0, 1 2 3), each!(with_min)),
+        form => unreachable!("no packed form has {form:?}"),
+    }
 }
