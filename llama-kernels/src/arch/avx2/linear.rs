@@ -12,6 +12,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+use super::linear_bits::store;
 use super::linear_blocks::*;
 use super::linear_many::{ask_ahead, expanded_bytes, few, many};
 use super::linear_quantise::quantise;

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::linear_bits::*;
 use crate::weight::pack::{E2M1, IQ4};
 
 /// Half a group: eight code vectors, and scale and minimum of eight rows for each of `S` sub-blocks.
@@ -25,12 +26,44 @@ pub(in crate::arch) trait Block<const BYTES: usize, const S: usize> {
     const SIGNED: bool;
     /// Code vectors whose products are added in 16 bits.
     const STEP: usize;
+    /// Where the nibbles of the first group are, in forms whose codes are nothing else and have 256 bytes of them a group.
+    const NIBBLES: Option<usize> = None;
 
     /// Unpacks half of group `i`.
     ///
     /// # Safety
     /// The CPU has the features of this tier.
     unsafe fn unpack(raw: &[u8; BYTES], i: usize, half: usize) -> Unpacked<S>;
+
+    /// Scales and minima of all groups, as [`Unpacked::put_scales`] leaves them.
+    ///
+    /// # Safety
+    /// The CPU has the features of this tier.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales<const OUT: usize>(raw: &[u8; BYTES], out: &mut [[u8; OUT]]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            for half in 0..2 {
+                // SAFETY: as this function.
+                unsafe { Self::unpack(raw, i, half) }.put_scales(out, half, Self::MIN);
+            }
+        }
+    }
+}
+
+impl<const S: usize> Unpacked<S> {
+    /// Stores scales and then minima of sixteen rows, sub-block by sub-block, at the end of `out`.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    pub fn put_scales<const OUT: usize>(&self, out: &mut [u8; OUT], half: usize, min: bool) {
+        for s in 0..S {
+            let at = OUT - 128 * S + 64 * s + 32 * half;
+            put(_mm256_castps_si256(self.scale[s]), out, at);
+            if min {
+                put(_mm256_castps_si256(self.min[s]), out, at + 64 * S);
+            }
+        }
+    }
 }
 
 /// A float form of `BYTES` for 32 rows.
@@ -80,6 +113,7 @@ impl Block<288, 1> for Q4_0 {
     const MIN: bool = false;
     const SIGNED: bool = false;
     const STEP: usize = 8;
+    const NIBBLES: Option<usize> = Some(32);
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
@@ -94,6 +128,7 @@ impl Block<320, 1> for Q4_1 {
     const MIN: bool = true;
     const SIGNED: bool = false;
     const STEP: usize = 8;
+    const NIBBLES: Option<usize> = Some(64);
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
@@ -181,12 +216,19 @@ impl Block<2304, 1> for Q4K {
     const MIN: bool = true;
     const SIGNED: bool = false;
     const STEP: usize = 8;
+    const NIBBLES: Option<usize> = Some(256);
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     unsafe fn unpack(raw: &[u8; 2304], i: usize, half: usize) -> Unpacked<1> {
         let (scale, min) = k_scales(raw, i, half);
         Unpacked { codes: nibbles(raw, 256 + 256 * i, half), scale: [scale], min: [min] }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales<const OUT: usize>(raw: &[u8; 2304], out: &mut [[u8; OUT]]) {
+        k_scales_of_all(raw, out);
     }
 }
 
@@ -330,214 +372,4 @@ impl Floats<64> for Bf16 {
 #[inline]
 fn scaled(codes: [__m256i; 8], scale: __m256) -> Unpacked<1> {
     Unpacked { codes, scale: [scale], min: [_mm256_setzero_ps()] }
-}
-
-/// Eight f16 as f32.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn halves(raw: &[u8], at: usize) -> __m256 {
-    _mm256_cvtph_ps(load128(raw, at))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn bytes(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
-    let mut codes = [_mm256_setzero_si256(); 8];
-    for (j, code) in codes.iter_mut().enumerate() {
-        *code = load(raw, at + 64 * j + 32 * half);
-    }
-    codes
-}
-
-/// Takes off a zero point of 128.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn signed(mut codes: [__m256i; 8]) -> [__m256i; 8] {
-    for code in &mut codes {
-        *code = _mm256_xor_si256(*code, _mm256_set1_epi8(-128));
-    }
-    codes
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn nibbles(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
-    let mask = _mm256_set1_epi8(15);
-    let mut codes = [_mm256_setzero_si256(); 8];
-    for j in 0..4 {
-        let both = load(raw, at + 64 * j + 32 * half);
-        codes[j] = _mm256_and_si256(both, mask);
-        codes[j + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
-    }
-    codes
-}
-
-/// `a | (b & mask)`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn or_masked(a: __m256i, b: __m256i, mask: i8) -> __m256i {
-    _mm256_or_si256(a, _mm256_and_si256(b, _mm256_set1_epi8(mask)))
-}
-
-/// Bit `j` of `bits` becomes bit 4 of code vector `j`. (Bits that a 16-bit shift carries into the neighbouring byte are
-/// masked off.)
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn with_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
-    let shifted = [
-        _mm256_slli_epi16::<4>(bits),
-        _mm256_slli_epi16::<3>(bits),
-        _mm256_slli_epi16::<2>(bits),
-        _mm256_slli_epi16::<1>(bits),
-        bits,
-        _mm256_srli_epi16::<1>(bits),
-        _mm256_srli_epi16::<2>(bits),
-        _mm256_srli_epi16::<3>(bits),
-    ];
-    for j in 0..8 {
-        codes[j] = or_masked(codes[j], shifted[j], 16);
-    }
-    codes
-}
-
-/// Bits `2 i` and `2 i + 1` of `pairs[h]` become bits 4 and 5 of code vector `4 h + i`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn with_pairs(mut codes: [__m256i; 8], pairs: [__m256i; 2]) -> [__m256i; 8] {
-    for (h, pairs) in pairs.into_iter().enumerate() {
-        let shifted =
-            [_mm256_slli_epi16::<4>(pairs), _mm256_slli_epi16::<2>(pairs), pairs, _mm256_srli_epi16::<2>(pairs)];
-        for i in 0..4 {
-            codes[4 * h + i] = or_masked(codes[4 * h + i], shifted[i], 0x30);
-        }
-    }
-    codes
-}
-
-/// Bits `2 i` and `2 i + 1` of `pairs[h]` are code vector `4 h + i`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn low_pairs(pairs: [__m256i; 2]) -> [__m256i; 8] {
-    let mask = _mm256_set1_epi8(3);
-    let mut codes = [_mm256_setzero_si256(); 8];
-    for (h, pairs) in pairs.into_iter().enumerate() {
-        codes[4 * h] = _mm256_and_si256(pairs, mask);
-        codes[4 * h + 1] = _mm256_and_si256(_mm256_srli_epi16::<2>(pairs), mask);
-        codes[4 * h + 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
-        codes[4 * h + 3] = _mm256_and_si256(_mm256_srli_epi16::<6>(pairs), mask);
-    }
-    codes
-}
-
-/// Bit `j` of `bits` becomes bit 2 of code vector `j`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn with_third_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
-    let shifted = [
-        _mm256_slli_epi16::<2>(bits),
-        _mm256_slli_epi16::<1>(bits),
-        bits,
-        _mm256_srli_epi16::<1>(bits),
-        _mm256_srli_epi16::<2>(bits),
-        _mm256_srli_epi16::<3>(bits),
-        _mm256_srli_epi16::<4>(bits),
-        _mm256_srli_epi16::<5>(bits),
-    ];
-    for j in 0..8 {
-        codes[j] = or_masked(codes[j], shifted[j], 4);
-    }
-    codes
-}
-
-/// The values of a table of sixteen bytes.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn look_up(table: &[u8; 16], mut codes: [__m256i; 8]) -> [__m256i; 8] {
-    let table = _mm256_broadcastsi128_si256(load128(table, 0));
-    for code in &mut codes {
-        *code = _mm256_shuffle_epi8(table, *code);
-    }
-    codes
-}
-
-/// `2^(e - 128)` of eight bytes. Moved to the exponent of a float they are `2^(e - 127)`, except that 0 would give 0
-/// where half of the subnormal `2^-127` is wanted.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn half_powers(raw: &[u8], at: usize) -> __m256 {
-    let powers = _mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(load64(raw, at)));
-    let powers = _mm256_max_epu32(powers, _mm256_set1_epi32(0x0040_0000));
-    _mm256_mul_ps(_mm256_castsi256_ps(powers), _mm256_set1_ps(0.5))
-}
-
-/// `d * scale` and `-dmin * min` of group `i` of Q4_K and Q5_K.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn k_scales(raw: &[u8], i: usize, half: usize) -> (__m256, __m256) {
-    let [scale, min] = six_bits(raw, 64, i, half);
-    let dmin = _mm256_xor_ps(halves(raw, 32 + 16 * half), _mm256_set1_ps(-0.0));
-    (times(halves(raw, 16 * half), scale), times(dmin, min))
-}
-
-/// Both 6-bit numbers of group `i` for eight rows, from the low nibbles at `at` and the high bits behind them.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn six_bits(raw: &[u8], at: usize, i: usize, half: usize) -> [__m128i; 2] {
-    let low = load64(raw, at + 16 * i + 8 * half);
-    let high = shift_right(load64(raw, at + 128 + 16 * (i / 2) + 8 * half), 4 * (i % 2));
-    [
-        _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)))),
-        _mm_or_si128(
-            _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi8(15)),
-            _mm_slli_epi16::<2>(_mm_and_si128(high, _mm_set1_epi8(12))),
-        ),
-    ]
-}
-
-/// `d` by eight unsigned bytes.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn times(d: __m256, factors: __m128i) -> __m256 {
-    _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(factors)))
-}
-
-/// Every 16 bits shifted; callers mask off what crosses bytes.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn shift_right(x: __m128i, bits: usize) -> __m128i {
-    _mm_srl_epi16(x, _mm_cvtsi32_si128(bits as i32))
-}
-
-/// The 32 bytes from `at`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(in crate::arch) fn load(raw: &[u8], at: usize) -> __m256i {
-    let bytes: &[u8; 32] = raw[at..].first_chunk().expect("32 bytes");
-    // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
-    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-}
-
-/// The 16 bytes from `at`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn load128(raw: &[u8], at: usize) -> __m128i {
-    let bytes: &[u8; 16] = raw[at..].first_chunk().expect("16 bytes");
-    // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-}
-
-/// The 8 bytes from `at`, then zeros.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn load64(raw: &[u8], at: usize) -> __m128i {
-    let bytes: &[u8; 8] = raw[at..].first_chunk().expect("8 bytes");
-    _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
-}
-
-/// Stores eight rows.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(in crate::arch) fn store(x: __m256, out: &mut [f32; 8]) {
-    // SAFETY: the reference is to as many floats as are written, and the store has no alignment.
-    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) }
 }

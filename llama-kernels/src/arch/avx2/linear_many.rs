@@ -14,11 +14,14 @@ use std::ops::Range;
 
 use super::fetch;
 use super::linear::{hold, products};
+use super::linear_bits::{load, put, store};
 use super::linear_blocks::*;
-use super::linear_tile::{FullTile, Sums, add_full_tile};
+use super::linear_tile::{FullTile, Sums, add_codes, add_nibbles};
 use crate::arch::linear::{Acts, Columns, ROOM, Room, Tile};
 use crate::weight::pack::Pack;
 
+/// Groups of the longest block.
+const MOST_GROUPS: usize = 8;
 /// Groups of a run: code vectors of 512 bytes each, and scales and minima.
 const RUN: usize = 24;
 /// Bytes from what is being unpacked to what memory is asked for.
@@ -51,6 +54,24 @@ impl<'a, const S: usize, const C: usize> Inputs<'a, S, C> {
             zeros: &acts.zeros.as_chunks().0.as_chunks().0[part(W::ZERO)],
             sums: &acts.sums.as_chunks().0.as_chunks().0[part(W::MIN)],
         }
+    }
+
+    /// What a full tile brings to sub-block `sub` of group `g`, whose `scales` and minima lie as [`expand`] leaves them.
+    fn full<W: Block<BYTES, S>, const BYTES: usize>(
+        &self,
+        g: usize,
+        sub: usize,
+        scales: &'a [u8],
+    ) -> Option<FullTile<'a>> {
+        Some(FullTile {
+            quants: self.quants[g].first_chunk()?,
+            first: sub * 8 / S,
+            scale: scales[64 * sub..].first_chunk()?,
+            min: scales[64 * (S + sub)..].first_chunk()?,
+            scales: self.scales[g].first_chunk()?,
+            zeros: if W::ZERO { self.zeros[g][sub].first_chunk()? } else { &[0; 4] },
+            sums: if W::MIN { self.sums[g][sub].first_chunk()? } else { &[0.0; 4] },
+        })
     }
 }
 
@@ -93,12 +114,15 @@ pub(super) fn few<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const 
 ) {
     let blocks = panel.as_chunks::<BYTES>().0;
     let inputs = Inputs::of::<W, BYTES>(&acts, 0..blocks.len() * W::GROUPS);
-    let (mut acc, mut group) = ([[_mm256_setzero_ps(); 2]; C], Line([0; OUT]));
-    for (b, raw) in blocks.iter().enumerate() {
-        for i in 0..W::GROUPS {
-            ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
-            expand::<W, BYTES, S, OUT>(raw, i, &mut group.0);
-            add_group::<W, BYTES, S, OUT, C>(&group.0, &inputs, b * W::GROUPS + i, &mut acc);
+    let mut acc = [[_mm256_setzero_ps(); 2]; C];
+    if let (Some(at), Some(acc)) = (W::NIBBLES, acc.first_chunk_mut()) {
+        add_nibble_blocks::<W, BYTES, S, OUT, C, false>(blocks, at, &mut [], &inputs, acc);
+    } else {
+        let mut group = Line([0; OUT]);
+        for (b, raw) in blocks.iter().enumerate() {
+            for i in 0..W::GROUPS {
+                unpack_group::<W, BYTES, S, OUT, C>(raw, i, &mut group.0, &inputs, b * W::GROUPS + i, &mut acc);
+            }
         }
     }
     pause(acc, out);
@@ -117,6 +141,69 @@ pub(super) fn ask_ahead(raw: &[u8], at: usize, bytes: usize) {
     }
 }
 
+/// Unpacks group `i` of a block and adds its products, whose inputs are at `g`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn unpack_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize, const C: usize>(
+    raw: &[u8; BYTES],
+    i: usize,
+    out: &mut [u8; OUT],
+    inputs: &Inputs<'_, S, C>,
+    g: usize,
+    acc: &mut Sums<C>,
+) {
+    ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
+    expand::<W, BYTES, S, OUT>(raw, i, out);
+    add_group::<W, BYTES, S, OUT, C>(out, inputs, g, acc);
+}
+
+/// Adds the products of blocks of nibbles, which begin `at` so many bytes, for a full tile. With `KEEP` groups are left in
+/// `run`.
+///
+/// The loop goes over groups, not over blocks and their groups: that the compiler would unroll, to more code than the CPU's
+/// cache of decoded instructions has room for.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add_nibble_blocks<
+    W: Block<BYTES, S>,
+    const BYTES: usize,
+    const S: usize,
+    const OUT: usize,
+    const C: usize,
+    const KEEP: bool,
+>(
+    blocks: &[[u8; BYTES]],
+    at: usize,
+    run: &mut [[u8; OUT]],
+    inputs: &Inputs<'_, S, C>,
+    acc: &mut Sums<4>,
+) {
+    let mut room = Line([[0; 128]; MOST_GROUPS]);
+    for g in 0..blocks.len() * W::GROUPS {
+        let (raw, i) = (&blocks[g / W::GROUPS], g % W::GROUPS);
+        ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
+        if i == 0 {
+            // SAFETY: `scales` needs the CPU features that this function has.
+            unsafe {
+                if KEEP {
+                    W::scales(raw, &mut run[g..g + W::GROUPS]);
+                } else {
+                    W::scales(raw, &mut room.0[..W::GROUPS]);
+                }
+            }
+        }
+        let nibbles = raw[at + 256 * i..].first_chunk().expect("nibbles");
+        let (codes, scales) = if KEEP {
+            let (codes, scales) = run[g].split_first_chunk_mut().expect("code vectors");
+            (Some(codes), &*scales)
+        } else {
+            (None, &room.0[i][..])
+        };
+        let tile = inputs.full::<W, BYTES>(g, 0, scales).expect("four columns");
+        add_nibbles::<W, BYTES, S>(nibbles, codes, &tile, acc);
+    }
+}
+
 /// Unpacks group `i`: code vectors of both halves side by side, then scales, then minima.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -131,13 +218,7 @@ fn expand<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usi
         for (j, codes) in group.codes.into_iter().enumerate() {
             put(codes, out, 64 * j + 32 * half);
         }
-        for s in 0..S {
-            let at = OUT - 128 * S + 64 * s + 32 * half;
-            put(_mm256_castps_si256(group.scale[s]), out, at);
-            if W::MIN {
-                put(_mm256_castps_si256(group.min[s]), out, at + 64 * S);
-            }
-        }
+        group.put_scales(out, half, W::MIN);
     }
 }
 
@@ -183,11 +264,13 @@ fn unpack_tile<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT
     out: &mut [[f32; 32]],
 ) {
     let mut acc = resume::<C>(out);
-    for (b, (raw, out)) in blocks.iter().zip(run.chunks_exact_mut(W::GROUPS)).enumerate() {
-        for (i, out) in out.iter_mut().enumerate() {
-            ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
-            expand::<W, BYTES, S, OUT>(raw, i, out);
-            add_group::<W, BYTES, S, OUT, C>(out, &inputs, b * W::GROUPS + i, &mut acc);
+    if let (Some(at), Some(acc)) = (W::NIBBLES, acc.first_chunk_mut()) {
+        add_nibble_blocks::<W, BYTES, S, OUT, C, true>(blocks, at, run, &inputs, acc);
+    } else {
+        for (b, (raw, out)) in blocks.iter().zip(run.chunks_exact_mut(W::GROUPS)).enumerate() {
+            for (i, out) in out.iter_mut().enumerate() {
+                unpack_group::<W, BYTES, S, OUT, C>(raw, i, out, &inputs, b * W::GROUPS + i, &mut acc);
+            }
         }
     }
     pause(acc, out);
@@ -202,39 +285,22 @@ fn add_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: 
     g: usize,
     acc: &mut Sums<C>,
 ) {
+    let (codes, scales) = group.split_first_chunk().expect("code vectors");
     for sub in 0..S {
-        let zeros = if W::ZERO { &inputs.zeros[g][sub] } else { &[0; C] };
-        let sums = if W::MIN { &inputs.sums[g][sub] } else { &[0.0; C] };
-        let [scale, min] = [OUT - 128 * S + 64 * sub, if W::MIN { OUT - 64 * S + 64 * sub } else { 0 }];
-        if let (Some(quants), Some(scales), Some(zeros), Some(sums), Some(acc)) = (
-            inputs.quants[g].first_chunk(),
-            inputs.scales[g].first_chunk(),
-            zeros.first_chunk(),
-            sums.first_chunk(),
-            acc.first_chunk_mut(),
-        ) {
-            let tile = FullTile {
-                codes: group.first_chunk().expect("code vectors"),
-                quants,
-                first: sub * 8 / S,
-                scale: group[scale..].first_chunk().expect("scales"),
-                min: group[min..].first_chunk().expect("minima"),
-                scales,
-                zeros,
-                sums,
-            };
-            add_full_tile::<W, BYTES, S>(&tile, acc);
+        if let (Some(tile), Some(acc)) = (inputs.full::<W, BYTES>(g, sub, scales), acc.first_chunk_mut()) {
+            add_codes::<W, BYTES, S>(codes, &tile, acc);
             continue;
         }
-        let dots = dots::<W, BYTES, S, OUT, C>(group, &inputs.quants[g], zeros, sub);
+        let zeros = if W::ZERO { inputs.zeros[g][sub] } else { [0; C] };
+        let dots = dots::<W, BYTES, S, C>(codes, &inputs.quants[g], zeros, sub);
         for c in 0..C {
             let of = _mm256_set1_ps(inputs.scales[g][c]);
             for h in 0..2 {
-                let scale = _mm256_mul_ps(_mm256_castsi256_ps(load(group, scale + 32 * h)), of);
+                let scale = _mm256_mul_ps(_mm256_castsi256_ps(load(scales, 64 * sub + 32 * h)), of);
                 acc[c][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots[c][h]), acc[c][h]);
                 if W::MIN {
-                    let min = _mm256_castsi256_ps(load(group, min + 32 * h));
-                    acc[c][h] = _mm256_fmadd_ps(min, _mm256_set1_ps(sums[c]), acc[c][h]);
+                    let min = _mm256_castsi256_ps(load(scales, 64 * (S + sub) + 32 * h));
+                    acc[c][h] = _mm256_fmadd_ps(min, _mm256_set1_ps(inputs.sums[g][sub][c]), acc[c][h]);
                 }
             }
         }
@@ -244,24 +310,24 @@ fn add_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: 
 /// Dot products of sub-block `sub`, `W::STEP` code vectors added in 16 bits at a time, from `zeros` (two of 16 bits each).
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize, const C: usize>(
-    mut group: &[u8; OUT],
+fn dots<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
+    mut codes: &[u8; 512],
     mut quants: &[[i32; 8]; C],
-    zeros: &[i32; C],
+    zeros: [i32; C],
     sub: usize,
 ) -> [[__m256i; 2]; C] {
     let mut dots = [[_mm256_setzero_si256(); 2]; C];
     for j in (sub * 8 / S..(sub + 1) * 8 / S).step_by(W::STEP) {
         let mut pairs = zeros.map(|zero| [_mm256_set1_epi32(zero); 2]);
         for j in j..j + W::STEP {
-            let codes = [load(group, 64 * j), load(group, 64 * j + 32)];
+            let vectors = [load(codes, 64 * j), load(codes, 64 * j + 32)];
             for c in 0..C {
                 for h in 0..2 {
-                    pairs[c][h] = _mm256_add_epi16(pairs[c][h], products::<W, BYTES, S>(codes[h], quants[c][j]));
+                    pairs[c][h] = _mm256_add_epi16(pairs[c][h], products::<W, BYTES, S>(vectors[h], quants[c][j]));
                 }
             }
             for pairs in pairs.as_flattened_mut() {
-                (group, quants) = hold(group, quants, pairs);
+                (codes, quants) = hold(codes, quants, pairs);
             }
         }
         for (dots, pairs) in dots.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
@@ -292,13 +358,4 @@ fn pause<const C: usize>(acc: Sums<C>, columns: &mut [[f32; 32]]) {
         store(acc[0], &mut halves[0]);
         store(acc[1], &mut halves[1]);
     }
-}
-
-/// Stores 32 bytes at `at`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn put(x: __m256i, out: &mut [u8], at: usize) {
-    let bytes: &mut [u8; 32] = out[at..].first_chunk_mut().expect("32 bytes");
-    // SAFETY: the reference is to as many bytes as are written, and the store has no alignment.
-    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), x) }
 }

@@ -12,9 +12,8 @@ use super::linear_blocks::Block;
 /// Sums of a tile: of rows 0 to 7 and of rows 8 to 15, for each column.
 pub(super) type Sums<const C: usize> = [[__m256; 2]; C];
 
-/// A sub-block of a group, and what four columns bring to it. What a form does not have is not read.
+/// What scales the codes of a sub-block of a group, and what four columns bring to them. What a form does not have is not read.
 pub(super) struct FullTile<'a> {
-    pub codes: &'a [u8; 512],
     /// `[column][code vector]`.
     pub quants: &'a [[i32; 8]; 4],
     /// The first code vector of the sub-block.
@@ -31,10 +30,29 @@ pub(super) struct FullTile<'a> {
     pub sums: &'a [f32; 4],
 }
 
-/// Code vectors: a step loads one of them, sixteen rows.
-macro_rules! codes {
-    ($j:literal) => {
+/// A step's code vector, sixteen rows of it: unpacked, or the low or high nibbles of what is not, which may be kept.
+#[rustfmt::skip]
+macro_rules! load {
+    (codes $j:literal) => {
         concat!("vmovdqu ymm8, [{codes} + 64*", $j, "]\n", "vmovdqu ymm9, [{codes} + 64*", $j, " + 32]\n")
+    };
+    (low $j:literal) => {
+        concat!("vpand ymm8, ymm15, [{codes} + 64*", $j, "]\n", "vpand ymm9, ymm15, [{codes} + 64*", $j, " + 32]\n")
+    };
+    (high $j:literal) => {
+        concat!(
+            "vmovdqu ymm8, [{codes} + 64*", $j, " - 256]\n",
+            "vmovdqu ymm9, [{codes} + 64*", $j, " - 224]\n",
+            "vpsrlw ymm8, ymm8, 4\n",
+            "vpsrlw ymm9, ymm9, 4\n",
+            "vpand ymm8, ymm8, ymm15\n",
+            "vpand ymm9, ymm9, ymm15\n",
+        )
+    };
+    (kept_low $j:literal) => { concat!(load!(low $j), load!(keep $j)) };
+    (kept_high $j:literal) => { concat!(load!(high $j), load!(keep $j)) };
+    (keep $j:literal) => {
+        concat!("vmovdqu [{kept} + 64*", $j, "], ymm8\n", "vmovdqu [{kept} + 64*", $j, " + 32], ymm9\n")
     };
 }
 
@@ -71,15 +89,15 @@ macro_rules! add {
 /// A step of unsigned codes. Products of one column are added when the next one's are under way.
 #[rustfmt::skip]
 macro_rules! unsigned_step {
-    (first, $j:literal) => {
+    (first, $from:ident $j:literal) => {
         concat!(
-            codes!($j),
+            load!($from $j),
             multiply!($j, 0 => 0 1), multiply!($j, 1 => 2 3), multiply!($j, 2 => 4 5), multiply!($j, 3 => 6 7),
         )
     };
-    ($start:ident, $j:literal) => {
+    ($start:ident, $from:ident $j:literal) => {
         concat!(
-            codes!($j),
+            load!($from $j),
             multiply!($j, 0 => 10 11), multiply!($j, 1 => 12 13), add!($start, 0, 10 11 => 0 1),
             multiply!($j, 2 => 10 11), add!($start, 1, 12 13 => 2 3),
             multiply!($j, 3 => 12 13), add!($start, 2, 10 11 => 4 5), add!($start, 3, 12 13 => 6 7),
@@ -90,9 +108,9 @@ macro_rules! unsigned_step {
 /// A step of signed codes: their sign is moved to the quants, and products are widened before they are added.
 #[rustfmt::skip]
 macro_rules! signed_step {
-    ($first:ident, $j:literal) => {
+    ($first:ident, $from:ident $j:literal) => {
         concat!(
-            codes!($j),
+            load!($from $j),
             "vpabsb ymm10, ymm8\n",
             "vpabsb ymm11, ymm9\n",
             signed_step!($first, $j, 0 => 0 1), signed_step!($first, $j, 1 => 2 3),
@@ -128,8 +146,8 @@ macro_rules! signed_step {
 
 /// A step that begins dot products, and those that go on.
 macro_rules! steps {
-    ($step:ident: $start:ident $first:literal, $($j:literal)*) => {
-        concat!($step!($start, $first), $($step!(products, $j)),*)
+    ($step:ident: $start:ident $from:ident $first:literal, $($next:ident $j:literal)*) => {
+        concat!($step!($start, $from $first), $($step!(products, $next $j)),*)
     };
 }
 
@@ -145,8 +163,8 @@ macro_rules! each {
 macro_rules! widen {
     ($column:literal, $low:literal $high:literal) => {
         concat!(
-            "vpmaddwd ymm", $low, ", ymm", $low, ", ymm15\n",
-            "vpmaddwd ymm", $high, ", ymm", $high, ", ymm15\n",
+            "vpmaddwd ymm", $low, ", ymm", $low, ", [{ones}]\n",
+            "vpmaddwd ymm", $high, ", ymm", $high, ", [{ones}]\n",
         )
     };
 }
@@ -212,61 +230,144 @@ macro_rules! with_min {
     };
 }
 
-/// Adds the products of a sub-block of a packed form. Bits are those of `linear_many::add_group`.
+/// Runs pieces of assembly. `constant` is in the last register: ones of 16 bits, or a mask of nibbles.
+macro_rules! run {
+    ($tile:ident, $acc:ident, $codes:expr, $kept:expr, $constant:expr, $($piece:expr),*) => {
+        asm!(
+            $($piece),*,
+            "/* not of every form: {zeros} {sums} {min} {kept} {ones} */",
+            codes = in(reg) $codes,
+            kept = in(reg) $kept,
+            quants = in(reg) $tile.quants.as_flattened()[$tile.first..].as_ptr(),
+            scale = in(reg) $tile.scale.as_ptr(),
+            min = in(reg) $tile.min.as_ptr(),
+            scales = in(reg) $tile.scales.as_ptr(),
+            zeros = in(reg) $tile.zeros.as_ptr(),
+            sums = in(reg) $tile.sums.as_ptr(),
+            acc = in(reg) $acc.as_mut_ptr(),
+            ones = in(reg) ONES.as_ptr(),
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _, out("ymm6") _,
+            out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _, out("ymm12") _,
+            out("ymm13") _, out("ymm14") _,
+            in("ymm15") $constant,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+static ONES: [i16; 16] = [1; 16];
+
+/// Adds the products of a sub-block. Bits are those of `linear_many::add_group`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn add_full_tile<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+pub(super) fn add_codes<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+    codes: &[u8; 512],
     tile: &FullTile<'_>,
     acc: &mut Sums<4>,
 ) {
     let vectors = 8 / S;
     assert!(tile.first + vectors <= 8);
     let mut kept = [_mm256_setzero_si256(); 8];
-    macro_rules! run {
+    macro_rules! run_codes {
         ($($piece:expr),*) => {
-            // SAFETY: as `first` was checked, every address is that of a field of `tile`, of `acc`, which is written, or of
-            // `kept`, and offsets stay within them: 64 bytes of codes and 4 of each column's quants, which are 32 apart, for
-            // each of `vectors` steps.
-            unsafe {
-                asm!(
-                    $($piece),*,
-                    "/* not of every form: {zeros} {sums} {min} {kept} */",
-                    codes = in(reg) tile.codes[64 * tile.first..].as_ptr(),
-                    quants = in(reg) tile.quants.as_flattened()[tile.first..].as_ptr(),
-                    scale = in(reg) tile.scale.as_ptr(),
-                    min = in(reg) tile.min.as_ptr(),
-                    scales = in(reg) tile.scales.as_ptr(),
-                    zeros = in(reg) tile.zeros.as_ptr(),
-                    sums = in(reg) tile.sums.as_ptr(),
-                    acc = in(reg) acc.as_mut_ptr(),
-                    kept = in(reg) kept.as_mut_ptr(),
-                    out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
-                    out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
-                    out("ymm12") _, out("ymm13") _, out("ymm14") _,
-                    in("ymm15") _mm256_set1_epi16(1),
-                    options(nostack, preserves_flags),
-                )
-            }
+            run!(tile, acc, codes[64 * tile.first..].as_ptr(), kept.as_mut_ptr(), _mm256_set1_epi16(1), $($piece),*)
         };
     }
-    match (vectors, W::STEP, W::ZERO, W::MIN) {
-        (8, 8, true, false) => run!(steps!(unsigned_step: zeros 0, 1 2 3 4 5 6 7), each!(widen), each!(without_min)),
-        (8, 8, false, true) => run!(steps!(unsigned_step: first 0, 1 2 3 4 5 6 7), each!(widen), each!(with_min)),
-        (8, 4, false, true) => run!(
-            steps!(unsigned_step: first 0, 1 2 3),
-            each!(widen),
-            each!(keep),
-            steps!(unsigned_step: first 4, 5 6 7),
-            each!(widen),
-            each!(add_kept),
-            each!(with_min)
-        ),
-        (8, 1, false, false) => run!(steps!(signed_step: first 0, 1 2 3 4 5 6 7), each!(without_min)),
-        (8, 1, false, true) => run!(steps!(signed_step: first 0, 1 2 3 4 5 6 7), each!(with_min)),
-        (4, 4, true, false) => run!(steps!(unsigned_step: zeros 0, 1 2 3), each!(widen), each!(without_min)),
-        (4, 4, false, true) => run!(steps!(unsigned_step: first 0, 1 2 3), each!(widen), each!(with_min)),
-        (4, 1, false, false) => run!(steps!(signed_step: first 0, 1 2 3), each!(without_min)),
-        (4, 1, false, true) => run!(steps!(signed_step: first 0, 1 2 3), each!(with_min)),
-        form => unreachable!("no packed form has {form:?}"),
+    // SAFETY: as `first` was checked, every address is that of `codes`, of a field of `tile`, of `acc` or `kept`, which are
+    // written, or of `ONES`, and offsets stay within them: 64 bytes of codes and 4 of each column's quants, which are 32
+    // apart, for each of `vectors` steps. The CPU has the features of this function.
+    unsafe {
+        match (vectors, W::STEP, W::ZERO, W::MIN) {
+            (8, 8, true, false) => run_codes!(
+                steps!(unsigned_step: zeros codes 0, codes 1 codes 2 codes 3 codes 4 codes 5 codes 6 codes 7),
+                each!(widen),
+                each!(without_min)
+            ),
+            (8, 8, false, true) => run_codes!(
+                steps!(unsigned_step: first codes 0, codes 1 codes 2 codes 3 codes 4 codes 5 codes 6 codes 7),
+                each!(widen),
+                each!(with_min)
+            ),
+            (8, 4, false, true) => run_codes!(
+                steps!(unsigned_step: first codes 0, codes 1 codes 2 codes 3),
+                each!(widen),
+                each!(keep),
+                steps!(unsigned_step: first codes 4, codes 5 codes 6 codes 7),
+                each!(widen),
+                each!(add_kept),
+                each!(with_min)
+            ),
+            (8, 1, false, false) => run_codes!(
+                steps!(signed_step: first codes 0, codes 1 codes 2 codes 3 codes 4 codes 5 codes 6 codes 7),
+                each!(without_min)
+            ),
+            (8, 1, false, true) => run_codes!(
+                steps!(signed_step: first codes 0, codes 1 codes 2 codes 3 codes 4 codes 5 codes 6 codes 7),
+                each!(with_min)
+            ),
+            (4, 4, true, false) => run_codes!(
+                steps!(unsigned_step: zeros codes 0, codes 1 codes 2 codes 3),
+                each!(widen),
+                each!(without_min)
+            ),
+            (4, 4, false, true) => {
+                run_codes!(steps!(unsigned_step: first codes 0, codes 1 codes 2 codes 3), each!(widen), each!(with_min))
+            }
+            (4, 1, false, false) => {
+                run_codes!(steps!(signed_step: first codes 0, codes 1 codes 2 codes 3), each!(without_min))
+            }
+            (4, 1, false, true) => {
+                run_codes!(steps!(signed_step: first codes 0, codes 1 codes 2 codes 3), each!(with_min))
+            }
+            form => unreachable!("no packed form has {form:?}"),
+        }
+    }
+}
+
+/// As [`add_codes`], of a group that is nothing but nibbles. Its code vectors are left in `codes` where that is wanted.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn add_nibbles<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+    nibbles: &[u8; 256],
+    codes: Option<&mut [u8; 512]>,
+    tile: &FullTile<'_>,
+    acc: &mut Sums<4>,
+) {
+    assert!(S == 1 && W::STEP == 8 && tile.first == 0);
+    let kept = codes.map_or(std::ptr::null_mut(), |codes| codes.as_mut_ptr());
+    macro_rules! run_nibbles {
+        ($($piece:expr),*) => {
+            run!(tile, acc, nibbles.as_ptr(), kept, _mm256_set1_epi8(15), $($piece),*)
+        };
+    }
+    // SAFETY: every address is that of `nibbles`, of a field of `tile`, of `acc` or, unless `kept` is null, of `codes`, which
+    // are written, or of `ONES`, and offsets stay within them: 64 bytes of nibbles for each of four steps and again for the
+    // other four, 64 of codes and 4 of each column's quants, which are 32 apart, for each of all eight. The CPU has the
+    // features of this function.
+    unsafe {
+        match (W::ZERO, kept.is_null()) {
+            (true, true) => run_nibbles!(
+                steps!(unsigned_step: zeros low 0, low 1 low 2 low 3 high 4 high 5 high 6 high 7),
+                each!(widen),
+                each!(without_min)
+            ),
+            (true, false) => run_nibbles!(
+                steps!(unsigned_step: zeros kept_low 0, kept_low 1 kept_low 2 kept_low 3
+                    kept_high 4 kept_high 5 kept_high 6 kept_high 7),
+                each!(widen),
+                each!(without_min)
+            ),
+            (false, true) => run_nibbles!(
+                steps!(unsigned_step: first low 0, low 1 low 2 low 3 high 4 high 5 high 6 high 7),
+                each!(widen),
+                each!(with_min)
+            ),
+            (false, false) => run_nibbles!(
+                steps!(unsigned_step: first kept_low 0, kept_low 1 kept_low 2 kept_low 3
+                    kept_high 4 kept_high 5 kept_high 6 kept_high 7),
+                each!(widen),
+                each!(with_min)
+            ),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub(super) mod linear;
+mod linear_bits;
 pub(super) mod linear_blocks;
 mod linear_many;
 pub(super) mod linear_quantise;
