@@ -2,7 +2,8 @@
 //!
 //! The panel is taken in runs of groups that fit there with the quants they meet. Sums continue from run to run, so that
 //! every chain keeps its order. A tile is sixteen rows (two registers) by up to four columns, and every broadcast of four
-//! quants serves both registers. The first tile multiplies each group as soon as it is unpacked.
+//! quants serves both registers. The first tile multiplies each group as soon as it is unpacked, or, where codes are nothing
+//! but nibbles, while it is.
 //!
 //! What is left is bound by the four vector pipes of the CPUs that have this tier: eight VPMADDUBSW, eight additions and
 //! four more operations for eight rows, 32 columns and one token. Zero points cost nothing there: sums start at minus their
