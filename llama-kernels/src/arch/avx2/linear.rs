@@ -8,14 +8,14 @@
 //! Here are the kernels for one column, straight from packed codes, which wait for nothing but memory. More columns have
 //! theirs in `linear_many`.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::linear_bits::store;
 use super::linear_blocks::*;
-use super::linear_many::{ask_ahead, expanded_bytes, few, many};
+use super::linear_many::{expanded_bytes, few, many};
 use super::linear_quantise::quantise;
+use super::{ask_ahead, hold};
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKernel, Tile};
 use crate::weight::pack::{PACKS, Pack};
 
@@ -184,38 +184,6 @@ impl Dot for Maddubs {
     fn tiles<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>() -> [Kernel; COLUMNS] {
         let one: Kernel = quantised::<Self, W, BYTES, S, 1>;
         [one, few::<W, BYTES, S, OUT, 2>, few::<W, BYTES, S, OUT, 3>, few::<W, BYTES, S, OUT, 4>]
-    }
-}
-
-/// Products of a code vector with four quants, added in pairs.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(super) fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m256i, quants: i32) -> __m256i {
-    let quants = _mm256_set1_epi32(quants);
-    if W::SIGNED {
-        _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(quants, codes))
-    } else {
-        _mm256_maddubs_epi16(codes, quants)
-    }
-}
-
-/// Makes what is read through `x` and `y` from here on wait for `sum`, for the compiler only: no instruction comes of it.
-/// Left free, it computes the products of many steps before it adds any, and has too few registers to keep them.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(super) fn hold<'a, 'b, X, Y>(x: &'a X, y: &'b Y, sum: &mut __m256i) -> (&'a X, &'b Y) {
-    let (mut x, mut y): (*const X, *const Y) = (x, y);
-    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through them here")]
-    // SAFETY: no instruction is executed, so pointers and register are what they were: references to live values.
-    unsafe {
-        asm!(
-            "/* {0} {1} {2} */",
-            inout(reg) x,
-            inout(reg) y,
-            inout(ymm_reg) *sum,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-        (&*x, &*y)
     }
 }
 

@@ -93,6 +93,21 @@ pub(in crate::arch) struct F32;
 pub(in crate::arch) struct F16;
 pub(in crate::arch) struct Bf16;
 
+/// Products of a code vector with four quants, added in pairs.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(in crate::arch) fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
+    codes: __m256i,
+    quants: i32,
+) -> __m256i {
+    let quants = _mm256_set1_epi32(quants);
+    if W::SIGNED {
+        _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(quants, codes))
+    } else {
+        _mm256_maddubs_epi16(codes, quants)
+    }
+}
+
 impl Block<544, 1> for Q8_0 {
     const GROUPS: usize = 1;
     const ZERO: bool = false;

@@ -13,11 +13,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::fetch;
-use super::linear::{hold, products};
 use super::linear_bits::{load, put, store};
 use super::linear_blocks::*;
 use super::linear_tile::{FullTile, Sums, add_codes, add_nibbles};
+use super::{ask_ahead, hold};
 use crate::arch::linear::{Acts, Columns, ROOM, Room, Tile};
 use crate::weight::pack::Pack;
 
@@ -25,8 +24,6 @@ use crate::weight::pack::Pack;
 const MOST_GROUPS: usize = 8;
 /// Groups of a run: code vectors of 512 bytes each, and scales and minima.
 const RUN: usize = 24;
-/// Bytes from what is being unpacked to what memory is asked for.
-pub(super) const AHEAD: usize = 3 << 10;
 
 const _: () = assert!(RUN * expanded_bytes(2) <= ROOM);
 
@@ -132,15 +129,6 @@ pub(super) fn few<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const 
 /// At the start of a cache line.
 #[repr(C, align(64))]
 struct Line<T>(T);
-
-/// Asks memory for what lies [`AHEAD`] of `bytes` at `at`: the hardware sees the stream, but with so much to be done for a
-/// line it does not keep enough of them under way.
-#[inline(always)]
-pub(super) fn ask_ahead(raw: &[u8], at: usize, bytes: usize) {
-    for line in 0..bytes.div_ceil(64) {
-        fetch(raw, AHEAD + at + 64 * line);
-    }
-}
 
 /// Unpacks group `i` of a block and adds its products, whose inputs are at `g`.
 #[target_feature(enable = "avx2,fma,f16c")]
