@@ -78,7 +78,10 @@ impl Map {
     pub fn read(&self, part: &[u8], out: &mut [u8]) -> Result<()> {
         let start = part.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
         if start < self.bytes.len() && part.len() <= self.bytes.len() - start {
-            return read(&self.file, part, start as u64, out).map_err(|source| Error::io(&self.path, source));
+            return read(&self.file, part, start as u64, out).or_else(|source| {
+                self.verify()?;
+                Err(Error::io(&self.path, source))
+            });
         }
         out.copy_from_slice(part);
         Ok(())
@@ -177,8 +180,8 @@ mod tests {
         #[cfg(unix)]
         {
             File::options().write(true).open(&path).unwrap().set_len(5_000).unwrap();
-            let error = map.read(&map.bytes()[4_000..6_000], &mut [0; 2_000]).unwrap_err();
-            assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error}");
+            let error = map.read(&map.bytes()[4_000..6_000], &mut [0; 2_000]).unwrap_err().to_string();
+            assert!(error.contains("10000 bytes when opened, 5000 now"), "{error}");
         }
         std::fs::remove_file(&path).unwrap();
     }

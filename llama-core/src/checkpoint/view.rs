@@ -94,7 +94,7 @@ impl<'a> TensorView<'a> {
     /// large the pages are that its system maps. Bytes of elsewhere are not copied.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, or has become shorter.
+    /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it has become shorter.
     ///
     /// # Panics
     /// If the range is empty or out of bounds.
