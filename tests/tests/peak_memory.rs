@@ -1,5 +1,5 @@
-//! The most memory that a process ever holds while it loads and runs a model is what the plan says: of the
-//! files there is never more than a piece. Linux counts the peak, of a whole process: so a child loads the model.
+//! The most memory that a process ever holds while it loads and runs a model is what the plan says: of the files there is
+//! never more than a piece. Linux counts the peak, of a whole process: so a child loads the model.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;

@@ -5,9 +5,9 @@
 //! was replaced in between.
 //!
 //! A map cannot be protected from a program that shortens the file under it: reading past the new end is a fatal signal
-//! (SIGBUS), while [`Map::read`] returns an error. [`Map::verify`] tells whether the file is still the one that was opened, so that a caller can stop with an
-//! error while weights are prepared. Replace model files by renaming, never by writing into them: a renamed or deleted
-//! file keeps its bytes for as long as it is mapped.
+//! (SIGBUS), while [`Map::read`] returns an error. [`Map::verify`] tells whether the file is still the one that was opened,
+//! so that a caller can stop with an error while weights are prepared. Replace model files by renaming, never by writing
+//! into them: a renamed or deleted file keeps its bytes for as long as it is mapped.
 //!
 //! Pages of a map count as this process's memory from the first look at them, and a system may map megabytes at one look.
 //! So that loading never holds a model twice, [`Map::read`] copies a part without looking, and [`Map::release`] gives pages
@@ -67,8 +67,7 @@ impl Map {
     /// takes them from the system's file cache, or from the disk. Bytes that are not this map's are left alone, and a
     /// system that refuses merely keeps the pages.
     pub fn release(&self, part: &[u8]) {
-        let start = part.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
-        if start < self.bytes.len() && part.len() <= self.bytes.len() - start {
+        if let Some(start) = self.start_of(part) {
             release(&self.bytes, start, part.len());
         }
     }
@@ -76,15 +75,20 @@ impl Map {
     /// Reads `part` of [`Map::bytes`] from the file itself: none of the map's pages come into this process's memory, and a
     /// file that was shortened is an error. `out` has the length of `part`; bytes that are not this map's are copied.
     pub fn read(&self, part: &[u8], out: &mut [u8]) -> Result<()> {
+        let Some(start) = self.start_of(part) else {
+            out.copy_from_slice(part);
+            return Ok(());
+        };
+        read(&self.file, part, start as u64, out).or_else(|source| {
+            self.verify()?;
+            Err(Error::io(&self.path, source))
+        })
+    }
+
+    /// Where `part` starts in the file, if it is this map's.
+    fn start_of(&self, part: &[u8]) -> Option<usize> {
         let start = part.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
-        if start < self.bytes.len() && part.len() <= self.bytes.len() - start {
-            return read(&self.file, part, start as u64, out).or_else(|source| {
-                self.verify()?;
-                Err(Error::io(&self.path, source))
-            });
-        }
-        out.copy_from_slice(part);
-        Ok(())
+        (start < self.bytes.len() && part.len() <= self.bytes.len() - start).then_some(start)
     }
 
     /// An error if the file was written to, or changed its length, since it was opened.

@@ -1,4 +1,5 @@
-//! What codes, scales and minima are made of: bits of packed forms in AVX2 registers, for eight rows.
+//! What codes, scales and minima are made of: bits of packed forms in AVX2 registers, for eight rows where nothing
+//! else is said.
 
 use std::arch::x86_64::*;
 
@@ -7,6 +8,13 @@ use std::arch::x86_64::*;
 #[inline]
 pub(super) fn halves(raw: &[u8], at: usize) -> __m256 {
     _mm256_cvtph_ps(load128(raw, at))
+}
+
+/// Eight f16 as f32, negated: factors of minima, which are taken off.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn minus_halves(raw: &[u8], at: usize) -> __m256 {
+    _mm256_xor_ps(halves(raw, at), _mm256_set1_ps(-0.0))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -145,16 +153,14 @@ pub(super) fn half_powers(raw: &[u8], at: usize) -> __m256 {
 #[inline]
 pub(super) fn k_scales(raw: &[u8], i: usize, half: usize) -> (__m256, __m256) {
     let [scale, min] = six_bits(raw, 64, i, half);
-    let dmin = _mm256_xor_ps(halves(raw, 32 + 16 * half), _mm256_set1_ps(-0.0));
-    (times(halves(raw, 16 * half), scale), times(dmin, min))
+    (times(halves(raw, 16 * half), scale), times(minus_halves(raw, 32 + 16 * half), min))
 }
 
 /// [`k_scales`] of all groups and rows, stored at the end of each group.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn k_scales_of_all<const OUT: usize>(raw: &[u8], out: &mut [[u8; OUT]]) {
-    let negated = |at| _mm256_xor_ps(halves(raw, at), _mm256_set1_ps(-0.0));
-    let by = [[halves(raw, 0), halves(raw, 16)], [negated(32), negated(48)]];
+    let by = [[halves(raw, 0), halves(raw, 16)], [minus_halves(raw, 32), minus_halves(raw, 48)]];
     for (pair, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
         for (by, (what, factors)) in by.iter().zip(six_bits_of_two(raw, 64, 2 * pair).into_iter().enumerate()) {
             let groups = [_mm256_castsi256_si128(factors), _mm256_extracti128_si256::<1>(factors)];
@@ -213,7 +219,7 @@ pub(super) fn shift_right(x: __m128i, bits: usize) -> __m128i {
 /// The 32 bytes from `at`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(in crate::arch) fn load(raw: &[u8], at: usize) -> __m256i {
+pub(super) fn load(raw: &[u8], at: usize) -> __m256i {
     let bytes: &[u8; 32] = raw[at..].first_chunk().expect("32 bytes");
     // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
@@ -239,7 +245,7 @@ pub(super) fn load64(raw: &[u8], at: usize) -> __m128i {
 /// Stores eight rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(in crate::arch) fn store(x: __m256, out: &mut [f32; 8]) {
+pub(super) fn store(x: __m256, out: &mut [f32; 8]) {
     // SAFETY: the reference is to as many floats as are written, and the store has no alignment.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) }
 }

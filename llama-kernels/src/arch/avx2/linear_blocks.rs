@@ -96,10 +96,7 @@ pub(in crate::arch) struct Bf16;
 /// Products of a code vector with four quants, added in pairs.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(in crate::arch) fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
-    codes: __m256i,
-    quants: i32,
-) -> __m256i {
+pub(super) fn products<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(codes: __m256i, quants: i32) -> __m256i {
     let quants = _mm256_set1_epi32(quants);
     if W::SIGNED {
         _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(quants, codes))
@@ -192,7 +189,7 @@ impl Block<1344, 2> for Q2K {
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     unsafe fn unpack(raw: &[u8; 1344], i: usize, half: usize) -> Unpacked<2> {
-        let (d, dmin) = (halves(raw, 16 * half), _mm256_xor_ps(halves(raw, 32 + 16 * half), _mm256_set1_ps(-0.0)));
+        let (d, dmin) = (halves(raw, 16 * half), minus_halves(raw, 32 + 16 * half));
         let factors = |s: usize| load64(raw, 64 + 16 * (2 * i + s) + 8 * half);
         let scale = |s: usize| times(d, _mm_and_si128(factors(s), _mm_set1_epi8(15)));
         let min = |s: usize| times(dmin, _mm_and_si128(_mm_srli_epi16::<4>(factors(s)), _mm_set1_epi8(15)));

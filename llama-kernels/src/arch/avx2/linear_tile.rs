@@ -6,6 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::linear_blocks::Block;
 
@@ -267,7 +268,8 @@ pub(super) fn add_codes<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(
 ) {
     let vectors = 8 / S;
     assert!(tile.first + vectors <= 8);
-    let mut kept = [_mm256_setzero_si256(); 8];
+    // Written before it is read, by the one form that has a use for it: zeros would be stored for every group.
+    let mut kept = MaybeUninit::<[__m256i; 8]>::uninit();
     macro_rules! run_codes {
         ($($piece:expr),*) => {
             run!(tile, acc, codes[64 * tile.first..].as_ptr(), kept.as_mut_ptr(), _mm256_set1_epi16(1), $($piece),*)
