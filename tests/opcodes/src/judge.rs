@@ -19,31 +19,44 @@ pub enum Judge {
     Sums,
 }
 
-/// How far apart two numbers may be: by either measure.
+/// How far apart two numbers may be: by any measure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bound {
     /// A part of the number.
     pub relative: f64,
     /// Whatever the number.
     pub absolute: f64,
+    /// Units in the last place of the number, which are the same for all subnormal ones.
+    pub ulps: f64,
 }
 
 impl Bound {
     /// A part of the number.
     pub const fn relative(relative: f64) -> Self {
-        Bound { relative, absolute: 0.0 }
+        Bound { relative, absolute: 0.0, ulps: 0.0 }
     }
 
-    /// So many units in the last place of an `f32`.
+    /// So many units in the last place.
     pub const fn ulps(ulps: f64) -> Self {
-        // A unit is at most 2^-23 of the number.
-        Bound::relative(ulps / 8_388_608.0)
+        Bound { relative: 0.0, absolute: 0.0, ulps }
     }
 
     /// The same distance anywhere.
     pub const fn absolute(absolute: f64) -> Self {
-        Bound { relative: 0.0, absolute }
+        Bound { relative: 0.0, absolute, ulps: 0.0 }
     }
+
+    /// The distance from the number with this encoding.
+    fn around(self, format: Format, bits: u64) -> f64 {
+        let size = format.widen(bits).abs();
+        (self.relative * size).max(self.absolute).max(self.ulps * unit(format, bits))
+    }
+}
+
+/// The unit in the last place of a finite number.
+fn unit(format: Format, bits: u64) -> f64 {
+    // These two have the same exponent field, so nothing is infinite.
+    (format.widen(bits | 1) - format.widen(bits & !1)).abs()
 }
 
 /// What came of comparing.
@@ -139,8 +152,8 @@ fn close(format: Format, bound: Bound, a: u64, b: u64) -> Agreement {
         _ => {
             let distance = (x - y).abs();
             // Zeros of either sign are one number to an approximation, and two to everything else.
-            let forgiving = bound.relative > 0.0 || bound.absolute > 0.0;
-            let within = forgiving && distance <= (bound.relative * y.abs()).max(bound.absolute);
+            let forgiving = bound != Bound::absolute(0.0);
+            let within = forgiving && distance <= bound.around(format, b);
             if within { Agreement::Within(distance / y.abs().max(f64::MIN_POSITIVE)) } else { Agreement::No }
         }
     }
@@ -182,6 +195,19 @@ mod tests {
         assert_eq!(wrong(two_ulps, bits(1.0) + 3, bits(1.0)), 1);
         assert_eq!(wrong(two_ulps, bits(f32::INFINITY), bits(f32::MAX)), 1);
         assert_eq!(wrong(two_ulps, bits(0.0), bits(-0.0)), 0);
+        // Whatever the number: the unit of a binade, not a part of the number.
+        assert_eq!(wrong(two_ulps, bits(1.99) + 2, bits(1.99)), 0);
+        assert_eq!(wrong(two_ulps, bits(1.99) + 3, bits(1.99)), 1);
+        assert_eq!(wrong(two_ulps, bits(f32::MAX) - 3, bits(f32::MAX)), 1);
+    }
+
+    #[test]
+    fn subnormal_numbers_have_units_too() {
+        let two_ulps = Judge::Close(Format::F32, Bound::ulps(2.0));
+        assert_eq!(wrong(two_ulps, 0xd_8623, 0xd_8621), 0);
+        assert_eq!(wrong(two_ulps, 0xd_8624, 0xd_8621), 1);
+        assert_eq!(wrong(two_ulps, 0x8000_0002, 0x8000_0000), 0);
+        assert_eq!(wrong(two_ulps, 0x8000_0003, 0), 1);
     }
 
     #[test]

@@ -107,12 +107,14 @@ pub(crate) fn bits(name: &str) -> Option<Compute> {
         "bfind.s64" => &|s: [u64; 4]| u64::from(63u32.wrapping_sub((s[0] as i64 ^ s[0] as i64 >> 63).leading_zeros())),
         "fns.b32" => &nth_set,
         "bfind.u32" => &|s: [u64; 4]| u64::from(31u32.wrapping_sub((s[0] as u32).leading_zeros())),
-        "bfe.u32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, false, s[1], s[2]),
-        "bfe.s32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, true, s[1], s[2]) & 0xffff_ffff,
-        "bfe.u64" => &|s: [u64; 4]| extract(s[0], 64, false, s[1], s[2]),
-        "bfe.s64" => &|s: [u64; 4]| extract(s[0], 64, true, s[1], s[2]),
-        "bfi.b32" => &|s: [u64; 4]| insert(s, 32) & 0xffff_ffff,
-        "bfi.b64" => &|s: [u64; 4]| insert(s, 64),
+        // Position and length: the ISA takes them modulo 256, at any width. An H100 does for 32 bits, where there is an instruction;
+        // for 64 its assembler shifts and masks, and takes all that is in the operands' 32 bits.
+        "bfe.u32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, false, s[1] & 0xff, s[2] & 0xff),
+        "bfe.s32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, true, s[1] & 0xff, s[2] & 0xff) & 0xffff_ffff,
+        "bfe.u64" => &|s: [u64; 4]| extract(s[0], 64, false, s[1] & 0xffff_ffff, s[2] & 0xffff_ffff),
+        "bfe.s64" => &|s: [u64; 4]| extract(s[0], 64, true, s[1] & 0xffff_ffff, s[2] & 0xffff_ffff),
+        "bfi.b32" => &|s: [u64; 4]| insert([s[0], s[1], s[2] & 0xff, s[3] & 0xff], 32) & 0xffff_ffff,
+        "bfi.b64" => &|s: [u64; 4]| insert([s[0], s[1], s[2] & 0xffff_ffff, s[3] & 0xffff_ffff], 64),
         "prmt.b32" => &permute,
         "lop3.b32" => &logic3,
         "shf.l.wrap.b32" => &|s: [u64; 4]| funnel(s[0], s[1]) << (s[2] & 31) >> 32,
@@ -134,7 +136,6 @@ fn funnel(low: u64, high: u64) -> u64 {
 }
 
 fn extract(value: u64, width: u64, signed: bool, position: u64, length: u64) -> u64 {
-    let (position, length) = (position & 0xff, length & 0xff);
     if length == 0 {
         return 0;
     }
@@ -146,7 +147,6 @@ fn extract(value: u64, width: u64, signed: bool, position: u64, length: u64) -> 
 }
 
 fn insert([field, base, position, length]: [u64; 4], width: u64) -> u64 {
-    let (position, length) = (position & 0xff, length & 0xff);
     if position >= width || length == 0 {
         return base;
     }
@@ -251,5 +251,30 @@ pub(crate) fn comparison(name: &str, ty: Type) -> Option<fn(u64, u64) -> bool> {
         Type::F16 => float_comparison!(name, |v| Format::F16.widen(v)),
         Type::Bf16 => float_comparison!(name, |v| Format::Bf16.widen(v)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, s: [u64; 4]) -> u64 {
+        bits(name).expect("an operation").one(s)
+    }
+
+    /// Operands and results of an H100.
+    #[test]
+    fn wide_bit_fields_do_not_wrap_at_256() {
+        assert_eq!(run("bfe.u64", [0xfc29_8d00_9231_5fc5, 0x9d7e_8239, 8, 0]), 0);
+        assert_eq!(run("bfe.s64", [0xffff_ffff_ffff_fffe, 6, 0x4_0000, 0]), u64::MAX);
+        let operands = [0xffff_f9d6_48a1_1428, 0x8000_0000_0001, 1, 0x400_0000];
+        assert_eq!(run("bfi.b64", operands), 0xffff_f3ac_9142_2851);
+    }
+
+    #[test]
+    fn narrow_bit_fields_wrap_at_256() {
+        assert_eq!(run("bfe.u32", [0x1234_5678, 0x104, 0x208, 0]), 0x67);
+        assert_eq!(run("bfe.s32", [0x8000_0000, 0x11c, 0x104, 0]), 0xffff_fff8);
+        assert_eq!(run("bfi.b32", [0xab, 0, 0x104, 0x108]), 0xab0);
     }
 }

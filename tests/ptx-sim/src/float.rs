@@ -138,6 +138,21 @@ impl Format {
         sign | if to_infinity { infinity } else { infinity - 1 }
     }
 
+    /// The same, with zero for what is below the normal numbers (`.ftz`). That is settled, as IEEE 754 has it, after rounding as if
+    /// exponents had no end: just below the least normal number the steps are half as wide as those of subnormal numbers, and
+    /// what rounds up to it in these need not do so in those. An H100 does so in every rounding.
+    pub fn narrow_normal(self, x: f64, round: Round) -> u64 {
+        let bits = self.flush(self.narrow(x, round));
+        let (mantissa, exponent) = self.fields();
+        let (least, sign) = (1u64 << mantissa, 1u64 << (mantissa + exponent));
+        if bits & !sign != least {
+            return bits;
+        }
+        // With one exponent more, the least normal number is the next but one.
+        let unbounded = round_magnitude(x, mantissa, 1 - (1 << (exponent - 1)), round);
+        if unbounded < 2 * least { bits & sign } else { bits }
+    }
+
     /// Zero of the same sign if the encoding is subnormal (`.ftz`; f32 only).
     pub fn flush(self, bits: u64) -> u64 {
         let (mantissa, exponent) = self.fields();
@@ -218,12 +233,20 @@ pub fn add_to_odd(a: f64, b: f64) -> f64 {
     f64::from_bits(if away { sum.to_bits() + 1 } else { sum.to_bits() - 1 })
 }
 
+/// `a + b` rounded to odd. Where nothing is left, rounding down makes it negative, unless both are positive zeros (IEEE 754-2019,
+/// 6.3).
+fn sum(a: f64, b: f64, round: Round) -> f64 {
+    let sum = add_to_odd(a, b);
+    let negative = round == Round::Down && (a.is_sign_negative() || b.is_sign_negative());
+    if sum == 0.0 && negative { -0.0 } else { sum }
+}
+
 /// How an instruction rounds its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode {
     /// Rounding mode.
     pub round: Round,
-    /// Subnormal operands and results become zero.
+    /// Subnormal operands and results become zero of the same sign.
     pub ftz: bool,
     /// The result is clamped to [0, 1]; NaN becomes 0.
     pub sat: bool,
@@ -276,20 +299,22 @@ impl Arith {
             Arith::Neg => operands[0] ^ sign,
             Arith::Abs => operands[0] & !sign,
             _ if format == Format::F64 => self.in_f64(operands.map(f64::from_bits)).to_bits(),
-            _ => format.narrow(self.to_odd(operands.map(|v| format.widen(v))), mode.round),
+            _ => {
+                let exact = self.to_odd(operands.map(|v| format.widen(v)), mode.round);
+                if mode.ftz { format.narrow_normal(exact, mode.round) } else { format.narrow(exact, mode.round) }
+            }
         };
-        let result = if mode.sat { saturate(format, result) } else { result };
-        if mode.ftz { format.flush(result) } else { result }
+        if mode.sat { saturate(format, result) } else { result }
     }
 
     /// The result in `f64`, precise enough that narrowing it gives the correctly rounded one. The approximate functions
     /// return the correctly rounded value too (up to the accuracy of the host's `f64` functions): inside the error the ISA
     /// allows, though not the bits a GPU returns.
-    fn to_odd(self, [a, b, c]: [f64; 3]) -> f64 {
+    fn to_odd(self, [a, b, c]: [f64; 3], round: Round) -> f64 {
         match self {
-            Arith::Add => add_to_odd(a, b),
-            Arith::Sub => add_to_odd(a, -b),
-            Arith::Fma => add_to_odd(a * b, c),
+            Arith::Add => sum(a, b, round),
+            Arith::Sub => sum(a, -b, round),
+            Arith::Fma => sum(a * b, c, round),
             _ => self.in_f64([a, b, c]),
         }
     }
@@ -360,5 +385,55 @@ fn saturate(format: Format, bits: u64) -> u64 {
         _ if x > 1.0 => format.narrow(1.0, Round::Nearest),
         _ if x <= 0.0 => 0,
         _ => bits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn single(op: Arith, round: Round, ftz: bool, operands: [u64; 3]) -> u64 {
+        op.apply(Format::F32, false, Mode { round, ftz, sat: false }, operands)
+    }
+
+    /// Operands and results of an H100, which all were -0.
+    #[test]
+    fn nothing_left_is_negative_when_rounding_down() {
+        let seen = [
+            (Arith::Add, false, [0x8000_0000, 0, 0]),
+            (Arith::Sub, false, [0xff7f_ffff, 0xff7f_ffff, 0]),
+            (Arith::Fma, false, [0x8000_0000, 0x3f80_0001, 0]),
+            (Arith::Add, true, [0x8045_9cde, 0xa_0fb7, 0]),
+            (Arith::Sub, true, [0x8000_0001, 0x8036_597a, 0]),
+            (Arith::Fma, true, [0x2e22_9be3, 0x10_ded3, 0x8019_2557]),
+        ];
+        for (op, ftz, operands) in seen {
+            assert_eq!(single(op, Round::Down, ftz, operands), 0x8000_0000, "{op:?} {operands:x?}");
+            for round in [Round::Nearest, Round::Zero, Round::Up] {
+                assert_eq!(single(op, round, ftz, operands), 0, "{op:?} {round:?} {operands:x?}");
+            }
+        }
+        assert_eq!(single(Arith::Add, Round::Down, false, [0; 3]), 0);
+        assert_eq!(single(Arith::Add, Round::Up, false, [0x8000_0000, 0x8000_0000, 0]), 0x8000_0000);
+    }
+
+    /// Operands and results of an H100: a quotient that is flushed though in steps of subnormal numbers it rounds to a normal
+    /// one, and sums that are not, though below one before rounding.
+    #[test]
+    fn what_is_flushed_is_settled_after_rounding_without_bounds() {
+        assert_eq!(single(Arith::Div, Round::Down, true, [0x80_0000, 0xbf80_0001, 0]), 0x8000_0000);
+        assert_eq!(single(Arith::Div, Round::Down, false, [0x80_0000, 0xbf80_0001, 0]), 0x8080_0000);
+        let sums =
+            [(Round::Nearest, [0x9d52_0f92, 0x80_0001, 0x80_0000]), (Round::Up, [0x2540_9cf2, 0x8080_0000, 0x80_0000])];
+        for (round, operands) in sums {
+            assert_eq!(single(Arith::Fma, round, true, operands), 0x80_0000, "{round:?} {operands:x?}");
+        }
+        // Half a subnormal step below the least normal number, and as little above that as counts.
+        let (half, above) = (2f64.powi(-126) - 2f64.powi(-150), 2f64.powi(-126) - 2f64.powi(-160));
+        for round in [Round::Nearest, Round::Zero, Round::Down, Round::Up] {
+            assert_eq!(Format::F32.narrow_normal(half, round), 0, "{round:?}");
+            let up = matches!(round, Round::Nearest | Round::Up);
+            assert_eq!(Format::F32.narrow_normal(above, round), if up { 0x80_0000 } else { 0 }, "{round:?}");
+        }
     }
 }

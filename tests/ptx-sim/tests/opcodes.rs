@@ -385,7 +385,10 @@ fn conversions_between_integers_and_floats() {
     check("cvt.u64.u32", "b64", &["b32"], |s| u64::from(s[0] as u32));
     check("cvt.u32.u64", "b32", &["b64"], |s| s[0]);
     check("cvt.s32.s8", "b32", &["b32"], |s| s[0] as i8 as u64);
-    check("cvt.sat.s8.s32", "b32", &["b32"], |s| u64::from((s[0] as i32).clamp(-128, 127) as u8));
+    check("cvt.sat.s8.s32", "b32", &["b32"], |s| (s[0] as i32).clamp(-128, 127) as u64);
+    check("cvt.s8.u32", "b16", &["b32"], |s| s[0] as i8 as u64);
+    check("cvt.s8.u32", "b64", &["b32"], |s| s[0] as i8 as u64);
+    check("cvt.u8.s32", "b32", &["b32"], |s| u64::from(s[0] as u8));
 }
 
 #[test]

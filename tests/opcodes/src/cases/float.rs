@@ -52,11 +52,7 @@ fn selection() -> Vec<Case> {
     cases
 }
 
-/// Half an ulp more than the ISA's bound: the simulator's result is the true one, rounded.
-fn ulps(ulps: f64) -> Bound {
-    Bound::ulps(ulps + 0.5)
-}
-
+/// The ISA's bound and what rounding takes: the simulator's result is the true one, rounded.
 fn relative(bits: f64) -> Bound {
     Bound::relative((-bits).exp2() + (-24f64).exp2())
 }
@@ -69,13 +65,16 @@ fn approximations() -> Vec<Case> {
     let modest = Domain::Modest(8, 23);
     let mut cases = Vec::new();
     for flush in ["", ".ftz"] {
-        cases.push(close(format!("div.approx{flush}.f32"), &[F32; 2], ulps(2.0)));
-        cases.push(close(format!("div.full{flush}.f32"), &[F32; 2], ulps(2.0)));
-        cases.push(close(format!("rcp.approx{flush}.f32"), &[F32], ulps(1.0)));
+        // PTX ISA 9.7.3: div.approx at most two ulp for divisors in [2^-126, 2^126], div.full two, rcp one and ex2 two, over the
+        // full range of inputs. The simulator's rounding, half an ulp at most, adds none: the two results are whole ulp apart.
+        // A subnormal result has ulp too; an H100 returns some that are one off (div.full.f32: 0x7782f9 / 0xc3106e82).
+        cases.push(close(format!("div.approx{flush}.f32"), &[F32; 2], Bound::ulps(2.0)));
+        cases.push(close(format!("div.full{flush}.f32"), &[F32; 2], Bound::ulps(2.0)));
+        cases.push(close(format!("rcp.approx{flush}.f32"), &[F32], Bound::ulps(1.0)));
         cases.push(close(format!("sqrt.approx{flush}.f32"), &[F32], relative(23.0)));
         cases.push(close(format!("rsqrt.approx{flush}.f32"), &[F32], relative(22.9)));
-        cases.push(close(format!("ex2.approx{flush}.f32"), &[F32], ulps(2.0)));
-        cases.push(close(format!("ex2.approx{flush}.f32 (modest)"), &[modest], ulps(2.0)));
+        cases.push(close(format!("ex2.approx{flush}.f32"), &[F32], Bound::ulps(2.0)));
+        cases.push(close(format!("ex2.approx{flush}.f32 (modest)"), &[modest], Bound::ulps(2.0)));
         // Absolute near one, where the logarithm is near zero.
         let log = Bound { absolute: (-22f64).exp2(), ..relative(22.0) };
         cases.push(close(format!("lg2.approx{flush}.f32"), &[F32], log));
