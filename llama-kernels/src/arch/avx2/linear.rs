@@ -15,7 +15,7 @@ use super::linear_bits::store;
 use super::linear_blocks::*;
 use super::linear_many::{expanded_bytes, few, many};
 use super::linear_quantise::quantise;
-use super::{ask_ahead, hold};
+use super::{AHEAD, ask_ahead, hold};
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKernel, Tile};
 use crate::weight::pack::{PACKS, Pack};
 
@@ -131,7 +131,7 @@ pub(in crate::arch) fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize,
         for i in 0..W::GROUPS {
             let g = b * W::GROUPS + i;
             let mut quants = &quants[g];
-            ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
+            ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
             for (half, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: `unpack` needs the CPU features that this function has.
                 let group = unsafe { W::unpack(raw, i, half) };
@@ -200,7 +200,7 @@ fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
         for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
             // A form of four bytes leaves so little to do between two lines that the hardware's own prefetcher keeps up.
             if first == 0 && BYTES == 64 {
-                ask_ahead(raw, 0, BYTES);
+                ask_ahead::<AHEAD>(raw, 0, BYTES);
             }
             let mut w = [_mm256_setzero_ps(); R];
             for (r, w) in w.iter_mut().enumerate() {

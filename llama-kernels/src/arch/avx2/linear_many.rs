@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::linear_bits::{load, put, store};
 use super::linear_blocks::*;
 use super::linear_tile::{FullTile, Sums, add_codes, add_nibbles};
-use super::{ask_ahead, hold};
+use super::{AHEAD, ask_ahead, hold};
 use crate::arch::linear::{Acts, Columns, ROOM, Room, Tile};
 use crate::weight::pack::Pack;
 
@@ -141,7 +141,7 @@ fn unpack_group<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OU
     g: usize,
     acc: &mut Sums<C>,
 ) {
-    ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
+    ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
     expand::<W, BYTES, S, OUT>(raw, i, out);
     add_group::<W, BYTES, S, OUT, C>(out, inputs, g, acc);
 }
@@ -170,7 +170,7 @@ fn add_nibble_blocks<
     let mut room = Line([[0; 128]; MOST_GROUPS]);
     for g in 0..blocks.len() * W::GROUPS {
         let (raw, i) = (&blocks[g / W::GROUPS], g % W::GROUPS);
-        ask_ahead(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
+        ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
         if i == 0 {
             // SAFETY: `scales` needs the CPU features that this function has.
             unsafe {

@@ -22,10 +22,10 @@ pub(in crate::arch) fn fetch<E>(block: &[E], at: usize) {
     unsafe { _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(at).cast()) }
 }
 
-/// Asks memory for what lies [`AHEAD`] of `bytes` at `at`: the hardware sees the stream, but with so much to be done for a
+/// Asks memory for what lies so far ahead of `bytes` at `at`: the hardware sees the stream, but with so much to be done for a
 /// line it does not keep enough of them under way.
 #[inline(always)]
-fn ask_ahead(raw: &[u8], at: usize, bytes: usize) {
+pub(in crate::arch) fn ask_ahead<const AHEAD: usize>(raw: &[u8], at: usize, bytes: usize) {
     for line in 0..bytes.div_ceil(64) {
         fetch(raw, AHEAD + at + 64 * line);
     }

@@ -9,7 +9,9 @@
 
 use std::arch::x86_64::*;
 
+use super::AHEAD;
 use super::linear_blocks::*;
+use crate::arch::avx2::ask_ahead;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
 use crate::weight::pack::{PACKS, Pack};
@@ -105,6 +107,7 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     for (b, raw) in blocks.iter().enumerate() {
         for i in 0..W::GROUPS {
             let g = b * W::GROUPS + i;
+            ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
             // SAFETY: `unpack` needs the CPU features that this function has.
             let group = unsafe { W::unpack(raw, i) };
             for sub in 0..S {
@@ -145,6 +148,7 @@ fn floats<W: Floats<BYTES>, const BYTES: usize, const C: usize>(
 ) {
     let mut acc = [[_mm512_setzero_ps(); 2]; C];
     for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
+        ask_ahead::<AHEAD>(raw, 0, BYTES);
         // SAFETY: `load` needs the CPU features that this function has.
         let w = unsafe { W::load(raw) };
         for c in 0..C {
