@@ -19,6 +19,11 @@ use crate::random::{Pool, Sizes};
 /// Seconds that a timing should last.
 const LONG_ENOUGH: f64 = 0.02;
 
+fn limits(tokens: usize, sequences: usize, context: usize) -> Limits {
+    let blocks = sequences * context.div_ceil(BLOCK);
+    Limits { tokens, sequences, outputs: sequences, context, blocks, kv: KvFormat::Half }
+}
+
 /// What was measured of one verb.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -67,6 +72,9 @@ impl<'a> Verbs<'a> {
         let mut table = Vec::new();
         for (name, rows, cols, role) in shapes {
             let weights = self.weights(rows, cols)?;
+            // A plan for so many tokens has the room that matrices of many columns are packed in.
+            let limits = limits(*tokens.iter().max().unwrap_or(&1), 1, 1);
+            let _plan = self.cuda.plan(&self.shape(), &limits)?;
             for &tokens in tokens {
                 // Logits are wanted of one row a sequence: of no more than a decode has.
                 let tokens = if role == Role::Logits { tokens.min(16) } else { tokens };
@@ -144,14 +152,7 @@ impl<'a> Verbs<'a> {
         let (b, shape) = (self.cuda, self.shape());
         let (longest, tokens) = (context + each, sequences * each);
         let blocks = longest.div_ceil(BLOCK);
-        let limits = Limits {
-            tokens,
-            sequences,
-            outputs: sequences,
-            context: longest,
-            blocks: sequences * blocks,
-            kv: KvFormat::Half,
-        };
+        let limits = limits(tokens, sequences, longest);
         let (mut kv, mut plan) = (b.kv_cache(&shape, &limits)?, b.plan(&shape, &limits)?);
         let mut batch = Batch::new();
         for s in 0..sequences {

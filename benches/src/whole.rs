@@ -14,8 +14,8 @@ use llama_cuda::{Cuda, CudaOptions};
 /// What is asked of a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Task {
-    /// Number of the device.
-    pub device: usize,
+    /// The device, and how it computes.
+    pub cuda: CudaOptions,
     /// Tokens of the prompt.
     pub prompt: usize,
     /// Tokens decoded.
@@ -58,7 +58,7 @@ impl Loaded {
     /// # Errors
     /// What the backend says.
     pub fn new(checkpoint: &Checkpoint, task: Task, sequences: usize) -> Result<Self> {
-        let cuda = Cuda::new(CudaOptions { device: task.device, ..CudaOptions::default() })?;
+        let cuda = Cuda::new(task.cuda)?;
         let context = task.prompt.max(task.context + task.generate) + 1;
         let limits = Limits {
             tokens: task.prompt.max(sequences),

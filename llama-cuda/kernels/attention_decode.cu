@@ -18,7 +18,6 @@
 //   partials  U * heads * D f32       stats  U * heads f32 pairs       arrivals  tokens * kv_heads * tiles, zero; they
 //   return to zero by themselves.
 #include "attention_decode.cuh"
-#include "dependent.cuh"
 
 extern __shared__ __align__(1024) u8 shared_bytes[];
 
@@ -27,7 +26,6 @@ extern __shared__ __align__(1024) u8 shared_bytes[];
     extern "C" __global__ void __launch_bounds__(256, D == 256 ? 1 : 2) \
     attention_decode_bf16_##kv##_##D(const __grid_constant__ Attention p) { \
         begin_dependents(); \
-        wait_for_earlier(); \
         attention_decode<Kv, D>(p, blockIdx.x, blockIdx.y, blockIdx.z, shared_bytes); \
     }
 DECODE(bf16, bf16, 64)

@@ -1,6 +1,7 @@
 // What a block of decode attention does: attention_decode.cu launches it, and the persistent kernel calls it.
 #pragma once
 #include "attention.cuh"
+#include "dependent.cuh"
 
 // Shared memory: the ring, whose third tile first holds q and the new k and v; p of a unit; each warp's maxima; a flag.
 template <u32 D>
@@ -265,12 +266,13 @@ __device__ __forceinline__ void fold_all(const Attention& p, const Work& work, f
     }
 }
 
-// A task: `run` and `tile` of `token`. AMONG_OTHERS: in a kernel that does other things too, where a register that is kept for
-// long, or that is not written on every path, is taken from all of them.
+// A task: `run` and `tile` of `token`. The cache before the new token, and the batch, were there before the step began, so
+// they are fetched before earlier kernels are waited for. AMONG_OTHERS: in a kernel that does other things too, where a
+// register that is kept for long, or that is not written on every path, is taken from all of them.
 template <class Kv, u32 D, bool AMONG_OTHERS = false>
 __device__ __forceinline__ void attention_decode(const Attention& p, u32 run, u32 tile, u32 token, u8* bytes) {
     const Work work = work_of(p, run, tile, token);
-    if (work.begin > work.last) return;
+    if (work.begin > work.last) return; // nothing is read or written, so nothing is waited for
     Shared<D> shared(bytes);
     Ring<D> ring = shared.ring;
     const u32 position = work.visible.last, sequence = p.sequence_of[token];
@@ -281,6 +283,7 @@ __device__ __forceinline__ void attention_decode(const Attention& p, u32 run, u3
     loader.begin(k, loader.k, work.begin, true, ring.k);
     loader.begin(v, loader.v, work.begin, true, ring.v);
     loader.locate(work.begin + 1);
+    if constexpr (!AMONG_OTHERS) wait_for_earlier();
 
     const u64 width = (p.shape.heads + 2 * p.shape.kv_heads) * p.shape.head_dim;
     const bf16* row = static_cast<const bf16*>(p.qkv) + token * width;

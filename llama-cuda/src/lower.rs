@@ -11,13 +11,16 @@ use crate::kernels::Kernels;
 use crate::launch::{Launch, THREADS};
 use crate::params::{Add, Address, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
 use crate::tensor::{Matrix, Number};
-use crate::tiles::TILE_ROWS;
+use crate::tiles::{TILE_ROWS, Tiles};
 use crate::verb::{Gain, Segments};
 use crate::weight::Segment;
 use crate::wgmma;
 
 /// Most columns that a gemv takes at once.
 pub(crate) const GEMV_COLUMNS: u32 = 8;
+/// Most groups of so many columns that a gemv takes, each reading the weights again, mostly from L2: on an H100 what a matrix
+/// product takes for 16 columns is three to five times what a gemv takes for 8.
+const GEMV_GROUPS: u32 = 3;
 /// Blocks of a gemv on one multiprocessor at once: more would only repeat the fetching of its inputs.
 const GEMV_BLOCKS: u32 = 4;
 
@@ -94,7 +97,7 @@ impl Lower<'_> {
         if p.source == source::F32 {
             return self.launch(names.gemv_f32, [row_groups, groups, 1], p);
         }
-        if groups > 1 {
+        if groups > self.most_groups(segment.form, p.rows) {
             return self.gemm(segment, p);
         }
         let blocks = row_groups.min(self.abilities.multiprocessors * GEMV_BLOCKS);
@@ -107,7 +110,14 @@ impl Lower<'_> {
             // A plain input of so many odd features: gemm reads it as it lies, and gives the same bits.
             return self.gemm(segment, p);
         }
-        Ok(self.launch(names.gemv, [blocks, 1, 1], p)?.shared(staged))
+        Ok(self.launch(names.gemv, [blocks, groups, 1], p)?.shared(staged))
+    }
+
+    /// Groups of columns up to which a gemv is faster than a matrix product, whose blocks have more rows and so may leave
+    /// multiprocessors idle, and which scales the sums of columns that are not there. Their bits are the same.
+    fn most_groups(&self, form: Tiles, rows: u32) -> u32 {
+        let idle = rows.div_ceil(gemm::NARROW.rows) < self.abilities.multiprocessors;
+        if idle || form.is_scaled() { GEMV_GROUPS } else { 1 }
     }
 
     fn gemm(&self, segment: &Segment, p: &Linear) -> Result<Launch> {

@@ -96,6 +96,11 @@ impl Tiles {
         }
     }
 
+    /// Whether groups of its codes have scales.
+    pub fn is_scaled(self) -> bool {
+        !matches!(self, Tiles::F32 | Tiles::F16 | Tiles::Bf16)
+    }
+
     /// Whether groups have a minimum.
     pub fn has_min(self) -> bool {
         matches!(self, Tiles::Q4_1 | Tiles::Q4K | Tiles::Q5K | Tiles::Grouped)

@@ -2,18 +2,19 @@
 //! generation served and a Hopper, in both numerics modes.
 //!
 //! A finding of the simulator (a race, an access out of bounds, a number never written) ends the context, so it fails the
-//! scene in which it happens.
+//! scene in which it happens. With `LLAMA_GPU` set, the machine's own GPU plays every scene in full.
 
 use llama_core::backend::Numerics;
 use llama_cuda::{Cuda, CudaOptions, Tensor};
 use llama_tests::conformance::{Agreement, Size, Subject, Suite, Width};
 use llama_tests::conformance_suite;
-use mock_cuda::{Capability, Config, Mock};
+use llama_tests::driver::Driver;
+use mock_cuda::{Capability, Config};
 
 /// The driver is dropped after the backend.
 struct Gpu {
     cuda: Cuda,
-    mock: Mock,
+    driver: Driver,
 }
 
 impl Subject for Gpu {
@@ -30,17 +31,18 @@ impl Subject for Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        if let Some(finding) = self.mock.last_finding() {
+        if let Some(finding) = self.driver.last_finding() {
             eprintln!("the simulator says: {finding}");
         }
     }
 }
 
 fn suite(capability: Capability, numerics: Numerics) -> Suite<Gpu> {
-    let mock = mock_cuda::install(&Config { capability, ..Config::default() }).expect("the mock driver");
+    let driver = Driver::new(&Config { capability, ..Config::default() });
     let cuda = Cuda::new(CudaOptions { numerics, ..CudaOptions::default() }).expect("a backend");
     let width = if numerics == Numerics::Default { Width::Bf16 } else { Width::F32 };
-    Suite { subjects: vec![Gpu { cuda, mock }], owes: Agreement::Bound(width), size: Size::Few }
+    let size = if Driver::is_real() { Size::All } else { Size::Few };
+    Suite { subjects: vec![Gpu { cuda, driver }], owes: Agreement::Bound(width), size }
 }
 
 mod ampere {

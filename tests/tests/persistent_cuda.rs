@@ -8,8 +8,9 @@ use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
 use llama_cuda::{Cuda, CudaOptions};
+use llama_tests::driver::Driver;
 use llama_tests::models::{Feed, bits, data, limits};
-use mock_cuda::{Capability, Config, install};
+use mock_cuda::{Capability, Config};
 use serde_json::{Map, json};
 
 /// Logits of four tokens of each of `sequences` sequences, one a step, and how many step shapes became programs and graphs.
@@ -18,7 +19,7 @@ fn decode(name: &str, sequences: usize, capability: Capability, persistent: bool
 }
 
 fn decode_of(path: &Path, sequences: usize, capability: Capability, persistent: bool) -> (Vec<u32>, [usize; 2]) {
-    let mock = install(&Config { capability, multiprocessors: 2, ..Config::default() }).expect("the mock driver");
+    let driver = Driver::new(&Config { capability, multiprocessors: 2, ..Config::default() });
     let cuda = Cuda::new(CudaOptions { persistent, ..CudaOptions::default() }).expect("a backend");
     let checkpoint = Checkpoint::open(path).expect("a checkpoint");
     let limits = Limits { kv: KvFormat::Half, ..limits(sequences, 16) };
@@ -28,7 +29,7 @@ fn decode_of(path: &Path, sequences: usize, capability: Capability, persistent: 
     for _ in 0..4 {
         batch.clear();
         feeds.iter_mut().for_each(|feed| assert_eq!(feed.push(&mut batch, 1), 1));
-        model.forward(&batch, &mut logits).unwrap_or_else(|error| panic!("{error}: {:?}", mock.last_finding()));
+        model.forward(&batch, &mut logits).unwrap_or_else(|error| panic!("{error}: {:?}", driver.last_finding()));
         all.extend(bits(&logits));
     }
     (all, [model.backend().programs(), model.backend().graphs()])
@@ -98,7 +99,7 @@ fn large_heads_are_graphs_where_a_block_has_too_little_shared_memory() {
     assert_eq!(kept, [0, 1]);
     for (capability, kept) in [(Capability::AMPERE, [1, 0]), (Capability::HOPPER, [1, 0]), (Capability::ADA, [0, 1])] {
         let (got, found) = decode_of(folder.path(), 1, capability, true);
-        assert_eq!(found, kept, "{capability:?}");
+        assert!(found == kept || Driver::is_real(), "{capability:?}: {found:?}");
         assert_eq!(got, want, "{capability:?}");
     }
 }

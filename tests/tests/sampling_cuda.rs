@@ -3,13 +3,14 @@
 use llama_core::backend::{Backend, Role};
 use llama_core::sample::{Draw, History, Outputs, Sampling};
 use llama_cuda::{Cuda, CudaOptions};
-use mock_cuda::{Capability, Config, Mock};
+use llama_tests::driver::Driver;
+use mock_cuda::{Capability, Config};
 
 const VOCAB: usize = 2500;
 
-fn backend(capability: Capability) -> (Cuda, Mock) {
-    let mock = mock_cuda::install(&Config { capability, ..Config::default() }).expect("the mock driver");
-    (Cuda::new(CudaOptions::default()).expect("a backend"), mock)
+fn backend(capability: Capability) -> (Cuda, Driver) {
+    let driver = Driver::new(&Config { capability, ..Config::default() });
+    (Cuda::new(CudaOptions::default()).expect("a backend"), driver)
 }
 
 /// Rows of logits between -4 and 4.
@@ -39,8 +40,8 @@ fn draws<'a>(samplings: &'a [Sampling], tokens: &'a [u32]) -> Vec<Draw<'a>> {
     samplings.iter().enumerate().map(draw).collect()
 }
 
-fn picks_what_the_cpu_picks(capability: Capability, samplings: &[Sampling], tokens: &[u32]) -> Mock {
-    let (cuda, mock) = backend(capability);
+fn picks_what_the_cpu_picks(capability: Capability, samplings: &[Sampling], tokens: &[u32]) -> Driver {
+    let (cuda, driver) = backend(capability);
     let rows = 2 * samplings.len();
     let mut tensor = cuda.tensor(rows, VOCAB, Role::Logits).expect("logits");
     let mut values = logits(rows);
@@ -55,17 +56,18 @@ fn picks_what_the_cpu_picks(capability: Capability, samplings: &[Sampling], toke
         tensor.write(&values).expect("write");
         outputs.clear();
         cuda.sample(&mut tensor, &draws, &mut outputs)
-            .unwrap_or_else(|error| panic!("{error}: {:?}", mock.last_finding()));
+            .unwrap_or_else(|error| panic!("{error}: {:?}", driver.last_finding()));
         assert_eq!(format!("{:?}", outputs.picks), expected);
     }
     assert_eq!(outputs.logits.is_empty(), tokens.len() < 100_000, "logits stay where they are if they can");
-    mock
+    driver
 }
 
 #[test]
 fn ampere_picks_what_the_cpu_picks() {
     let tokens: Vec<u32> = (0..50).map(|i| i * 37 % 90).collect();
-    let mock = picks_what_the_cpu_picks(Capability::AMPERE, &samplings(), &tokens);
+    let driver = picks_what_the_cpu_picks(Capability::AMPERE, &samplings(), &tokens);
+    let Some(mock) = driver.mock() else { return };
     assert_eq!(mock.launches()["sample_bin"], 6);
     assert_eq!(mock.launches()["sample_draw"], 3);
 }
@@ -78,7 +80,8 @@ fn hopper_picks_what_the_cpu_picks() {
 
 #[test]
 fn greedy_is_one_launch() {
-    let mock = picks_what_the_cpu_picks(Capability::HOPPER, &[Sampling::greedy(), Sampling::greedy()], &[]);
+    let driver = picks_what_the_cpu_picks(Capability::HOPPER, &[Sampling::greedy(), Sampling::greedy()], &[]);
+    let Some(mock) = driver.mock() else { return };
     assert_eq!(mock.launches().get("sample_adjust"), Some(&3));
     assert_eq!(mock.launches().get("sample_draw"), None);
 }
@@ -87,13 +90,13 @@ fn greedy_is_one_launch() {
 fn a_history_without_room_is_left_to_the_host() {
     let tokens: Vec<u32> = (0..100_000).map(|i| i % VOCAB as u32).collect();
     let penalised = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
-    let mock = picks_what_the_cpu_picks(Capability::AMPERE, &[penalised, Sampling::greedy()], &tokens);
-    assert_eq!(mock.launches().get("sample_adjust"), None);
+    let driver = picks_what_the_cpu_picks(Capability::AMPERE, &[penalised, Sampling::greedy()], &tokens);
+    assert_eq!(driver.mock().and_then(|mock| mock.launches().remove("sample_adjust")), None);
 }
 
 #[test]
 fn the_plan_counts_what_sampling_takes() {
-    let (cuda, _mock) = backend(Capability::AMPERE);
+    let (cuda, _driver) = backend(Capability::AMPERE);
     let activations = cuda.tensor_bytes(8, VOCAB, Role::Residual);
     assert!(cuda.tensor_bytes(8, VOCAB, Role::Logits) > activations + 8 * 18_000);
 }

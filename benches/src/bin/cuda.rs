@@ -22,7 +22,7 @@ use llama_benches::whole::{Loaded, Task};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::format::Format;
 use llama_core::{Error, Result};
-use llama_cuda::{Cuda, CudaOptions};
+use llama_cuda::{Cuda, CudaOptions, Gemm};
 
 /// Measure a GPU.
 #[derive(Parser)]
@@ -42,6 +42,12 @@ struct Arguments {
     /// Number of the device
     #[arg(long, default_value_t = 0)]
     device: usize,
+    /// Multiply matrices by mma.sync on Hopper, too
+    #[arg(long)]
+    mma: bool,
+    /// Perform steps of one to four rows by one kernel that stays
+    #[arg(long)]
+    persistent: bool,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 2048)]
     prompt: usize,
@@ -108,6 +114,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     models(arguments, &machine)
 }
 
+fn options(arguments: &Arguments) -> CudaOptions {
+    let gemm = if arguments.mma { Gemm::Mma } else { Gemm::Wgmma };
+    CudaOptions { device: arguments.device, persistent: arguments.persistent, gemm, ..CudaOptions::default() }
+}
+
 /// Ceilings: bytes and multiply-adds a second, and what multiplies.
 struct Machine {
     read: f64,
@@ -137,7 +148,7 @@ impl Machine {
 }
 
 fn verbs(arguments: &Arguments, machine: &Machine) -> Result<()> {
-    let cuda = Cuda::new(CudaOptions { device: arguments.device, ..CudaOptions::default() })?;
+    let cuda = Cuda::new(options(arguments))?;
     let uncached = (arguments.read as u64) << 17; // an eighth of what is read at once
     let verbs = Verbs::new(&cuda, arguments.shape, arguments.format, uncached, arguments.repeat);
     println!("{:44} {:>5} {:>9} {:16} {:>8}", "verb", "rows", "us", "    rate", "of floor");
@@ -172,8 +183,8 @@ fn models(arguments: &Arguments, machine: &Machine) -> Result<()> {
     let path = file(arguments)?;
     let checkpoint = Checkpoint::open(&path)?;
     let most = if arguments.json { 1 } else { arguments.batch.iter().copied().max().unwrap_or(1) };
-    let Arguments { device, prompt, generate, context, repeat, .. } = *arguments;
-    let task = Task { device, prompt, generate, context, repeat };
+    let Arguments { prompt, generate, context, repeat, .. } = *arguments;
+    let task = Task { cuda: options(arguments), prompt, generate, context, repeat };
     let start = Instant::now();
     let mut loaded = Loaded::new(&checkpoint, task, most)?;
     let load = start.elapsed().as_secs_f64();
