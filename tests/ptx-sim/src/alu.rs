@@ -107,14 +107,12 @@ pub(crate) fn bits(name: &str) -> Option<Compute> {
         "bfind.s64" => &|s: [u64; 4]| u64::from(63u32.wrapping_sub((s[0] as i64 ^ s[0] as i64 >> 63).leading_zeros())),
         "fns.b32" => &nth_set,
         "bfind.u32" => &|s: [u64; 4]| u64::from(31u32.wrapping_sub((s[0] as u32).leading_zeros())),
-        // Position and length: the ISA takes them modulo 256, at any width. An H100 does for 32 bits, where there is an instruction;
-        // for 64 its assembler shifts and masks, and takes all that is in the operands' 32 bits.
-        "bfe.u32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, false, s[1] & 0xff, s[2] & 0xff),
-        "bfe.s32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, true, s[1] & 0xff, s[2] & 0xff) & 0xffff_ffff,
-        "bfe.u64" => &|s: [u64; 4]| extract(s[0], 64, false, s[1] & 0xffff_ffff, s[2] & 0xffff_ffff),
-        "bfe.s64" => &|s: [u64; 4]| extract(s[0], 64, true, s[1] & 0xffff_ffff, s[2] & 0xffff_ffff),
-        "bfi.b32" => &|s: [u64; 4]| insert([s[0], s[1], s[2] & 0xff, s[3] & 0xff], 32) & 0xffff_ffff,
-        "bfi.b64" => &|s: [u64; 4]| insert([s[0], s[1], s[2] & 0xffff_ffff, s[3] & 0xffff_ffff], 64),
+        "bfe.u32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, false, s[1], s[2]),
+        "bfe.s32" => &|s: [u64; 4]| extract(s[0] as u32 as u64, 32, true, s[1], s[2]) & 0xffff_ffff,
+        "bfe.u64" => &|s: [u64; 4]| extract(s[0], 64, false, s[1], s[2]),
+        "bfe.s64" => &|s: [u64; 4]| extract(s[0], 64, true, s[1], s[2]),
+        "bfi.b32" => &|s: [u64; 4]| insert(s, 32) & 0xffff_ffff,
+        "bfi.b64" => &|s: [u64; 4]| insert(s, 64),
         "prmt.b32" => &permute,
         "lop3.b32" => &logic3,
         "shf.l.wrap.b32" => &|s: [u64; 4]| funnel(s[0], s[1]) << (s[2] & 31) >> 32,
@@ -135,7 +133,14 @@ fn funnel(low: u64, high: u64) -> u64 {
     high << 32 | low & 0xffff_ffff
 }
 
+/// A bit field's position or length. The ISA takes them modulo 256, at any width. An H100 does for 32 bits, where there is an
+/// instruction; for 64 its assembler shifts and masks, and takes all that is in the operands' 32 bits.
+fn field(operand: u64, width: u64) -> u64 {
+    operand & if width == 32 { 0xff } else { 0xffff_ffff }
+}
+
 fn extract(value: u64, width: u64, signed: bool, position: u64, length: u64) -> u64 {
+    let (position, length) = (field(position, width), field(length, width));
     if length == 0 {
         return 0;
     }
@@ -146,12 +151,13 @@ fn extract(value: u64, width: u64, signed: bool, position: u64, length: u64) -> 
     field & mask | fill & !mask
 }
 
-fn insert([field, base, position, length]: [u64; 4], width: u64) -> u64 {
+fn insert([bits, base, position, length]: [u64; 4], width: u64) -> u64 {
+    let (position, length) = (field(position, width), field(length, width));
     if position >= width || length == 0 {
         return base;
     }
     let mask = (if length >= 64 { u64::MAX } else { (1 << length) - 1 }) << position;
-    base & !mask | field << position & mask
+    base & !mask | bits << position & mask
 }
 
 /// `fns`: where the n-th set bit is, counted from a base upwards, or downwards if n is negative.
