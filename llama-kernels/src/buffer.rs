@@ -1,10 +1,10 @@
 //! Zeroed memory that starts on a cache line and whose absence is an error.
 //!
 //! A [`Buffer`] is for everything that lives as long as a model. Large ones come from the system's zero pages: what is
-//! never touched costs nothing, and a KV cache fills its memory as sequences grow. [`Pages`] are for weights, which are
-//! written once in full and then streamed: they ask for huge pages, with which a stream crosses a five-hundredth of the
-//! page borders (each stops the hardware's prefetcher) and loading takes as few page faults. A model's weights are pieces of
-//! one such mapping, for most of them are smaller than a huge page.
+//! never touched costs nothing. [`Pages`] are for weights and for the KV cache, which are streamed: they ask for huge pages,
+//! with which a stream crosses a five-hundredth of the page borders (each stops the hardware's prefetcher) and loading takes
+//! as few page faults. A model's weights are pieces of one such mapping, for most of them are smaller than a huge page; a KV
+//! cache still fills its memory as sequences grow, a huge page at a time.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;

@@ -1,16 +1,19 @@
 //! The KV cache: K and V of every block of every layer, laid out for vectors of sixteen positions.
 //!
 //! ```text
-//! k [layers][kv_heads][blocks] of [head_dim][BLOCK]   a column of one block is one vector: scores of 16 positions at once
-//! v [layers][kv_heads][blocks] of [BLOCK][stride]     a row is head_dim numbers, padded to whole vectors with zeros
+//! k [parts][layers][kv_heads][PART] of [head_dim][BLOCK]   a column of one block is one vector: scores of 16 positions at once
+//! v [parts][layers][kv_heads][PART] of [BLOCK][stride]     a row is head_dim numbers, padded to whole vectors with zeros
 //! ```
 //!
 //! A head's blocks lie together, because attention goes through one head at a time: where a sequence got neighbouring
-//! blocks, which is the rule, it is one long read.
+//! blocks, which is the rule, it is long reads, of [`PART`] blocks each. What all heads and layers keep of as many blocks lies
+//! together too: the cache is in huge pages, and so a short sequence touches few of them.
 //!
 //! What a number is kept as ([`KvFormat`]) is settled once per verb by the store's variant, and the loops below are
 //! generic over [`Element`]. A format with scales has them right behind the numbers of a block's head, `[groups][BLOCK]`:
 //! for K they are vectors beside its columns, for V vectors of what the weights of sixteen positions are multiplied by.
+
+use std::marker::PhantomData;
 
 use half::{bf16, f16};
 use llama_core::backend::{AttentionShape, KvFormat, Limits};
@@ -18,7 +21,7 @@ use llama_core::batch::{BLOCK, BlockId};
 use llama_core::numerics::{GROUP, LANES};
 use llama_core::{Error, Result};
 
-use crate::buffer::Buffer;
+use crate::buffer::Pages;
 use crate::kernels::{AttentionKernels, BlockKernels, VectorKernels};
 
 /// What K and V are kept as.
@@ -102,6 +105,9 @@ impl Element for i8 {
     }
 }
 
+/// Blocks of a head that lie together: 1,024 positions.
+const PART: usize = 64;
+
 /// Where blocks lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
@@ -133,7 +139,9 @@ impl Layout {
     pub fn index(&self, layer: usize, head: usize, block: BlockId) -> usize {
         assert!(layer < self.layers && head < self.kv_heads, "layer {layer} of {}, head {head}", self.layers);
         assert!((block as usize) < self.blocks, "block {block} of {}", self.blocks);
-        (layer * self.kv_heads + head) * self.blocks + block as usize
+        let (first, heads) = (block as usize / PART * PART, self.layers * self.kv_heads);
+        let part = PART.min(self.blocks - first);
+        first * heads + (layer * self.kv_heads + head) * part + block as usize % PART
     }
 
     /// Heads of all blocks of all layers, in 64 bits so that a memory plan cannot overflow.
@@ -154,8 +162,9 @@ pub fn stride(head_dim: usize) -> usize {
 
 /// K and V of one format.
 pub struct Store<E> {
-    pub(crate) k: Buffer<E>,
-    pub(crate) v: Buffer<E>,
+    k: Pages,
+    v: Pages,
+    element: PhantomData<E>,
 }
 
 /// The store of a cache, by its format.
@@ -221,27 +230,41 @@ impl KvCache {
 
 impl<E: Element> Store<E> {
     fn new(layout: &Layout) -> Result<Self> {
-        let zeros = |len: u64| {
-            Buffer::zeroed(usize::try_from(len).unwrap_or(usize::MAX), "the KV cache", "the context or the sequences")
+        let zeros = |bytes: u64| {
+            Pages::zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "the KV cache", "the context or the sequences")
         };
-        Ok(Store { k: zeros(Self::lens(layout)[0])?, v: zeros(Self::lens(layout)[1])? })
+        let [k, v] = Self::sizes(layout);
+        Ok(Store { k: zeros(k)?, v: zeros(v)?, element: PhantomData })
     }
 
     fn bytes(layout: &Layout) -> u64 {
-        Self::lens(layout).iter().fold(0, |sum, &len| sum.saturating_add(Buffer::<E>::bytes(len)))
+        Self::sizes(layout).into_iter().fold(0, u64::saturating_add)
     }
 
-    fn lens(layout: &Layout) -> [u64; 2] {
-        [layout.k_len::<E>(), layout.v_len::<E>()].map(|len| layout.heads().saturating_mul(len as u64))
+    /// Bytes of K and of V.
+    fn sizes(layout: &Layout) -> [u64; 2] {
+        let bytes = |len: usize| layout.heads().saturating_mul(len as u64).saturating_mul(size_of::<E>() as u64);
+        [layout.k_len::<E>(), layout.v_len::<E>()].map(bytes)
+    }
+
+    /// K and V.
+    pub(crate) fn numbers(&self) -> [&[E]; 2] {
+        [bytemuck::cast_slice(&self.k), bytemuck::cast_slice(&self.v)]
+    }
+
+    /// K and V, to write.
+    pub(crate) fn numbers_mut(&mut self) -> [&mut [E]; 2] {
+        [bytemuck::cast_slice_mut(&mut self.k), bytemuck::cast_slice_mut(&mut self.v)]
     }
 
     fn copy_blocks(&mut self, layout: &Layout, pairs: &[(BlockId, BlockId)]) {
+        let [k, v] = self.numbers_mut();
         for &(from, to) in pairs {
             for head in 0..layout.layers * layout.kv_heads {
                 let (layer, head) = (head / layout.kv_heads, head % layout.kv_heads);
                 let (from, to) = (layout.index(layer, head, from), layout.index(layer, head, to));
-                copy(&mut self.k, layout.k_len::<E>(), from, to);
-                copy(&mut self.v, layout.v_len::<E>(), from, to);
+                copy(k, layout.k_len::<E>(), from, to);
+                copy(v, layout.v_len::<E>(), from, to);
             }
         }
     }
@@ -250,4 +273,44 @@ impl<E: Element> Store<E> {
 /// Copies the `from`-th run of `len` elements over the `to`-th.
 fn copy<E: Copy>(data: &mut [E], len: usize, from: usize, to: usize) {
     data.copy_within(from * len..(from + 1) * len, to * len);
+}
+
+#[cfg(test)]
+mod tests {
+    use llama_core::backend::RopeLayout;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_is_as_large_as_planned() {
+        let (heads, kv_heads, head_dim, inv_freq) = (4, 2, 36, vec![1.0]);
+        let (rope_scale, layout, scale, window) = (1.0, RopeLayout::Halves, 1.0, None);
+        let shape =
+            AttentionShape { layers: 3, heads, kv_heads, head_dim, inv_freq, rope_scale, layout, scale, window };
+        for kv in [KvFormat::Half, KvFormat::F32, KvFormat::Bf16, KvFormat::Q8] {
+            let limits = Limits { tokens: 1, sequences: 1, outputs: 1, context: 1600, blocks: 100, kv };
+            let cache = KvCache::new(&shape, &limits).expect("memory");
+            let bytes = with_store!(&cache.store, store => store.k.len() + store.v.len());
+            assert_eq!(KvCache::bytes(&shape, &limits), bytes as u64, "{kv:?}");
+        }
+    }
+
+    proptest! {
+        /// Each block of each head has a place of its own, the blocks of a part of a head one after the other, and parts in order.
+        #[test]
+        fn every_block_has_a_place(layers in 1usize..4, blocks in 1usize..200, kv_heads in 1usize..4) {
+            let layout = Layout { layers, blocks, kv_heads, head_dim: 8 };
+            let mut taken = vec![false; layout.heads() as usize];
+            for i in 0..layers * kv_heads * blocks {
+                let (layer, head, block) = (i / blocks / kv_heads, i / blocks % kv_heads, i % blocks);
+                let index = layout.index(layer, head, block as BlockId);
+                prop_assert!(!std::mem::replace(&mut taken[index], true), "{layer}, {head}, {block} at {index}");
+                if block % PART > 0 {
+                    prop_assert_eq!(index, layout.index(layer, head, block as BlockId - 1) + 1);
+                }
+                prop_assert_eq!(index / (PART * layers * kv_heads), block / PART);
+            }
+        }
+    }
 }

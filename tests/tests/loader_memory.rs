@@ -27,8 +27,8 @@ fn loader(options: &EngineOptions) -> Loader {
     Loader::open(stories260k()).unwrap().options(options.clone())
 }
 
-/// The plan's total, and what the loaded engine holds beside its tokenizer: what it has on the heap, and its weights,
-/// which lie in pages mapped for them (that `Weight::bytes` is their size to the byte is a test of llama-kernels).
+/// The plan's total, and what the loaded engine holds beside its tokenizer: what it has on the heap, and weights and KV
+/// cache, which lie in pages mapped for them (that the plan has their size to the byte is tested in llama-kernels).
 fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
     let held = || COUNTING.held() as u64;
     // A backend's threads are there before any model, and rayon's queues with them.
@@ -41,7 +41,7 @@ fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
     let tokenizer_bytes = held() - without;
     drop(tokenizer);
     let engine = loader.load(cpu).unwrap();
-    (plan.total(), held() - before - tokenizer_bytes + plan.weights, engine)
+    (plan.total(), held() - before - tokenizer_bytes + plan.weights + plan.kv_cache, engine)
 }
 
 fn the_plan_is_what_is_allocated() {

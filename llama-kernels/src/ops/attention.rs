@@ -46,7 +46,7 @@ pub fn attention<E: Element>(
         shape,
         qkv,
         layout,
-        store,
+        numbers: store.numbers(),
         layer,
         positions: &plan.positions,
         block_ids: &plan.block_ids,
@@ -66,7 +66,8 @@ struct Call<'a, E> {
     shape: &'a AttentionShape,
     qkv: &'a [f32],
     layout: &'a Layout,
-    store: &'a Store<E>,
+    /// K and V of the cache.
+    numbers: [&'a [E]; 2],
     layer: usize,
     positions: &'a [u32],
     block_ids: &'a [BlockId],
@@ -261,11 +262,11 @@ impl<E: Element> Call<'_, E> {
         let start = partition * PARTITION;
         let (first, last) = (self.visible(queries, 0).start, self.visible(queries, self.rows(queries) - 1).end);
         let touched = (first.max(start) - start) / BLOCK..(last.min(start + PARTITION) - start).div_ceil(BLOCK);
-        let (k_len, v_len) = (self.layout.k_len::<E>(), self.layout.v_len::<E>());
+        let ([k, v], k_len, v_len) = (self.numbers, self.layout.k_len::<E>(), self.layout.v_len::<E>());
         let block = |b: usize| {
             let id = self.block_ids[queries.tile.table as usize + partition * BLOCKS + b];
             let head = self.layout.index(self.layer, queries.kv_head, id);
-            (&self.store.k[head * k_len..][..k_len], &self.store.v[head * v_len..][..v_len])
+            (&k[head * k_len..][..k_len], &v[head * v_len..][..v_len])
         };
         let (k, v) = block(touched.start);
         let mut blocks = PartitionBlocks { k: [k; BLOCKS], v: [v; BLOCKS] };

@@ -25,7 +25,7 @@ pub fn rope_and_store<E: Element>(
     let (shape, cols) = (&plan.shape, plan.shape.qkv_cols());
     assert!(layout.fits(shape) && qkv.len() == plan.tokens.len() * cols, "rope_and_store of {} numbers", qkv.len());
     let turns = Turns { cos: &plan.cos, sin: &plan.sin, count: shape.inv_freq.len() };
-    let (qkv, k, v) = (Disjoint::new(qkv), Disjoint::new(&mut store.k), Disjoint::new(&mut store.v));
+    let (qkv, [k, v]) = (Disjoint::new(qkv), store.numbers_mut().map(Disjoint::new));
     let runs = &plan.runs[..];
     threads.for_each(runs.len(), &|i| {
         let run = runs[i];
