@@ -116,9 +116,14 @@ fn weight(matrices: &[Matrix], numerics: Numerics) -> Weight {
 
 /// Activations of uneven magnitude, with a group of zeros among them.
 fn activations(tokens: usize, cols: usize, random: &mut Random) -> Vec<f32> {
+    uneven(tokens, cols, [1.0, 0.01, 30.0, 0.0], random)
+}
+
+/// Activations whose groups take turns through some sizes.
+fn uneven(tokens: usize, cols: usize, sizes: [f32; 4], random: &mut Random) -> Vec<f32> {
     let mut x: Vec<f32> = (0..tokens * cols).map(|_| random.float()).collect();
     for (i, x) in x.chunks_mut(8).enumerate() {
-        let scale = [1.0, 0.01, 30.0, 0.0][i / 4 % 4];
+        let scale = sizes[i / 4 % 4];
         x.iter_mut().for_each(|x| *x *= scale);
     }
     x
@@ -126,11 +131,20 @@ fn activations(tokens: usize, cols: usize, random: &mut Random) -> Vec<f32> {
 
 fn check(matrices: &[Matrix], tokens: usize, threads: usize, numerics: Numerics, random: &mut Random) {
     let w = weight(matrices, numerics);
-    let x = activations(tokens, w.cols(), random);
-    let expected = expected(matrices, &x, numerics);
+    let mut inputs = vec![activations(tokens, w.cols(), random)];
+    if numerics == Numerics::Fast {
+        // A tile without a group of zeros may go another way.
+        inputs.push(uneven(tokens, w.cols(), [1.0, 0.01, 30.0, 1e-20], random));
+    }
+    inputs.iter().for_each(|x| check_of(matrices, &w, x, threads, numerics));
+}
+
+fn check_of(matrices: &[Matrix], w: &Weight, x: &[f32], threads: usize, numerics: Numerics) {
+    let tokens = x.len() / w.cols();
+    let expected = expected(matrices, x, numerics);
     for tier in Tier::available() {
         let formats: Vec<_> = matrices.iter().map(|m| m.format.name()).collect();
-        let got = run(tier, threads, &w, &x, numerics);
+        let got = run(tier, threads, w, x, numerics);
         assert!(got == expected, "{tier}, {formats:?}, {tokens} tokens, {threads} threads, {numerics:?}");
     }
 }
@@ -143,10 +157,10 @@ fn every_format_and_tile_width_by_every_tier() {
         for tokens in (1..=13).chain([24, 30]) {
             check(&matrices, tokens, 1, Numerics::Default, &mut random);
         }
-        for tokens in (1..=7).chain([15]) {
+        for tokens in [1, 2, 3, 6, 7, 15] {
             check(&matrices, tokens, 1, Numerics::Precise, &mut random);
         }
-        for tokens in [1, 4, 6] {
+        for tokens in [1, 4, 12] {
             check(&matrices, tokens, 2, Numerics::Fast, &mut random);
         }
         check(&matrices, 3, 2, Numerics::Float, &mut random);
@@ -178,8 +192,7 @@ fn extreme_codes_do_not_saturate() {
             let matrices = [matrix];
             let w = weight(&matrices, Numerics::Default);
             // What is quantised to 127. One token and five, which some tiers give different kernels.
-            for (numerics, one) in [(Numerics::Default, 1.0), (Numerics::Precise, 1.0), (Numerics::Fast, 127.0 / 64.0)]
-            {
+            for (numerics, one) in [(Numerics::Default, 1.0), (Numerics::Fast, 127.0 / 64.0)] {
                 for x in [vec![one; 256], vec![-one; 256], vec![one; 5 * 256], vec![-one; 5 * 256]] {
                     let expected = expected(&matrices, &x, numerics);
                     for tier in Tier::available() {
@@ -381,7 +394,7 @@ fn any_format() -> impl Strategy<Value = Format> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn stacked_parts_of_any_shape(

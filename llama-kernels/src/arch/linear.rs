@@ -21,6 +21,9 @@ pub struct Acts<'a> {
     pub quants: &'a [[i32; 8]],
     /// `[group][column]`.
     pub scales: &'a [f32],
+    /// Whether all scales are powers of two from 2^-100 to 2^100. A product of one with an f16, or a small multiple of an f16,
+    /// is a normal number or 0: its exponent is the sum of theirs.
+    pub powers: bool,
     /// `[group][sub-block][column]` `-zero_point * sum(quants)`: one number of 32 bits, or on AVX2 two of 16, whose sum it
     /// is, for columns 0 and 1 and for columns 2 and 3 of every four.
     pub zeros: &'a [i32],

@@ -108,6 +108,8 @@ pub struct Activations {
     quants: Buffer<[i32; 8]>,
     /// `[tile][group][column]`.
     scales: Buffer<f32>,
+    /// `[tile]`, see [`Acts::powers`].
+    powers: Buffer<bool>,
     /// For each of [`ZEROS`]: `[tile][group][sub-block][column]`.
     zeros: [Buffer<i32>; ZEROS.len()],
     /// For one and for two sub-blocks: `[tile][group][sub-block][column]`.
@@ -235,6 +237,7 @@ impl Activations {
             floats: buffer(capacity)?,
             quants: buffer(groups)?,
             scales: buffer(groups)?,
+            powers: buffer(tokens)?,
             zeros: [
                 buffer(groups * ZEROS[0].1)?,
                 buffer(groups * ZEROS[1].1)?,
@@ -253,6 +256,7 @@ impl Activations {
         let zeros = ZEROS.iter().map(|&(_, subs)| Buffer::<i32>::bytes(groups.saturating_mul(subs as u64)));
         let rest = [
             Buffer::<f32>::bytes((tokens as u64).saturating_mul(widest as u64)),
+            Buffer::<bool>::bytes(tokens as u64),
             Buffer::<[i32; 8]>::bytes(groups),
             Buffer::<f32>::bytes(groups),
             Buffer::<f32>::bytes(groups),
@@ -295,6 +299,7 @@ impl Activations {
             floats: Disjoint::new(&mut self.floats),
             quants: Disjoint::new(&mut self.quants),
             scales: Disjoint::new(&mut self.scales),
+            powers: Disjoint::new(&mut self.powers),
             zeros: self.zeros.each_mut().map(|zeros| Disjoint::new(zeros)),
             sums: self.sums.each_mut().map(|sums| Disjoint::new(sums)),
         }
@@ -320,6 +325,7 @@ impl Activations {
             floats: &[],
             quants: &self.quants[groups.clone()],
             scales: &self.scales[groups],
+            powers: self.powers[i],
             zeros: pack.zero().map_or(&[], |zero| &self.zeros[zero][subs.clone()]),
             sums: if pack.has_min() { &self.sums[pack.subs() - 1][subs] } else { &[] },
         }
@@ -356,6 +362,7 @@ struct Writer<'a> {
     floats: Disjoint<'a, f32>,
     quants: Disjoint<'a, [i32; 8]>,
     scales: Disjoint<'a, f32>,
+    powers: Disjoint<'a, bool>,
     zeros: [Disjoint<'a, i32>; ZEROS.len()],
     sums: [Disjoint<'a, f32>; 2],
 }
@@ -388,6 +395,7 @@ impl Writer<'_> {
                 zero_pairs: kernels.zero_pairs(),
                 quants: self.quants.part(part(1)),
                 scales: self.scales.part(part(1)),
+                powers: &mut self.powers.part(i..i + 1)[0],
                 zeros: std::array::from_fn(|z| self.zeros[z].part(part_if(reads.zeros[z], ZEROS[z].1))),
                 sums: std::array::from_fn(|s| self.sums[s].part(part_if(reads.sums[s], s + 1))),
             }
@@ -489,6 +497,33 @@ mod tests {
             let (second, _) = quantize_group(&remainder(x, first, &quants), Scaling::Full);
             let at = i % 8 * 4 + i / 8 * 2;
             assert_eq!(acts.scales[at..at + 2], [first, second], "group {i}");
+        }
+    }
+
+    /// Only where every scale is: not of a tile with a group of zeros, or of numbers near the least that is quantised.
+    #[test]
+    fn tiles_tell_whether_their_scales_are_powers_of_two() {
+        let threads = Threads::new(1).unwrap();
+        let data = vec![1; Format::Q8_0.row_bytes(256).unwrap()];
+        let weight = TensorView::new("w", Format::Q8_0, 1, 256, &data).unwrap();
+        let w = Weight::new(&[Part { weight, bias: None }], Numerics::Fast, &threads).unwrap();
+        let powers = |tier, numerics, x: &[f32]| {
+            let kernels = LinearKernels::new(tier).unwrap();
+            let mut scratch = Activations::new(1, 256, numerics).unwrap();
+            scratch.take(&kernels, &threads, (Input::plain(x), &mut []), Tiles::of(1, 1, &kernels), &w);
+            scratch.acts(0, Pack::Q8_0).powers
+        };
+        let with = |extreme: f32| {
+            let mut x = [1.0; 256];
+            x[32..64].fill(extreme);
+            x
+        };
+        for tier in Tier::available() {
+            assert!(powers(tier, Numerics::Fast, &with(-3.0)) && !powers(tier, Numerics::Default, &with(127.0)));
+            for extreme in [0.0, 1e-29, 1e-33, 1e35, f32::INFINITY, f32::NAN] {
+                assert!(!powers(tier, Numerics::Fast, &with(extreme)), "{tier}, {extreme}");
+            }
+            assert!(powers(tier, Numerics::Fast, &with(1e-28)) && powers(tier, Numerics::Fast, &with(1e31)));
         }
     }
 

@@ -4,6 +4,9 @@ use llama_core::numerics::{GROUP, Scaling, quantize_group, remainder};
 
 use crate::weight::pack::ZEROS;
 
+/// 2^-100: the least scale of a tile whose scales are told to be [powers of two](crate::arch::linear::Acts::powers).
+const POWERS_MIN: f32 = f32::from_bits(27 << 23);
+
 /// One column tile of [`Activations`](super::Activations), to be written. What no panel will read is empty.
 pub struct QuantTile<'a> {
     /// Tokens times terms.
@@ -14,6 +17,8 @@ pub struct QuantTile<'a> {
     pub(super) zero_pairs: bool,
     pub(super) quants: &'a mut [[i32; 8]],
     pub(super) scales: &'a mut [f32],
+    /// [`Acts::powers`](crate::arch::linear::Acts::powers).
+    pub(super) powers: &'a mut bool,
     pub(super) zeros: [&'a mut [i32]; ZEROS.len()],
     pub(super) sums: [&'a mut [f32]; 2],
 }
@@ -37,6 +42,8 @@ impl QuantTile<'_> {
                 }
             }
         }
+        let usual = POWERS_MIN..=POWERS_MIN.recip();
+        *self.powers = scaling == Scaling::PowerOfTwo && self.scales.iter().all(|scale| usual.contains(scale));
     }
 
     /// Columns of the tile.
