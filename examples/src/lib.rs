@@ -32,7 +32,7 @@ pub struct ModelArgs {
     /// Instruction-set tier of a CPU: portable, avx2, avx-vnni, avx512-vnni [default: the fastest there is]
     #[arg(long, value_parser = tier)]
     pub tier: Option<Tier>,
-    /// int8 (CPU) or bf16 (GPU) activations, or f32 arithmetic on decoded weights
+    /// How quantised weights are multiplied
     #[arg(long, value_enum, default_value_t = NumericsArg::Default)]
     pub numerics: NumericsArg,
     /// On a CPU: keep packed weights in this file, or in a file in this folder, so that a second start is faster
@@ -86,10 +86,14 @@ pub trait Use {
 /// `--numerics`
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum NumericsArg {
-    /// int8 activations for quantised weights on a CPU, bf16 activations on a GPU
+    /// on a CPU with activations in int8; on a GPU in bf16
     Default,
-    /// f32 arithmetic
+    /// on a CPU with int8 scales that are powers of two; on a GPU as default
+    Fast,
+    /// on a CPU with activations in two terms of int8; on a GPU in f32
     Precise,
+    /// f32 arithmetic, on a CPU with weights decoded to f32 when loaded
+    Float,
 }
 
 /// `--kv`
@@ -150,7 +154,9 @@ impl ModelArgs {
     pub fn on_device<U: Use>(&self, of: U) -> Result<U::Outcome> {
         let numerics = match self.numerics {
             NumericsArg::Default => Numerics::Default,
+            NumericsArg::Fast => Numerics::Fast,
             NumericsArg::Precise => Numerics::Precise,
+            NumericsArg::Float => Numerics::Float,
         };
         match self.device {
             Device::Cpu => {

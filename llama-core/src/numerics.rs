@@ -140,26 +140,61 @@ pub fn sin_cos(angle: f32) -> (f32, f32) {
 /// Groups whose largest magnitude is below this are quantised to zeros with scale 0.
 pub const QUANT_MIN: f32 = f32::from_bits(0x0D80_0000); // 2^-100
 
-/// Quantises one group of activations: `x[i] ~ scale * quants[i]`, `scale = max|x| / 127`, quants rounded to even.
+/// How a group of activations gets its scale from its largest magnitude.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scaling {
+    /// `max / 127`: the largest quant is 127.
+    #[default]
+    Full,
+    /// The smallest power of two with which no quant exceeds 127: the largest quant is 64 to 127.
+    PowerOfTwo,
+}
+
+impl Scaling {
+    /// The scale of a group whose largest magnitude is `max`, at least [`QUANT_MIN`], and what its numbers are multiplied by
+    /// to become quants. Where `max` is not finite, neither is the scale, and every product rounds to 0 or is NaN.
+    ///
+    /// A power of two is read off the bits: with `max = m * 2^e`, `1 <= m < 2`, it is `2^(e - 6)`, so that the quant is
+    /// `64 m` rounded; from `m = 2 - 2^-7` on that would be 128, and adding `2^-7` carries into the exponent.
+    #[inline]
+    pub fn factors(self, max: f32) -> (f32, f32) {
+        match self {
+            Scaling::Full => (max / 127.0, 127.0 / max),
+            Scaling::PowerOfTwo => {
+                let power = || f32::from_bits(((max.to_bits() + 0x1_0000) & 0x7F80_0000) - (6 << 23));
+                let scale = if max.is_finite() { power() } else { max };
+                (scale, 1.0 / scale)
+            }
+        }
+    }
+}
+
+/// Quantises one group of activations: `x[i] ~ scale * quants[i]`, quants rounded to even.
 ///
 /// The maximum is taken over the bits of `|x|` as integers, so that a NaN wins and reaches the scale instead of vanishing.
 #[inline]
-pub fn quantize_group(x: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
+pub fn quantize_group(x: &[f32; GROUP], scaling: Scaling) -> (f32, [i8; GROUP]) {
     let max = x.iter().map(|v| v.to_bits() & 0x7FFF_FFFF).max().unwrap_or(0);
     if max < QUANT_MIN.to_bits() {
         return (0.0, [0; GROUP]);
     }
-    let max = f32::from_bits(max);
-    let inverse = 127.0 / max;
-    (max / 127.0, x.map(|v| (v * inverse).round_ties_even() as i8))
+    let (scale, inverse) = scaling.factors(f32::from_bits(max));
+    (scale, x.map(|v| (v * inverse).round_ties_even() as i8))
+}
+
+/// What a quantised group leaves of `x`, the next **term** to be quantised: `x[i] - scale * quants[i]`, rounded once.
+#[inline(always)] // into kernels that have fused multiply-adds
+pub fn remainder(x: &[f32; GROUP], scale: f32, quants: &[i8; GROUP]) -> [f32; GROUP] {
+    std::array::from_fn(|i| (-scale).mul_add(f32::from(quants[i]), x[i]))
 }
 
 /// Quantises a row in groups of [`GROUP`] columns, the last perhaps shorter: what a short group lacks counts as zeros.
+/// Scales are [`Scaling::Full`].
 pub fn quantize_row(x: &[f32], mut each: impl FnMut(f32, &[i8])) {
     for x in x.chunks(GROUP) {
         let mut group = [0.0; GROUP];
         group[..x.len()].copy_from_slice(x);
-        let (scale, quants) = quantize_group(&group);
+        let (scale, quants) = quantize_group(&group, Scaling::Full);
         each(scale, &quants[..x.len()]);
     }
 }
@@ -215,12 +250,54 @@ mod tests {
         for (i, v) in x.iter_mut().enumerate() {
             *v = (i as f32 - 11.3) * 0.37;
         }
-        let (scale, q) = quantize_group(&x);
-        for (v, q) in x.iter().zip(q) {
-            assert!((v - scale * f32::from(q)).abs() <= 0.5001 * scale);
+        for scaling in [Scaling::Full, Scaling::PowerOfTwo] {
+            let (scale, q) = quantize_group(&x, scaling);
+            for (v, q) in x.iter().zip(q) {
+                assert!((v - scale * f32::from(q)).abs() <= 0.5001 * scale);
+            }
+            let with = |extreme| {
+                let mut x = x;
+                x[7] = extreme;
+                quantize_group(&x, scaling)
+            };
+            for not_finite in [f32::NAN, -f32::NAN, f32::from_bits(0x7FFF_FFFF), f32::INFINITY, f32::NEG_INFINITY] {
+                let (scale, quants) = with(not_finite);
+                assert_eq!((scale.is_finite(), scale.is_nan(), quants), (false, not_finite.is_nan(), [0; GROUP]));
+            }
+            let (scale, quants) = with(f32::MAX);
+            assert!(scale.is_finite() && quants[7] >= 64);
+            assert_eq!(quantize_group(&[1e-38; GROUP], scaling), (0.0, [0; GROUP]));
+            assert_eq!(quantize_group(&[QUANT_MIN.next_down(); GROUP], scaling), (0.0, [0; GROUP]));
+            assert!(quantize_group(&[QUANT_MIN; GROUP], scaling).1[0] >= 64);
         }
-        x[7] = f32::NAN;
-        assert!(quantize_group(&x).0.is_nan());
-        assert_eq!(quantize_group(&[1e-38; GROUP]), (0.0, [0; GROUP]));
+    }
+
+    /// Every fraction there is: the quant of the maximum, before and after rounding, and that half the scale would not do.
+    #[test]
+    fn powers_of_two_are_the_smallest_that_fit() {
+        let quant = |max: f32, scale: f32| (max / scale).round_ties_even();
+        for exponent in [27u32, 127, 254] {
+            for fraction in 0..1 << 23 {
+                let max = f32::from_bits(exponent << 23 | fraction);
+                let (scale, inverse) = Scaling::PowerOfTwo.factors(max);
+                assert!(scale.to_bits() & 0x7F_FFFF == 0 && scale * inverse == 1.0, "{max:e}: {scale:e}");
+                assert!((64.0..=127.0).contains(&quant(max, scale)), "{max:e}");
+                assert!(quant(max, scale / 2.0) > 127.0, "{max:e}");
+            }
+        }
+    }
+
+    /// A second term leaves a 254th of what one term leaves.
+    #[test]
+    fn a_second_term_rounds_what_the_first_left() {
+        let x: [f32; GROUP] = std::array::from_fn(|i| (i as f32 * 0.731).sin());
+        let (first, quants) = quantize_group(&x, Scaling::Full);
+        let left = remainder(&x, first, &quants);
+        assert!(left.iter().all(|r| r.abs() <= 0.5001 * first));
+        let (second, quants) = quantize_group(&left, Scaling::Full);
+        assert!(second <= 0.5001 * first / 127.0);
+        assert!(remainder(&left, second, &quants).iter().all(|r| r.abs() <= 0.5001 * second));
+        assert!(remainder(&[1.0; GROUP], f32::NAN, &[0; GROUP]).iter().all(|r| r.is_nan()));
+        assert_eq!(remainder(&[-0.0; GROUP], 0.0, &[0; GROUP]).map(f32::to_bits), [(-0.0f32).to_bits(); GROUP]);
     }
 }

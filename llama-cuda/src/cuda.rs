@@ -40,7 +40,7 @@ const STAGED: u32 = 48 << 10;
 pub struct CudaOptions {
     /// Which device, from 0, as [`Cuda::devices`] numbers them.
     pub device: usize,
-    /// bf16 activations on tensor cores, or f32 everywhere.
+    /// bf16 activations on tensor cores (default, fast), or f32 everywhere (precise, float).
     pub numerics: Numerics,
     /// Whether steps of one to four rows are performed by one kernel that stays, instead of as a graph of launches: the same
     /// bits. Off unless asked for: on an H100 it is a tenth slower than a graph.
@@ -167,7 +167,7 @@ impl Cuda {
     /// Bytes of packed activations; none where `mma.sync` multiplies.
     fn packed_bytes(&self, tokens: usize, widest: usize) -> u64 {
         let packs = self.options.gemm == Gemm::Wgmma
-            && self.options.numerics == Numerics::Default
+            && Number::of(Role::Activation, self.options.numerics) == Number::Bf16
             && device::is_hopper(self.device.abilities.capability);
         if packs { padded(wgmma::packed_bytes(tokens, widest)) } else { 0 }
     }

@@ -19,7 +19,7 @@ impl Number {
     /// rounding is to be avoided.
     pub fn of(role: Role, numerics: Numerics) -> Self {
         match (role, numerics) {
-            (Role::Activation, Numerics::Default) => Number::Bf16,
+            (Role::Activation, Numerics::Default | Numerics::Fast) => Number::Bf16,
             _ => Number::F32,
         }
     }
@@ -113,5 +113,17 @@ impl Rows for Tensor {
     fn set_rows(&mut self, rows: usize) {
         assert!(rows <= self.capacity, "{rows} rows of {} in {}", self.cols, self.capacity);
         self.rows = rows;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_modes_are_two() {
+        let activations = Numerics::ALL.map(|numerics| Number::of(Role::Activation, numerics));
+        assert_eq!(activations, [Number::Bf16, Number::Bf16, Number::F32, Number::F32]);
+        assert!(Numerics::ALL.iter().all(|&numerics| Number::of(Role::Residual, numerics) == Number::F32));
     }
 }

@@ -3,7 +3,7 @@
 //! Everything is settled here at the door (the tier's tables of inner loops, the team of threads, the numerics) and
 //! passed down as arguments. Buffers are sized when tensors, weights, caches and plans are made: a step allocates nothing.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::path::Path;
 
 use llama_core::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows};
@@ -56,12 +56,8 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn grow(&mut self, tokens: usize, widest: usize, threads: usize) -> Result<()> {
-        let (tokens, widest) = (self.tokens.max(tokens), self.widest.max(widest));
-        if (tokens, widest) != (self.tokens, self.widest) {
-            *self = Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest, threads)? };
-        }
-        Ok(())
+    fn new(tokens: usize, widest: usize, threads: usize, numerics: Numerics) -> Result<Scratch> {
+        Ok(Scratch { tokens, widest, linear: LinearScratch::new(tokens, widest, threads, numerics)? })
     }
 }
 
@@ -82,13 +78,13 @@ impl Cpu {
             vector: VectorKernels::new(tier).ok_or_else(missing)?,
             attention: AttentionKernels::new(tier).ok_or_else(missing)?,
             weights: RefCell::default(),
-            scratch: RefCell::new(Scratch { tokens: 0, widest: 0, linear: LinearScratch::new(0, 0, 0)? }),
+            scratch: RefCell::new(Scratch::new(0, 0, 0, options.numerics)?),
         })
     }
 
     /// The same, taking the weights of `checkpoint` from a file of packed weights at `path`, which it writes first if there
-    /// is none, or a stale one. In a folder every checkpoint and numerics mode has a file of its own. Logits are the same
-    /// bits.
+    /// is none, or a stale one. In a folder every checkpoint has a file of its own, and one more for [`Numerics::Float`],
+    /// which packs otherwise. Logits are the same bits.
     ///
     /// # Errors
     /// As [`Cache::open_or_write`].
@@ -128,9 +124,18 @@ impl Cpu {
         (Input { x: residual.data(), norm: Some(norm) }, x.data_mut())
     }
 
-    fn multiply(&self, input: (Input<'_>, &mut [f32]), w: &Weight, output: Output<'_>) -> Result<()> {
+    /// Scratch with room for `tokens` rows of `widest` columns.
+    fn scratch(&self, tokens: usize, widest: usize) -> Result<RefMut<'_, Scratch>> {
         let mut scratch = self.scratch.borrow_mut();
-        scratch.grow(input.0.x.len() / w.cols(), w.cols(), self.threads.count())?;
+        let (tokens, widest) = (scratch.tokens.max(tokens), scratch.widest.max(widest));
+        if (tokens, widest) != (scratch.tokens, scratch.widest) {
+            *scratch = Scratch::new(tokens, widest, self.threads.count(), self.numerics)?;
+        }
+        Ok(scratch)
+    }
+
+    fn multiply(&self, input: (Input<'_>, &mut [f32]), w: &Weight, output: Output<'_>) -> Result<()> {
+        let mut scratch = self.scratch(input.0.x.len() / w.cols(), w.cols())?;
         ops::linear::run(&self.linear, &self.threads, &mut scratch.linear, input, w, output);
         Ok(())
     }
@@ -157,7 +162,7 @@ impl Backend for Cpu {
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64 {
         let plan = Plan::bytes(shape, limits, self.threads.count());
-        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest, self.threads.count()))
+        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest, self.threads.count(), self.numerics))
     }
 
     fn reserve(&self, _total: u64, weights: u64) -> Result<()> {
@@ -179,7 +184,7 @@ impl Backend for Cpu {
 
     fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
         let weight = Weight::within(&mut self.weights.borrow_mut(), parts, self.numerics, &self.threads)?;
-        self.scratch.borrow_mut().grow(0, weight.cols(), self.threads.count())?;
+        self.scratch(0, weight.cols())?;
         Ok(weight)
     }
 
@@ -188,7 +193,7 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Plan> {
-        self.scratch.borrow_mut().grow(limits.tokens, 0, self.threads.count())?;
+        self.scratch(limits.tokens, 0)?;
         Plan::new(shape, limits, self.threads.count())
     }
 

@@ -1,6 +1,6 @@
 //! After warm-up a step allocates nothing on the heap, on any backend, whatever thread would: counted by the allocator itself.
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Norm, Part, Role, RopeLayout, Rows};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Norm, Numerics, Part, Role, RopeLayout, Rows};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
@@ -75,9 +75,9 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
 
 /// No harness: its threads allocate when they like. The mock driver's allocations are its own.
 fn main() -> Result<(), Error> {
-    for threads in [1, 2, 3] {
-        let cpu = Cpu::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() })?;
-        assert_eq!(steps(&cpu)?, 0, "allocations with {threads} threads");
+    for (threads, numerics) in [1, 2, 3].into_iter().flat_map(|threads| Numerics::ALL.map(|mode| (threads, mode))) {
+        let cpu = Cpu::new(CpuOptions { threads: Some(threads), numerics, ..CpuOptions::default() })?;
+        assert_eq!(steps(&cpu)?, 0, "allocations with {threads} threads, {numerics:?}");
     }
     let gpu = install(&Config { checks: false, ..Config::default() });
     let _gpu = gpu.unwrap_or_else(|error| panic!("the mock driver: {error}"));

@@ -14,7 +14,7 @@ use llama_tests::conformance::{Agreement, Size, Subject, Suite, Width};
 use llama_tests::conformance_suite;
 
 fn suite() -> Suite<Reference> {
-    suite_of(Reference::new(Numerics::Precise))
+    suite_of(Reference::new(Numerics::Float))
 }
 
 fn suite_of<S: Subject>(subject: S) -> Suite<S> {
@@ -57,7 +57,7 @@ struct Faulty {
 
 impl Faulty {
     fn new(fault: Fault) -> Self {
-        Faulty { inner: Reference::new(Numerics::Precise), fault, calls: Cell::new(0) }
+        Faulty { inner: Reference::new(Numerics::Float), fault, calls: Cell::new(0) }
     }
 
     fn is(&self, fault: Fault) -> bool {

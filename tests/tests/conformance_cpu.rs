@@ -44,15 +44,42 @@ mod small {
     }
 
     conformance_suite!(suite);
+
+    #[test]
+    fn other_modes() {
+        for numerics in [Numerics::Fast, Numerics::Precise] {
+            linear_layers(&suite_of(numerics, &[1], Size::Few));
+        }
+    }
 }
 
-/// The other mode differs in linear layers only.
+/// Modes differ in linear layers only.
+fn linear_layers(suite: &Suite<Threaded>) {
+    suite.embedding_linear_and_outputs();
+    suite.fused_verbs();
+    suite.a_layer();
+}
+
+#[test]
+fn float_linear_layers() {
+    let suite = suite_of(Numerics::Float, &[1, 2, 3], Size::All);
+    linear_layers(&suite);
+    suite.every_format();
+}
+
 #[test]
 fn precise_linear_layers() {
     let suite = suite_of(Numerics::Precise, &[1, 2, 3], Size::All);
-    suite.embedding_linear_and_outputs();
+    linear_layers(&suite);
     suite.every_format();
-    suite.a_layer();
+    suite.rows_do_not_see_each_other();
+}
+
+#[test]
+fn fast_linear_layers() {
+    let suite = suite_of(Numerics::Fast, &[1, 3], Size::Few);
+    linear_layers(&suite);
+    suite.every_format();
 }
 
 #[test]

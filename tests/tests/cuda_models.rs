@@ -117,7 +117,7 @@ fn default_numerics_continue_the_story_as_the_cpu_does() {
     let _gpu = gpu(Capability::AMPERE);
     let checkpoint = Checkpoint::open(stories260k()).unwrap();
     let (vocab, limits) = (checkpoint.config().vocab, limits(1, 128));
-    let mut cpu = Machine::Cpu(Tier::best(), 1).load(&checkpoint, limits, Numerics::Precise);
+    let mut cpu = Machine::Cpu(Tier::best(), 1).load(&checkpoint, limits, Numerics::Float);
     let ids = greedy(&mut *cpu, &[1], 120);
     let truth = logits_in_chunks(&mut *cpu, &ids, usize::MAX);
     let mut plain = Llama::load(Spelled::plain(Width::Bf16), &checkpoint, limits, None, &mut |_| {}).expect("a model");

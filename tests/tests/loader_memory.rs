@@ -1,5 +1,6 @@
 //! The memory contract: what a plan says is what loading allocates, and a cap is kept or refused by name.
 
+use llama_core::backend::Numerics;
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::{Error, Loader};
 use llama_kernels::{Cpu, CpuOptions};
@@ -13,14 +14,14 @@ static COUNTING: Counting = Counting::new();
 #[test]
 fn the_memory_contract() {
     // What a process makes once, whichever model comes first, is no model's.
-    drop(planned_and_held(&EngineOptions::default()));
+    drop(planned_and_held(&EngineOptions::default(), Numerics::Default));
     the_plan_is_what_is_allocated();
     a_cap_shrinks_the_cache_and_is_kept();
     a_cap_below_one_context_names_the_number_to_lower();
 }
 
-fn cpu() -> Cpu {
-    Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
+fn cpu(numerics: Numerics) -> Cpu {
+    Cpu::new(CpuOptions { threads: Some(2), numerics, ..CpuOptions::default() }).unwrap()
 }
 
 fn loader(options: &EngineOptions) -> Loader {
@@ -29,10 +30,10 @@ fn loader(options: &EngineOptions) -> Loader {
 
 /// The plan's total, and what the loaded engine holds beside its tokenizer: what it has on the heap, and weights and KV
 /// cache, which lie in pages mapped for them (that the plan has their size to the byte is tested in llama-kernels).
-fn planned_and_held(options: &EngineOptions) -> (u64, u64, Engine) {
+fn planned_and_held(options: &EngineOptions, numerics: Numerics) -> (u64, u64, Engine) {
     let held = || COUNTING.held() as u64;
     // A backend's threads are there before any model, and rayon's queues with them.
-    let cpu = cpu();
+    let cpu = cpu(numerics);
     let before = held();
     let loader = loader(options);
     let plan = loader.memory_plan(&cpu).unwrap();
@@ -50,17 +51,22 @@ fn the_plan_is_what_is_allocated() {
         EngineOptions { sequences: 1, chunk: 64, ..EngineOptions::default() },
         EngineOptions { sequences: 40, cache_blocks: Some(3000), ..EngineOptions::default() },
     ] {
-        let (planned, held, _engine) = planned_and_held(&options);
-        assert!(planned.abs_diff(held) * 100 <= planned, "planned {planned}, held {held}: {options:?}");
+        for numerics in Numerics::ALL {
+            let (planned, held, _engine) = planned_and_held(&options, numerics);
+            assert!(
+                planned.abs_diff(held) * 100 <= planned,
+                "planned {planned}, held {held}: {numerics:?}, {options:?}"
+            );
+        }
     }
 }
 
 fn a_cap_shrinks_the_cache_and_is_kept() {
     let options = EngineOptions { sequences: 64, ..EngineOptions::default() };
-    let free = loader(&options).memory_plan(&cpu()).unwrap();
+    let free = loader(&options).memory_plan(&cpu(Numerics::Default)).unwrap();
     let limit = free.total() - free.kv_cache / 2;
     let capped = EngineOptions { memory_limit: Some(limit), ..options };
-    let (planned, held, mut engine) = planned_and_held(&capped);
+    let (planned, held, mut engine) = planned_and_held(&capped, Numerics::Default);
     // A plan counts what grows with sizes; names, handles and the threads' own are some kilobytes more.
     assert!(planned <= limit && held <= limit + (16 << 10), "planned {planned}, held {held}, limit {limit}");
     assert!(limit - planned < free.kv_cache / 64, "room was left: planned {planned}, limit {limit}");
@@ -72,7 +78,7 @@ fn a_cap_shrinks_the_cache_and_is_kept() {
 fn a_cap_below_one_context_names_the_number_to_lower() {
     let refusal = |limit, options: EngineOptions| {
         let options = EngineOptions { memory_limit: Some(limit), ..options };
-        match loader(&options).load(cpu()).map(|_| ()) {
+        match loader(&options).load(cpu(Numerics::Default)).map(|_| ()) {
             Err(Error::Memory { needed, limit: named, advice, .. }) => {
                 assert!(needed > limit && named == limit, "{needed} {named} {limit}");
                 advice

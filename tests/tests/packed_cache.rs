@@ -16,7 +16,6 @@ use tempfile::TempDir;
 
 const LAYERS: usize = 4;
 const PROMPT: [u32; 7] = [1, 5, 3, 7, 2, 6, 4];
-const MODES: [Numerics; 2] = [Numerics::Default, Numerics::Precise];
 
 /// A folder with a model in it.
 struct House {
@@ -121,10 +120,14 @@ fn mixed(seed: u64) -> Gguf {
 #[test]
 fn every_tier_computes_the_same_bits_from_one_file() {
     let house = House::new(1);
-    for numerics in MODES {
+    let modified = || fs::metadata(house.cache()).unwrap().modified().unwrap();
+    let mut first = None;
+    for numerics in Numerics::ALL {
         let want = plain(&house.checkpoint, numerics);
         assert_eq!(house.cached(numerics).unwrap(), want, "the load that writes, {numerics:?}");
-        let written = fs::metadata(house.cache()).unwrap().modified().unwrap();
+        let written = modified();
+        // All modes but the last pack alike.
+        assert_eq!(*first.get_or_insert(written) == written, numerics.is_integer(), "{numerics:?}");
         for tier in Tier::available() {
             for threads in [1, 2] {
                 let options = CpuOptions { threads: Some(threads), tier: Some(tier), numerics };
@@ -133,7 +136,7 @@ fn every_tier_computes_the_same_bits_from_one_file() {
                 assert_eq!(logits(cpu, &house.checkpoint).unwrap(), want, "{tier:?}, {threads} threads, {numerics:?}");
             }
         }
-        assert_eq!(fs::metadata(house.cache()).unwrap().modified().unwrap(), written, "it was written again");
+        assert_eq!(modified(), written, "it was written again");
     }
     assert_eq!(house.files(), ["cache"]);
 }
@@ -173,12 +176,12 @@ fn stale_and_damaged_files_are_written_anew() {
     damage(&|bytes| bytes.push(0));
     fs::write(house.cache(), good).unwrap();
 
-    // Another mode's, and another model's.
-    let precise = plain(&house.checkpoint, Numerics::Precise);
-    assert_eq!(house.cached(Numerics::Precise).unwrap(), precise);
+    // Another packing, and another model's.
+    let float = plain(&house.checkpoint, Numerics::Float);
+    assert_eq!(house.cached(Numerics::Float).unwrap(), float);
     let other = House::new(4);
     fs::copy(house.cache(), other.cache()).unwrap();
-    assert_eq!(other.cached(Numerics::Precise).unwrap(), plain(&other.checkpoint, Numerics::Precise));
+    assert_eq!(other.cached(Numerics::Float).unwrap(), plain(&other.checkpoint, Numerics::Float));
 }
 
 #[test]
@@ -219,11 +222,11 @@ fn what_is_no_cache_is_left_alone() {
 }
 
 #[test]
-fn a_folder_gets_a_file_for_each_model_and_mode() {
+fn a_folder_gets_a_file_for_each_model_and_packing() {
     let house = House::new(10);
     let folder = house.folder.path();
     for _ in 0..2 {
-        for numerics in MODES {
+        for numerics in Numerics::ALL {
             let cpu = cpu(numerics).cached(folder, &house.checkpoint).unwrap();
             assert_eq!(logits(cpu, &house.checkpoint).unwrap(), plain(&house.checkpoint, numerics));
         }

@@ -1,7 +1,7 @@
 //! The logits of a text, every position's, for comparing arithmetics: `benches/peers/accuracy.py` runs it.
 //!
 //! ```text
-//! cargo run --release -p llama-benches --bin logits -- --model MODEL.gguf --ids IDS --logits OUT --numerics precise --kv f32
+//! cargo run --release -p llama-benches --bin logits -- --model MODEL.gguf --ids IDS --logits OUT --numerics float --kv f32
 //! ```
 //! IDS holds token ids of 32 bits, OUT gets rows of the vocabulary in f32, both little-endian. A text longer than
 //! `--window` is cut into windows, each evaluated in an empty cache.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use llama_benches::numerics;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
@@ -40,20 +41,12 @@ struct Arguments {
     /// Threads [default: as many as this process may use]
     #[arg(long)]
     threads: Option<usize>,
-    /// default or precise
+    /// default, fast, precise or float
     #[arg(long, default_value = "default", value_parser = numerics)]
     numerics: Numerics,
     /// half, bf16, q8 or f32
     #[arg(long, default_value = "half", value_parser = kv)]
     kv: KvFormat,
-}
-
-fn numerics(name: &str) -> Result<Numerics, String> {
-    match name {
-        "default" => Ok(Numerics::Default),
-        "precise" => Ok(Numerics::Precise),
-        _ => Err(format!("no numerics {name}")),
-    }
 }
 
 fn kv(name: &str) -> Result<KvFormat, String> {

@@ -8,15 +8,18 @@
 //! a step's weights, before and after decoding, against the bytes of weights and KV cache that steps read; and before the
 //! prompt a loop of the tier's best multiply-accumulate instruction. Printed are medians of
 //! `--repeat` rounds after a warm-up, medians of the rounds' ratios, and the likeliest token after the prompt, as one line
-//! of JSON; `--verbs` adds where the time went.
+//! of JSON; `--verbs` adds where the time went. The bytes are those of the weights as they are kept (`--numerics float` keeps
+//! them decoded); the multiply-accumulates are the model's, though `--numerics precise` does each twice.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use llama_benches::numerics;
 use llama_benches::subject::{Shape, Subject};
 use llama_core::Result;
+use llama_core::backend::Numerics;
 use llama_core::checkpoint::Checkpoint;
 use llama_kernels::{CpuOptions, Tier};
 
@@ -32,6 +35,9 @@ struct Arguments {
     /// Instruction-set tier [default: the fastest this CPU has]
     #[arg(long, value_parser = tier)]
     tier: Option<Tier>,
+    /// default, fast, precise or float
+    #[arg(long, default_value = "default", value_parser = numerics)]
+    numerics: Numerics,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 512)]
     prompt: usize,
@@ -76,7 +82,7 @@ struct Round {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let cpu = CpuOptions { threads: arguments.threads, tier: arguments.tier, ..CpuOptions::default() };
+    let cpu = CpuOptions { threads: arguments.threads, tier: arguments.tier, numerics: arguments.numerics };
     let context = arguments.prompt.max(arguments.context + arguments.generate) + 1;
     let shape = Shape { cpu, context, sequences: arguments.sequences };
     let start = Instant::now();
@@ -90,9 +96,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let side_by_side = if arguments.sequences > 1 { format!("x{}", arguments.sequences) } else { String::new() };
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value).collect());
     println!(
-        "{{\"engine\":\"ours\",\"model\":{:?},\"threads\":{},\"next\":{next},\"pp{}\":{:.2},\"tg{}@{}{side_by_side}\":{:.2},\"pp_of_peak\":{:.3},\
+        "{{\"engine\":\"ours\",\"model\":{:?},\"numerics\":\"{}\",\"threads\":{},\"next\":{next},\"pp{}\":{:.2},\"tg{}@{}{side_by_side}\":{:.2},\"pp_of_peak\":{:.3},\
          \"pp_ceiling\":{:.2},\"tg_of_read\":{:.3},\"read_gbs\":{:.2},\"bytes_per_token\":{},\"load_s\":{load:.2}}}",
         arguments.model.file_name().unwrap_or_default().to_string_lossy(),
+        arguments.numerics.name(),
         subject.threads(),
         arguments.prompt,
         of(|r| r.prefill_rate),

@@ -19,17 +19,56 @@ use crate::checkpoint::TensorView;
 use crate::config::Config;
 use crate::error::Result;
 use crate::format::Format;
+use crate::numerics::Scaling;
 use crate::sample::{Draw, Outputs};
 
-/// How a backend computes with quantised weights. Chosen for a whole model, never per step.
+/// How a backend computes with quantised weights. Chosen for a whole model, never per step. F32, F16 and BF16 weights are
+/// unaffected: they multiply f32 activations.
+///
+/// That is a CPU's: a GPU has two modes, its default for `Default` and `Fast` and f32 activations for `Precise` and `Float`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Numerics {
     /// Activations are rounded to int8 in groups of 32 with an f32 scale, dots are exact in integers.
-    /// F32, F16 and BF16 weights are unaffected: they multiply f32 activations.
     #[default]
     Default,
-    /// f32 activations on weights decoded to f32: slower, four (8-bit formats) to seven (4-bit) times the memory, no rounding of activations.
+    /// As `Default` with scales that are powers of two: twice the divergence.
+    Fast,
+    /// As `Default`, and what rounding left is rounded to int8 once more and multiplied, too: two terms, about a 250th of the
+    /// error, on the same weights.
     Precise,
+    /// f32 activations on weights decoded to f32: slower, four (8-bit formats) to seven (4-bit) times the memory, no rounding
+    /// of activations.
+    Float,
+}
+
+impl Numerics {
+    /// Every mode.
+    pub const ALL: [Numerics; 4] = [Numerics::Default, Numerics::Fast, Numerics::Precise, Numerics::Float];
+
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Numerics::Default => "default",
+            Numerics::Fast => "fast",
+            Numerics::Precise => "precise",
+            Numerics::Float => "float",
+        }
+    }
+
+    /// On a CPU: whether quantised weights multiply int8 activations, not f32 ones.
+    pub fn is_integer(self) -> bool {
+        self != Numerics::Float
+    }
+
+    /// Terms of a quantised activation: int8 numbers with a scale whose sum it is.
+    pub fn terms(self) -> usize {
+        if self == Numerics::Precise { 2 } else { 1 }
+    }
+
+    /// How groups of activations get their scales.
+    pub fn scaling(self) -> Scaling {
+        if self == Numerics::Fast { Scaling::PowerOfTwo } else { Scaling::Full }
+    }
 }
 
 /// How K and V are kept between steps.

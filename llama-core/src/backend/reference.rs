@@ -199,7 +199,7 @@ impl Backend for Reference {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         let row = |format: Format, cols: usize| {
-            let integer = self.numerics == Numerics::Default && format.is_quantised();
+            let integer = self.numerics.is_integer() && format.is_quantised();
             cols * size_of::<f32>() + if integer { cols / GROUP * size_of::<Group>() } else { 0 }
         };
         parts.iter().map(|&(format, rows, cols)| (rows * (size_of::<WeightRow>() + row(format, cols))) as u64).sum()
@@ -288,7 +288,7 @@ impl Backend for Reference {
     fn linear(&self, out: &mut Matrix, x: &Matrix, w: &Weight) -> Result<()> {
         assert_eq!((out.rows, out.cols, x.cols), (x.rows, w.rows.len(), w.cols), "linear");
         for t in 0..x.rows {
-            let x = Activations::new(x.row(t));
+            let x = Activations::new(x.row(t), self.numerics);
             for (out, row) in out.row_mut(t).iter_mut().zip(&w.rows) {
                 let dot = row.integer.as_ref().map_or_else(|| numerics::dot(&row.decoded, x.floats), |row| x.dot(row));
                 *out = row.bias.map_or(dot, |bias| dot + bias);
@@ -377,7 +377,7 @@ impl Reference {
         let format = view.format();
         let mut decoded = vec![0.0; view.cols()];
         view.decode_row(r, &mut decoded);
-        let integer = (self.numerics == Numerics::Default && format.is_quantised()).then(|| Integers {
+        let integer = (self.numerics.is_integer() && format.is_quantised()).then(|| Integers {
             format,
             groups: (0..view.cols() / GROUP).map(|g| format.group(view.row(r), g)).collect(),
         });
@@ -385,27 +385,47 @@ impl Reference {
     }
 }
 
-/// A row of activations, as floats and as quantised groups.
+/// A row of activations, as floats and as terms.
 struct Activations<'a> {
     floats: &'a [f32],
-    groups: Vec<(f32, [i8; GROUP])>,
+    terms: Vec<Term>,
 }
 
+/// A row of quantised groups: scale and quants.
+type Term = Vec<(f32, [i8; GROUP])>;
+
 impl<'a> Activations<'a> {
-    fn new(floats: &'a [f32]) -> Self {
-        Activations { floats, groups: floats.as_chunks().0.iter().map(numerics::quantize_group).collect() }
+    /// Each term quantises what the ones before it left.
+    fn new(floats: &'a [f32], numerics: Numerics) -> Self {
+        let mut left: Vec<[f32; GROUP]> = floats.as_chunks().0.to_vec();
+        let mut terms = Vec::new();
+        for _ in 0..numerics.terms() {
+            let term: Term = left.iter().map(|x| numerics::quantize_group(x, numerics.scaling())).collect();
+            for (x, (scale, quants)) in left.iter_mut().zip(&term) {
+                *x = numerics::remainder(x, *scale, quants);
+            }
+            terms.push(term);
+        }
+        Activations { floats, terms }
     }
 
-    /// Exact integer dots of sub-blocks, chained by fused multiply-adds.
+    /// The sum of the terms' products with a row.
     fn dot(&self, row: &Integers) -> f32 {
-        let sub_block = row.format.sub_block();
+        self.terms.iter().map(|term| row.dot(term)).reduce(|sum, dot| sum + dot).unwrap_or(0.0)
+    }
+}
+
+impl Integers {
+    /// Exact integer dots of sub-blocks, chained by fused multiply-adds.
+    fn dot(&self, term: &Term) -> f32 {
+        let sub_block = self.format.sub_block();
         let mut acc = 0.0f32;
-        for (w, (scale, quants)) in row.groups.iter().zip(&self.groups) {
+        for (w, (scale, quants)) in self.groups.iter().zip(term) {
             for (i, (codes, quants)) in w.codes.chunks_exact(sub_block).zip(quants.chunks_exact(sub_block)).enumerate()
             {
                 let dot: i32 = codes.iter().zip(quants).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
                 acc = (w.scale[i] * scale).mul_add(dot as f32, acc);
-                if row.format.has_min() {
+                if self.format.has_min() {
                     let sum: i32 = quants.iter().map(|&a| i32::from(a)).sum();
                     acc = w.min[i].mul_add(scale * sum as f32, acc);
                 }

@@ -1,6 +1,6 @@
 //! The linear's microkernels: one table per tier, indexed by packed form and by the width of the column tile.
 //!
-//! Every kernel computes, for the rows of one panel and the tokens of one column tile, the chains that docs/numerics.md
+//! Every kernel computes, for the rows of one panel and the columns of one tile, the chains that docs/numerics.md
 //! fixes; so all tables give the same bits, and `portable` is the one that can be read.
 
 use crate::isa::Tier;
@@ -10,10 +10,10 @@ use crate::weight::pack::{MAX_PANEL_ROWS, PACKS, Pack};
 /// Columns of the widest tile of any tier.
 pub const MAX_COLUMNS: usize = 12;
 
-/// A column tile of activations, `columns` tokens wide. What a form does not read is empty.
+/// A column tile of activations. What a form does not read is empty.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Acts<'a> {
-    /// Tokens.
+    /// Columns: a token, or a term of one.
     pub columns: usize,
     /// `[k][column]`.
     pub floats: &'a [f32],
@@ -21,6 +21,9 @@ pub struct Acts<'a> {
     pub quants: &'a [[i32; 8]],
     /// `[group][column]`.
     pub scales: &'a [f32],
+    /// Whether all scales are powers of two from 2^-100 to 2^100. A product of one with an f16, or a small multiple of an f16,
+    /// is a normal number or 0: its exponent is the sum of theirs.
+    pub powers: bool,
     /// `[group][sub-block][column]` `-zero_point * sum(quants)`: one number of 32 bits, or on AVX2 two of 16, whose sum it
     /// is, for columns 0 and 1 and for columns 2 and 3 of every four.
     pub zeros: &'a [i32],
@@ -61,7 +64,7 @@ pub(super) type ManyKernel = unsafe fn(&[u8], &[Acts<'_>], &mut Columns, &mut Ro
 
 /// The kernels of a tier that unpacks codes for many columns.
 pub(super) struct Many {
-    /// Batches of fewer tokens than this are better off with a [`Kernel`].
+    /// Batches of fewer columns than this are better off with a [`Kernel`].
     pub(super) from: usize,
     /// For forms that have codes.
     pub(super) kernels: [Option<ManyKernel>; PACKS],
@@ -112,9 +115,9 @@ impl LinearKernels {
         unsafe { kernel(pack, panel, acts, tile) }
     }
 
-    /// Whether `tokens` go through a panel in passes of `PASS` columns, not tile by tile.
-    pub fn makes_passes(&self, tokens: usize) -> bool {
-        self.many.as_ref().is_some_and(|many| tokens >= many.from)
+    /// Whether so many columns go through a panel in passes of `PASS`, not tile by tile.
+    pub fn makes_passes(&self, columns: usize) -> bool {
+        self.many.as_ref().is_some_and(|many| columns >= many.from)
     }
 
     /// `columns[c][r] = panel[r] . acts[c]` for every row of the panel and every column of all the tiles, at most `PASS`.
@@ -136,7 +139,7 @@ impl LinearKernels {
         self.zero_pairs
     }
 
-    /// Quantises a column tile.
+    /// Quantises the tokens of a column tile.
     pub(crate) fn quantise(&self, x: &[f32], out: QuantTile<'_>) {
         // SAFETY: as in `run`.
         unsafe { (self.quantise)(x, out) }

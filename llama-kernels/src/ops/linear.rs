@@ -8,6 +8,9 @@
 //! Where unpacking a panel costs more than an instruction or two for a column, the order is turned around: a panel is
 //! unpacked once for a **pass** of many columns, and then the next.
 //!
+//! Where activations have two terms, each is a column, and what a panel made of a token's columns is added up before
+//! anything else is done with it.
+//!
 //! With SwiGLU a task takes a run of panels of gate and then the same of up, so that both halves of a number meet in the
 //! cache of one thread.
 
@@ -92,7 +95,8 @@ pub fn run(
             (Sink::Swiglu { kernels, act, gate_up }, panels / 2)
         }
     };
-    let tasks = tasks(bytes, tokens.div_ceil(kernels.columns()), threads.count()).min(panels);
+    let tiles = scratch.tiles(kernels, tokens, w);
+    let tasks = tasks(bytes, tiles.count(), threads.count()).min(panels);
     let job = Job { kernels, w, sink };
     let task = |i, acts: &Activations| job.run(i * panels / tasks..(i + 1) * panels / tasks, acts);
     scratch.run(kernels, threads, input, w, tasks, &task);
@@ -116,6 +120,9 @@ fn tasks(bytes: usize, tiles: usize, threads: usize) -> usize {
     if threads == 1 && tiles == 1 { 1 } else { wanted.next_multiple_of(threads) }
 }
 
+/// Rows of a panel, for one column of activations.
+type Column = [f32; MAX_PANEL_ROWS];
+
 struct Job<'a> {
     kernels: &'a LinearKernels,
     w: &'a Weight,
@@ -132,7 +139,7 @@ enum Sink<'a> {
 impl Job<'_> {
     /// All tokens through `panels`, counted over all segments; of both segments where they are paired.
     fn run(&self, panels: Range<usize>, acts: &Activations) {
-        if self.kernels.makes_passes(acts.tiles().total()) {
+        if self.kernels.makes_passes(acts.tiles().columns()) {
             self.passes(panels, acts);
         } else {
             self.tiles(panels, acts);
@@ -142,15 +149,16 @@ impl Job<'_> {
     /// One column tile after the other.
     fn tiles(&self, panels: Range<usize>, all: &Activations) {
         let mut tile = [[0.0; MAX_PANEL_ROWS]; MAX_COLUMNS];
-        for i in 0..all.tiles().count() {
+        let tiles = all.tiles();
+        for i in 0..tiles.count() {
             for (segment, own) in self.segments(&panels) {
-                let acts = all.acts(i, segment.pack());
+                let (acts, terms) = (all.acts(i, segment.pack()), tiles.terms(segment.pack()));
                 for p in own {
                     self.kernels.run(segment.pack(), segment.panel(p), acts, &mut tile);
-                    self.finish(all.tiles().tokens(i), segment, p, &tile);
+                    self.finish(tiles.tokens(i), segment, p, (&mut tile, terms));
                 }
             }
-            self.gate(all.tiles().tokens(i), &panels);
+            self.gate(tiles.tokens(i), &panels);
         }
     }
 
@@ -163,11 +171,11 @@ impl Job<'_> {
             let pass = first..tiles.count().min(first + most);
             let tokens = tiles.tokens(pass.start).start..tiles.tokens(pass.end - 1).end;
             for (segment, own) in self.segments(&panels) {
-                let acts = &mut acts[..pass.len()];
+                let (acts, terms) = (&mut acts[..pass.len()], tiles.terms(segment.pack()));
                 acts.iter_mut().zip(pass.clone()).for_each(|(acts, i)| *acts = all.acts(i, segment.pack()));
                 for p in own {
                     self.kernels.run_pass(segment.pack(), segment.panel(p), acts, &mut columns, &mut room);
-                    self.finish(tokens.clone(), segment, p, &columns);
+                    self.finish(tokens.clone(), segment, p, (&mut columns, terms));
                 }
             }
             self.gate(tokens, &panels);
@@ -185,10 +193,11 @@ impl Job<'_> {
         })
     }
 
-    /// Hands over what panel `p` made of `tokens`.
-    fn finish(&self, tokens: Range<usize>, segment: &Segment, p: usize, columns: &[[f32; MAX_PANEL_ROWS]]) {
+    /// Hands over what panel `p` made of `tokens`, in so many `columns` each.
+    fn finish(&self, tokens: Range<usize>, segment: &Segment, p: usize, (columns, terms): (&mut [Column], usize)) {
         let (rows, bias, all) = (segment.panel_rows(p), segment.panel_bias(p), self.w.rows());
-        for (token, column) in tokens.zip(columns) {
+        add_terms(&mut columns[..tokens.len() * terms], terms);
+        for (token, column) in tokens.zip(columns.iter().step_by(terms)) {
             let range = |row: usize, all: usize| token * all + row..token * all + row + rows.len();
             // SAFETY: tasks have disjoint panels, panels have disjoint rows, and every part ends with this iteration.
             unsafe {
@@ -219,8 +228,21 @@ impl Job<'_> {
     }
 }
 
+/// Adds up the terms of every token, neighbouring columns, in the first of them.
+fn add_terms(columns: &mut [Column], terms: usize) {
+    if terms == 1 {
+        return;
+    }
+    for token in columns.chunks_exact_mut(terms) {
+        let [first, others @ ..] = token else { continue };
+        for other in others {
+            first.iter_mut().zip(other).for_each(|(sum, product)| *sum += *product);
+        }
+    }
+}
+
 /// The first rows of a column, as many as `out` has. Sixteen, as most panels have, are copied without a call.
-fn put(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
+fn put(column: &Column, bias: &[f32], out: &mut [f32]) {
     match (<&mut [f32; 16]>::try_from(&mut *out), column.first_chunk()) {
         (Ok(out), Some(column)) => *out = *column,
         _ => out.copy_from_slice(&column[..out.len()]),
@@ -229,7 +251,7 @@ fn put(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
 }
 
 /// As [`put`], added: the product with its bias first, then the sum.
-fn add(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
+fn add(column: &Column, bias: &[f32], out: &mut [f32]) {
     if bias.is_empty() {
         out.iter_mut().zip(column).for_each(|(out, product)| *out += product);
     } else {
@@ -239,6 +261,7 @@ fn add(column: &[f32; MAX_PANEL_ROWS], bias: &[f32], out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use llama_core::backend::Numerics;
     use llama_core::checkpoint::TensorView;
     use llama_core::format::Format;
 
@@ -255,13 +278,14 @@ mod tests {
             // Bytes below 0x40 make any f16 finite.
             let data: Vec<u8> = (0..20 * format.row_bytes(512).unwrap()).map(|i| (i * 29 % 61) as u8).collect();
             let view = TensorView::new("w", format, 20, 512, &data).unwrap();
-            let native = Weight::of_pack(&view, Pack::of(format, Default::default()), &threads).unwrap();
+            let native = Weight::of_pack(&view, Pack::of(format, Numerics::Default), &threads).unwrap();
             let wide = Weight::of_pack(&view, Pack::wide(format), &threads).unwrap();
             for tier in Tier::available() {
                 let kernels = LinearKernels::new(tier).unwrap();
                 let outputs = [&native, &wide].map(|w| {
                     let mut out = vec![0.0; 11 * 20];
-                    linear(&kernels, &threads, &mut LinearScratch::new(11, 512, 1).unwrap(), &mut out, &x, 11, w);
+                    let mut scratch = LinearScratch::new(11, 512, 1, Numerics::Default).unwrap();
+                    linear(&kernels, &threads, &mut scratch, &mut out, &x, 11, w);
                     out
                 });
                 assert_eq!(outputs[0], outputs[1], "{tier}, {}", format.name());

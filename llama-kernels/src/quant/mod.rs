@@ -5,6 +5,9 @@
 //! as few tiles as the tier allows, of equal width within one, and everything a microkernel reads lies in the order it
 //! reads it: `[group][column]`. Which tile a token is in changes nothing in its arithmetic.
 //!
+//! For quantised panels a token is as many neighbouring columns as its activations have **terms** (`Numerics::terms`), so
+//! that microkernels need not know of them; for float panels it is one column.
+//!
 //! Few tokens (a decode step) are made ready by every thread for itself, in the region that multiplies: nobody waits for
 //! anybody. Many are shared out in a region of their own.
 //!
@@ -18,7 +21,8 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 use llama_core::Result;
-use llama_core::numerics::GROUP;
+use llama_core::backend::Numerics;
+use llama_core::numerics::{GROUP, Scaling};
 
 use crate::arch::linear::{Acts, LinearKernels};
 use crate::buffer::Buffer;
@@ -40,6 +44,7 @@ const FEW: usize = 4;
 
 /// Room for the activations of any linear of up to so many tokens of up to so many columns. Allocated once.
 pub struct LinearScratch {
+    numerics: Numerics,
     /// Of many tokens: tiles are shared out, then everybody reads all. Of few, the caller's own.
     all: Activations,
     /// Of few, `[workers]`.
@@ -92,7 +97,8 @@ impl<'a> Input<'a> {
 
 /// Activations in the forms that a weight's panels read.
 pub struct Activations {
-    /// Tokens times columns.
+    scaling: Scaling,
+    /// Tokens times columns of a row.
     capacity: usize,
     tiles: Tiles,
     cols: usize,
@@ -102,6 +108,8 @@ pub struct Activations {
     quants: Buffer<[i32; 8]>,
     /// `[tile][group][column]`.
     scales: Buffer<f32>,
+    /// `[tile]`, see [`Acts::powers`].
+    powers: Buffer<bool>,
     /// For each of [`ZEROS`]: `[tile][group][sub-block][column]`.
     zeros: [Buffer<i32>; ZEROS.len()],
     /// For one and for two sub-blocks: `[tile][group][sub-block][column]`.
@@ -112,18 +120,25 @@ pub struct Activations {
 #[derive(Debug, Clone, Copy)]
 pub struct Tiles {
     tokens: usize,
+    /// Columns of a token.
+    terms: usize,
     count: usize,
 }
 
 impl Tiles {
-    /// As few tiles as the tier's `kernels` allow.
-    pub fn of(tokens: usize, kernels: &LinearKernels) -> Tiles {
-        Tiles { tokens, count: tokens.div_ceil(kernels.columns()) }
+    /// As few tiles as the tier's `kernels` allow, where each token is `terms` columns.
+    pub fn of(tokens: usize, terms: usize, kernels: &LinearKernels) -> Tiles {
+        Tiles { tokens, terms, count: tokens.div_ceil(kernels.columns() / terms) }
     }
 
-    /// Number of tokens.
-    pub fn total(self) -> usize {
-        self.tokens
+    /// Columns of all tokens.
+    pub fn columns(self) -> usize {
+        self.tokens * self.terms
+    }
+
+    /// Columns of a token for panels packed as `pack`.
+    pub fn terms(self, pack: Pack) -> usize {
+        if pack.is_float() { 1 } else { self.terms }
     }
 
     /// Number of tiles.
@@ -138,22 +153,27 @@ impl Tiles {
 }
 
 impl LinearScratch {
-    /// Room for `tokens` rows of `widest` columns, for a team of `threads`.
-    pub fn new(tokens: usize, widest: usize, threads: usize) -> Result<LinearScratch> {
+    /// Room for `tokens` rows of `widest` columns, for a team of `threads`, computed with as `numerics` says.
+    pub fn new(tokens: usize, widest: usize, threads: usize, numerics: Numerics) -> Result<LinearScratch> {
         let few = tokens.min(FEW);
-        let own = || Ok(Own { rows: buffer(few.saturating_mul(widest))?, acts: Activations::new(few, widest)? });
-        Ok(LinearScratch {
-            all: Activations::new(tokens, widest)?,
-            own: (1..threads).map(|_| own()).collect::<Result<_>>()?,
-        })
+        let acts = |tokens| Activations::new(tokens, widest, numerics);
+        let own = || Ok(Own { rows: buffer(few.saturating_mul(widest))?, acts: acts(few)? });
+        Ok(LinearScratch { numerics, all: acts(tokens)?, own: (1..threads).map(|_| own()).collect::<Result<_>>()? })
     }
 
     /// Bytes of [`LinearScratch::new`].
-    pub fn bytes(tokens: usize, widest: usize, threads: usize) -> u64 {
+    pub fn bytes(tokens: usize, widest: usize, threads: usize, numerics: Numerics) -> u64 {
         let few = tokens.min(FEW);
+        let acts = |tokens| Activations::bytes(tokens, widest, numerics);
         let rows = Buffer::<f32>::bytes((few as u64).saturating_mul(widest as u64));
-        let own = Activations::bytes(few, widest).saturating_add(rows).saturating_add(size_of::<Own>() as u64);
-        Activations::bytes(tokens, widest).saturating_add(own.saturating_mul(threads.saturating_sub(1) as u64))
+        let own = acts(few).saturating_add(rows).saturating_add(size_of::<Own>() as u64);
+        acts(tokens).saturating_add(own.saturating_mul(threads.saturating_sub(1) as u64))
+    }
+
+    /// How `tokens` rows that `w` multiplies are split. Terms are for quantised weights.
+    pub fn tiles(&self, kernels: &LinearKernels, tokens: usize, w: &Weight) -> Tiles {
+        let floats = w.segments().iter().all(|segment| segment.pack().is_float());
+        Tiles::of(tokens, if floats { 1 } else { self.numerics.terms() }, kernels)
     }
 
     /// Runs `task(i, activations)` for every `i` in `0 .. tasks` on the team, with `input` in the forms that `w` needs.
@@ -170,13 +190,13 @@ impl LinearScratch {
         tasks: usize,
         task: &(dyn Fn(usize, &Activations) + Sync),
     ) {
-        let tiles = Tiles::of(input.x.len() / w.cols(), kernels);
+        let tiles = self.tiles(kernels, input.x.len() / w.cols(), w);
         if tiles.count > 1 || tiles.tokens > FEW {
             self.all.take(kernels, threads, (input, room), tiles, w);
             let all = &self.all;
             return threads.for_each(tasks, &|i| task(i, all));
         }
-        let LinearScratch { all, own } = self;
+        let LinearScratch { all, own, .. } = self;
         assert!(threads.count() <= own.len() + 1, "{} threads, room for {} workers", threads.count(), own.len());
         let (len, normed) = (input.x.len(), if input.norm.is_some() { input.x.len() } else { 0 });
         let (all, own, room) = (Disjoint::new(std::slice::from_mut(all)), Disjoint::new(own), Disjoint::new(room));
@@ -206,16 +226,18 @@ impl LinearScratch {
 }
 
 impl Activations {
-    fn new(tokens: usize, widest: usize) -> Result<Activations> {
+    fn new(tokens: usize, widest: usize, numerics: Numerics) -> Result<Activations> {
         let capacity = tokens.saturating_mul(widest);
-        let groups = tokens.saturating_mul(widest.div_ceil(GROUP));
+        let groups = tokens.saturating_mul(numerics.terms()).saturating_mul(widest.div_ceil(GROUP));
         Ok(Activations {
+            scaling: numerics.scaling(),
             capacity,
-            tiles: Tiles { tokens: 0, count: 0 },
+            tiles: Tiles { tokens: 0, terms: 1, count: 0 },
             cols: 0,
             floats: buffer(capacity)?,
             quants: buffer(groups)?,
             scales: buffer(groups)?,
+            powers: buffer(tokens)?,
             zeros: [
                 buffer(groups * ZEROS[0].1)?,
                 buffer(groups * ZEROS[1].1)?,
@@ -228,11 +250,13 @@ impl Activations {
         })
     }
 
-    fn bytes(tokens: usize, widest: usize) -> u64 {
-        let groups = (tokens as u64).saturating_mul(widest.div_ceil(GROUP) as u64);
+    fn bytes(tokens: usize, widest: usize, numerics: Numerics) -> u64 {
+        let columns = (tokens as u64).saturating_mul(numerics.terms() as u64);
+        let groups = columns.saturating_mul(widest.div_ceil(GROUP) as u64);
         let zeros = ZEROS.iter().map(|&(_, subs)| Buffer::<i32>::bytes(groups.saturating_mul(subs as u64)));
         let rest = [
             Buffer::<f32>::bytes((tokens as u64).saturating_mul(widest as u64)),
+            Buffer::<bool>::bytes(tokens as u64),
             Buffer::<[i32; 8]>::bytes(groups),
             Buffer::<f32>::bytes(groups),
             Buffer::<f32>::bytes(groups),
@@ -269,11 +293,13 @@ impl Activations {
         (self.tiles, self.cols) = (tiles, w.cols());
         Writer {
             tiles,
+            scaling: self.scaling,
             cols: w.cols(),
             reads: Reads::of(w),
             floats: Disjoint::new(&mut self.floats),
             quants: Disjoint::new(&mut self.quants),
             scales: Disjoint::new(&mut self.scales),
+            powers: Disjoint::new(&mut self.powers),
             zeros: self.zeros.each_mut().map(|zeros| Disjoint::new(zeros)),
             sums: self.sums.each_mut().map(|sums| Disjoint::new(sums)),
         }
@@ -291,14 +317,15 @@ impl Activations {
             let floats = &self.floats[tokens.start * self.cols..tokens.end * self.cols];
             return Acts { columns: tokens.len(), floats, ..Acts::default() };
         }
-        let row = self.cols / GROUP;
+        let (terms, row) = (self.tiles.terms, self.tiles.terms * self.cols / GROUP);
         let groups = tokens.start * row..tokens.end * row;
         let subs = groups.start * pack.subs()..groups.end * pack.subs();
         Acts {
-            columns: tokens.len(),
+            columns: tokens.len() * terms,
             floats: &[],
             quants: &self.quants[groups.clone()],
             scales: &self.scales[groups],
+            powers: self.powers[i],
             zeros: pack.zero().map_or(&[], |zero| &self.zeros[zero][subs.clone()]),
             sums: if pack.has_min() { &self.sums[pack.subs() - 1][subs] } else { &[] },
         }
@@ -329,11 +356,13 @@ impl Reads {
 /// [`Activations`] to be written tile by tile.
 struct Writer<'a> {
     tiles: Tiles,
+    scaling: Scaling,
     cols: usize,
     reads: Reads,
     floats: Disjoint<'a, f32>,
     quants: Disjoint<'a, [i32; 8]>,
     scales: Disjoint<'a, f32>,
+    powers: Disjoint<'a, bool>,
     zeros: [Disjoint<'a, i32>; ZEROS.len()],
     sums: [Disjoint<'a, f32>; 2],
 }
@@ -344,7 +373,7 @@ impl Writer<'_> {
     /// # Safety
     /// Nobody else writes this tile meanwhile.
     unsafe fn write(&self, kernels: &LinearKernels, i: usize, x: &[f32]) {
-        let (tokens, row, reads) = (self.tiles.tokens(i), self.cols / GROUP, self.reads);
+        let (tokens, terms, reads) = (self.tiles.tokens(i), self.tiles.terms, self.reads);
         assert_eq!(x.len(), tokens.len() * self.cols, "activations [{}, {}]", tokens.len(), self.cols);
         if reads.floats {
             // SAFETY: the tokens of two tiles do not overlap, and the caller promises that nobody else has this one.
@@ -354,15 +383,19 @@ impl Writer<'_> {
         if !reads.quants {
             return;
         }
+        let row = terms * self.cols / GROUP;
         let part = |subs: usize| subs * tokens.start * row..subs * tokens.end * row;
         let part_if = |read: bool, subs: usize| if read { part(subs) } else { 0..0 };
         // SAFETY: as above.
         let out = unsafe {
             QuantTile {
-                columns: tokens.len(),
+                columns: tokens.len() * terms,
+                terms,
+                scaling: self.scaling,
                 zero_pairs: kernels.zero_pairs(),
                 quants: self.quants.part(part(1)),
                 scales: self.scales.part(part(1)),
+                powers: &mut self.powers.part(i..i + 1)[0],
                 zeros: std::array::from_fn(|z| self.zeros[z].part(part_if(reads.zeros[z], ZEROS[z].1))),
                 sums: std::array::from_fn(|s| self.sums[s].part(part_if(reads.sums[s], s + 1))),
             }
@@ -388,9 +421,10 @@ fn buffer<T: Zeroable>(len: usize) -> Result<Buffer<T>> {
 
 #[cfg(test)]
 mod tests {
-    use llama_core::backend::{Numerics, Part};
+    use llama_core::backend::Part;
     use llama_core::checkpoint::TensorView;
     use llama_core::format::Format;
+    use llama_core::numerics::{quantize_group, remainder};
 
     use super::*;
     use crate::isa::Tier;
@@ -411,11 +445,12 @@ mod tests {
     }
 
     /// Everything that [`Activations::take`] wrote, in bits.
-    fn prepared(tier: Tier, w: &Weight) -> Vec<u32> {
+    fn prepared(tier: Tier, w: &Weight, numerics: Numerics) -> Vec<u32> {
         let (threads, kernels) = (Threads::new(1).unwrap(), LinearKernels::new(tier).unwrap());
-        let mut scratch = Activations::new(3, 256).unwrap();
-        let x = activations();
-        scratch.take(&kernels, &threads, (Input::plain(&x), &mut []), Tiles::of(3, &kernels), w);
+        let mut scratch = Activations::new(3, 256, numerics).unwrap();
+        // One tile on every tier: what lies in tiles of another width lies in another order.
+        let tiles = Tiles { tokens: 3, terms: numerics.terms(), count: 1 };
+        scratch.take(&kernels, &threads, (Input::plain(&activations()), &mut []), tiles, w);
         let quants = scratch.quants.iter().flatten().map(|q| *q as u32);
         let floats = scratch.scales.iter().chain(scratch.sums.iter().flat_map(|sums| sums.iter()));
         let whole = |zero: i32| if kernels.zero_pairs() { i32::from(zero as i16) + (zero >> 16) } else { zero };
@@ -435,15 +470,81 @@ mod tests {
             let data = vec![1; format.row_bytes(256).unwrap()];
             let weight = TensorView::new("w", format, 1, 256, &data).unwrap();
             let w = Weight::new(&[Part { weight, bias: None }], Numerics::Default, &threads).unwrap();
-            // Three tokens are one tile on every tier.
-            for tier in Tier::available() {
-                assert_eq!(prepared(tier, &w), prepared(Tier::Portable, &w), "{tier}, {}", format.name());
+            for numerics in [Numerics::Default, Numerics::Fast, Numerics::Precise] {
+                let want = prepared(Tier::Portable, &w, numerics);
+                for tier in Tier::available() {
+                    assert_eq!(prepared(tier, &w, numerics), want, "{tier}, {}, {numerics:?}", format.name());
+                }
+            }
+        }
+    }
+
+    /// Terms lie side by side, `[group][token][term]`, each as by the definition.
+    #[test]
+    fn terms_are_neighbouring_columns() {
+        let (threads, kernels) = (Threads::new(1).unwrap(), LinearKernels::new(Tier::best()).unwrap());
+        let data = vec![1; Format::Q8_0.row_bytes(256).unwrap()];
+        let weight = TensorView::new("w", Format::Q8_0, 1, 256, &data).unwrap();
+        let w = Weight::new(&[Part { weight, bias: None }], Numerics::Precise, &threads).unwrap();
+        let x: Vec<f32> = (0..512).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut scratch = Activations::new(2, 256, Numerics::Precise).unwrap();
+        let tiles = Tiles { tokens: 2, terms: 2, count: 1 };
+        scratch.take(&kernels, &threads, (Input::plain(&x), &mut []), tiles, &w);
+        let acts = scratch.acts(0, Pack::Q8_0);
+        assert_eq!((acts.columns, acts.scales.len(), acts.quants.len()), (4, 32, 32));
+        for (i, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
+            let (first, quants) = quantize_group(x, Scaling::Full);
+            let (second, _) = quantize_group(&remainder(x, first, &quants), Scaling::Full);
+            let at = i % 8 * 4 + i / 8 * 2;
+            assert_eq!(acts.scales[at..at + 2], [first, second], "group {i}");
+        }
+    }
+
+    /// Only where every scale is: not of a tile with a group of zeros, or of numbers near the least that is quantised.
+    #[test]
+    fn tiles_tell_whether_their_scales_are_powers_of_two() {
+        let threads = Threads::new(1).unwrap();
+        let data = vec![1; Format::Q8_0.row_bytes(256).unwrap()];
+        let weight = TensorView::new("w", Format::Q8_0, 1, 256, &data).unwrap();
+        let w = Weight::new(&[Part { weight, bias: None }], Numerics::Fast, &threads).unwrap();
+        let powers = |tier, numerics, x: &[f32]| {
+            let kernels = LinearKernels::new(tier).unwrap();
+            let mut scratch = Activations::new(1, 256, numerics).unwrap();
+            scratch.take(&kernels, &threads, (Input::plain(x), &mut []), Tiles::of(1, 1, &kernels), &w);
+            scratch.acts(0, Pack::Q8_0).powers
+        };
+        let with = |extreme: f32| {
+            let mut x = [1.0; 256];
+            x[32..64].fill(extreme);
+            x
+        };
+        for tier in Tier::available() {
+            assert!(powers(tier, Numerics::Fast, &with(-3.0)) && !powers(tier, Numerics::Default, &with(127.0)));
+            for extreme in [0.0, 1e-29, 1e-33, 1e35, f32::INFINITY, f32::NAN] {
+                assert!(!powers(tier, Numerics::Fast, &with(extreme)), "{tier}, {extreme}");
+            }
+            assert!(powers(tier, Numerics::Fast, &with(1e-28)) && powers(tier, Numerics::Fast, &with(1e31)));
+        }
+    }
+
+    #[test]
+    fn tiles_are_as_wide_as_their_terms_allow() {
+        for tier in Tier::available() {
+            let kernels = LinearKernels::new(tier).unwrap();
+            for (terms, tokens) in [1, 2].into_iter().flat_map(|terms| (1..100).map(move |tokens| (terms, tokens))) {
+                let tiles = Tiles::of(tokens, terms, &kernels);
+                let widths = (0..tiles.count()).map(|i| terms * tiles.tokens(i).len());
+                assert!(widths.clone().all(|width| width > 0 && width <= kernels.columns()), "{tier}, {tokens}");
+                assert_eq!(widths.sum::<usize>(), tiles.columns());
             }
         }
     }
 
     #[test]
     fn too_much_is_an_error() {
-        assert!(matches!(LinearScratch::new(usize::MAX / 64, 4096, 1), Err(llama_core::Error::Memory { .. })));
+        assert!(matches!(
+            LinearScratch::new(usize::MAX / 64, 4096, 1, Numerics::Precise),
+            Err(llama_core::Error::Memory { .. })
+        ));
     }
 }

@@ -1,38 +1,49 @@
 //! One column tile of activations as it is written: quants, scales, and the sums that go with zero points and minima.
 
-use llama_core::numerics::{GROUP, quantize_group};
+use llama_core::numerics::{GROUP, Scaling, quantize_group, remainder};
 
 use crate::weight::pack::ZEROS;
 
+/// 2^-100: the least scale of a tile whose scales are told to be [powers of two](crate::arch::linear::Acts::powers).
+const POWERS_MIN: f32 = f32::from_bits(27 << 23);
+
 /// One column tile of [`Activations`](super::Activations), to be written. What no panel will read is empty.
 pub struct QuantTile<'a> {
+    /// Tokens times terms.
     pub(super) columns: usize,
+    /// Columns of a token: 1 or 2.
+    pub(super) terms: usize,
+    pub(super) scaling: Scaling,
     pub(super) zero_pairs: bool,
     pub(super) quants: &'a mut [[i32; 8]],
     pub(super) scales: &'a mut [f32],
+    /// [`Acts::powers`](crate::arch::linear::Acts::powers).
+    pub(super) powers: &'a mut bool,
     pub(super) zeros: [&'a mut [i32]; ZEROS.len()],
     pub(super) sums: [&'a mut [f32]; 2],
 }
 
 impl QuantTile<'_> {
-    /// Quantises `x [columns, k]` in plain code.
+    /// Quantises `x [tokens, k]` in plain code.
     pub(crate) fn fill(&mut self, x: &[f32]) {
         self.fill_with(x, QuantGroup::of);
     }
 
-    /// Quantises `x [columns, k]`, each group by `quantise`. Inlined, so that a tier's function is inlined into it.
+    /// Quantises `x [tokens, k]`, each group by `quantise`. Inlined, so that a tier's function is inlined into it.
     #[inline(always)]
-    pub(crate) fn fill_with(&mut self, x: &[f32], quantise: impl Fn(&[f32; GROUP]) -> QuantGroup) {
-        let columns = self.columns;
-        for (c, row) in x.chunks_exact(x.len() / columns).enumerate() {
-            for (g, group) in row.as_chunks::<GROUP>().0.iter().enumerate() {
-                let group = quantise(group);
-                let at = g * columns + c;
-                self.scales[at] = group.scale;
-                self.quants[at] = group.quants;
-                self.put_sums(g, c, &group);
+    pub(crate) fn fill_with(&mut self, x: &[f32], quantise: impl Fn(&[f32; GROUP], Scaling) -> QuantGroup) {
+        let (terms, scaling) = (self.terms, self.scaling);
+        for (t, row) in x.chunks_exact(x.len() / (self.columns / terms)).enumerate() {
+            for (g, x) in row.as_chunks::<GROUP>().0.iter().enumerate() {
+                let first = quantise(x, scaling);
+                self.put(g, t * terms, &first);
+                if terms == 2 {
+                    self.put(g, t * terms + 1, &quantise(&first.left_of(x), scaling));
+                }
             }
         }
+        let usual = POWERS_MIN..=POWERS_MIN.recip();
+        *self.powers = scaling == Scaling::PowerOfTwo && self.scales.iter().all(|scale| usual.contains(scale));
     }
 
     /// Columns of the tile.
@@ -51,6 +62,15 @@ impl QuantTile<'_> {
                 (*first, *second) = ([a, b, i, j, c, d, k, l], [e, f, m, n, g, h, o, p]);
             }
         }
+    }
+
+    /// Group `g` of column `c`.
+    #[inline(always)]
+    fn put(&mut self, g: usize, c: usize, group: &QuantGroup) {
+        let at = g * self.columns + c;
+        self.scales[at] = group.scale;
+        self.quants[at] = group.quants;
+        self.put_sums(g, c, group);
     }
 
     #[inline(always)]
@@ -99,13 +119,19 @@ pub(crate) struct QuantGroup {
 
 impl QuantGroup {
     /// By the definition.
-    fn of(x: &[f32; GROUP]) -> QuantGroup {
-        let (scale, quants) = quantize_group(x);
+    fn of(x: &[f32; GROUP], scaling: Scaling) -> QuantGroup {
+        let (scale, quants) = quantize_group(x, scaling);
         let mut pairs = [[0; 2]; 2];
         for (i, q) in quants.into_iter().enumerate() {
             pairs[2 * i / GROUP][i % 4 / 2] += i16::from(q);
         }
         QuantGroup { scale, quants: pack_quants(&quants), pairs }
+    }
+
+    /// What it leaves of the `x` that it was made of.
+    #[inline(always)]
+    fn left_of(&self, x: &[f32; GROUP]) -> [f32; GROUP] {
+        remainder(x, self.scale, &bytemuck::cast(self.quants.map(i32::to_le)))
     }
 }
 

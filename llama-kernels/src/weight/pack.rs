@@ -92,7 +92,7 @@ impl Pack {
         match format {
             Format::F16 => Pack::F16,
             Format::BF16 => Pack::BF16,
-            _ if !format.is_quantised() || numerics == Numerics::Precise => Pack::F32,
+            _ if !format.is_quantised() || !numerics.is_integer() => Pack::F32,
             Format::Q8_0 => Pack::Q8_0,
             Format::Q4_0 => Pack::Q4_0,
             Format::Q4_1 => Pack::Q4_1,

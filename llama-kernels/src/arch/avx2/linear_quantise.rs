@@ -2,33 +2,32 @@
 
 use std::arch::x86_64::*;
 
-use llama_core::numerics::{GROUP, QUANT_MIN};
+use llama_core::numerics::{GROUP, QUANT_MIN, Scaling};
 
 use crate::quant::{QuantGroup, QuantTile};
 
 /// Quantises a column tile.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::arch) fn quantise(x: &[f32], mut out: QuantTile<'_>) {
-    out.fill_with(x, |group| quantise_group(group));
+    out.fill_with(x, |group, scaling| quantise_group(group, scaling));
 }
 
 /// The largest magnitude is found among the bits as integers, so that a NaN wins. Conversion rounds to even.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn quantise_group(x: &[f32; GROUP]) -> QuantGroup {
+fn quantise_group(x: &[f32; GROUP], scaling: Scaling) -> QuantGroup {
     let x: [__m256; 4] = [load(x, 0), load(x, 8), load(x, 16), load(x, 24)];
     let max = largest(x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7FFF_FFFF))));
     if max < QUANT_MIN.to_bits() {
         return QuantGroup::default();
     }
-    let max = f32::from_bits(max);
-    let inverse = _mm256_set1_ps(127.0 / max);
-    let quants = x.map(|x| to_int(_mm256_mul_ps(x, inverse)));
+    let (scale, inverse) = scaling.factors(f32::from_bits(max));
+    let quants = x.map(|x| to_int(_mm256_mul_ps(x, _mm256_set1_ps(inverse))));
     // Packing works within halves of a register: the last step puts the runs of four quants in order.
     let pairs = [_mm256_packs_epi32(quants[0], quants[1]), _mm256_packs_epi32(quants[2], quants[3])];
     let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
     let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    let mut group = QuantGroup { scale: max / 127.0, quants: [0; 8], pairs: pair_sums(bytes) };
+    let mut group = QuantGroup { scale, quants: [0; 8], pairs: pair_sums(bytes) };
     // SAFETY: the reference is to as many bytes as are written, and the store has no alignment.
     unsafe { _mm256_storeu_si256((&raw mut group.quants).cast(), bytes) };
     group

@@ -6,6 +6,10 @@
 //! registers for the whole panel. The integer sum starts at minus the zero point's share, which costs a load and no
 //! arithmetic. A group of a column is then eleven operations for the two ports that 512 bits have, eight of them
 //! VPDPBUSD: no arrangement within the fixed arithmetic reaches more than 73 % of that instruction's peak.
+//!
+//! Where the scales of activations are powers of two (`Numerics::Fast`), the product of a weight's scale with one is an addition to
+//! its exponent. CPUs that have fewer ports for multiplications than for additions of integers win by that (Zen 4 and 5, Intel's
+//! with one unit for fused multiply-adds of 512 bits); where both ports do both it is the same.
 
 use std::arch::x86_64::*;
 
@@ -84,13 +88,28 @@ fn quantise(x: &[f32], out: QuantTile<'_>) {
 }
 
 /// One panel of a quantised form.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
+    _: Pack,
+    panel: &[u8],
+    acts: Acts<'_>,
+    tile: &mut Tile,
+) {
+    if W::HALVES && acts.powers {
+        multiply::<W, BYTES, S, C, true>(panel, acts, tile);
+    } else {
+        multiply::<W, BYTES, S, C, false>(panel, acts, tile);
+    }
+}
+
+/// One panel; with `POWERS` all scales of activations are [powers of two](Acts::powers) and those of weights f16 or nearly.
 ///
 /// One function, because what a function of its own did would not always be inlined (`inline(always)` and
 /// `target_feature` exclude each other), and then sums would go through memory. Vectors that were nibbles of the same
 /// bytes follow each other: integers add in any order, and so fewer registers wait.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize>(
-    _: Pack,
+#[inline(never)]
+fn multiply<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize, const POWERS: bool>(
     panel: &[u8],
     acts: Acts<'_>,
     tile: &mut Tile,
@@ -123,8 +142,14 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
                         *dots = _mm512_dpbusd_epi32(*dots, group.codes[j], _mm512_set1_epi32(quants[j]));
                     }
                 }
+                let (exponents, nonzero) = exponents(group.scale[sub]);
                 for c in 0..C {
-                    let scale = _mm512_mul_ps(group.scale[sub], _mm512_set1_ps(scales[g][c]));
+                    let scale = if POWERS {
+                        let power = _mm512_set1_epi32(scales[g][c].to_bits() as i32);
+                        _mm512_castsi512_ps(_mm512_maskz_add_epi32(nonzero, exponents, power))
+                    } else {
+                        _mm512_mul_ps(group.scale[sub], _mm512_set1_ps(scales[g][c]))
+                    };
                     acc[c] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[c]), acc[c]);
                     if W::MIN {
                         acc[c] = _mm512_fmadd_ps(group.min[sub], _mm512_set1_ps(sums[g][sub][c]), acc[c]);
@@ -136,6 +161,15 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     for (acc, column) in acc.into_iter().zip(tile) {
         store(acc, column.first_chunk_mut().expect("16 of 32"));
     }
+}
+
+/// What becomes a product of scales when the bits of a power of two are added: the bits less those of 1. And where a scale is not
+/// 0, whose product has no such sum.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn exponents(scale: __m512) -> (__m512i, __mmask16) {
+    let nonzero = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(scale, _mm512_setzero_ps());
+    (_mm512_sub_epi32(_mm512_castps_si512(scale), _mm512_castps_si512(_mm512_set1_ps(1.0))), nonzero)
 }
 
 /// One panel of 32 rows of floats: two chains a column.

@@ -19,6 +19,8 @@ pub(super) trait Block<const BYTES: usize, const S: usize> {
     const ZERO: bool;
     /// Whether it has minima.
     const MIN: bool;
+    /// Whether its scales are f16, or small multiples of one.
+    const HALVES: bool = true;
 
     /// Unpacks group `i`.
     ///
@@ -233,6 +235,7 @@ impl Block<272, 1> for Mxfp4 {
     const GROUPS: usize = 1;
     const ZERO: bool = true;
     const MIN: bool = false;
+    const HALVES: bool = false;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
@@ -245,6 +248,7 @@ impl<const BYTES: usize, const S: usize, const MIN: bool> Block<BYTES, S> for Wi
     const GROUPS: usize = 1;
     const ZERO: bool = !MIN;
     const MIN: bool = MIN;
+    const HALVES: bool = false;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]

@@ -1,11 +1,12 @@
 //! Packed weights in a file, so that a second start maps what the first one prepared.
 //!
-//! The caller asks for it and names the file (or a folder, in which every checkpoint and numerics mode gets a file of its
-//! own). The first start packs all matrices of the checkpoint into the file, a stretch at a time, and then maps it like
-//! any later one. Panels are the same for every tier and machine, so one file serves all.
+//! The caller asks for it and names the file (or a folder, in which every checkpoint gets a file of its own, and one more
+//! where `Numerics::Float` packs it otherwise than the integer modes, which share one). The first start packs all matrices
+//! of the checkpoint into the file, a stretch at a time, and then maps it like any later one. Panels are the same for every
+//! tier and machine, so one file serves all.
 //!
-//! * **Stale or damaged** files are written anew: one of another checkpoint, of a checkpoint that changed, of another
-//!   numerics mode, of a version of this library that packs differently (the fingerprint of the packing code is made by
+//! * **Stale or damaged** files are written anew: one of another checkpoint, of a checkpoint that changed, of other
+//!   packed forms, of a version of this library that packs differently (the fingerprint of the packing code is made by
 //!   running it), or one whose front is broken. A file that is no cache is an error and is left alone: a path may be
 //!   mistyped.
 //! * **Writing** goes to a temporary file beside it, which is renamed when it is on the disk. A cache that cannot be
@@ -259,10 +260,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packing_has_a_fingerprint_in_each_mode() {
-        let [default, precise] = [Numerics::Default, Numerics::Precise].map(|numerics| packing(numerics).unwrap());
-        assert_ne!(default, precise);
-        assert_eq!(packing(Numerics::Default).unwrap(), default);
+    fn modes_that_pack_alike_have_one_fingerprint() {
+        let [default, fast, precise, float] = Numerics::ALL.map(|numerics| packing(numerics).unwrap());
+        assert!(default == fast && default == precise && default != float);
     }
 
     #[test]

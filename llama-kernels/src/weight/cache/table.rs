@@ -35,7 +35,7 @@ const FRONT: usize = 24;
 pub struct Identity {
     /// The checkpoint's.
     pub source: u64,
-    /// The packing code's, in the numerics mode.
+    /// The packing code's, in the forms of the numerics mode.
     pub packing: u64,
 }
 
