@@ -448,8 +448,9 @@ mod tests {
     fn prepared(tier: Tier, w: &Weight, numerics: Numerics) -> Vec<u32> {
         let (threads, kernels) = (Threads::new(1).unwrap(), LinearKernels::new(tier).unwrap());
         let mut scratch = Activations::new(3, 256, numerics).unwrap();
-        // One tile on every tier: what lies in tiles of another width lies in another order.
-        let tiles = Tiles { tokens: 3, terms: numerics.terms(), count: 1 };
+        // Tiles of fewer than four columns on every tier: more may lie in an order of their own.
+        let terms = numerics.terms();
+        let tiles = Tiles { tokens: 3, terms, count: if terms == 1 { 1 } else { 3 } };
         scratch.take(&kernels, &threads, (Input::plain(&activations()), &mut []), tiles, w);
         let quants = scratch.quants.iter().flatten().map(|q| *q as u32);
         let floats = scratch.scales.iter().chain(scratch.sums.iter().flat_map(|sums| sums.iter()));
