@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A head's blocks lie together, because attention goes through one head at a time: where a sequence got neighbouring
-//! blocks, which is the rule, it is long reads, of [`PART`] blocks each. What all heads and layers keep of as many blocks lies
+//! blocks, which is the rule, it is long reads, of `PART` blocks each. What all heads and layers keep of as many blocks lies
 //! together too: the cache is in huge pages, and so a short sequence touches few of them.
 //!
 //! What a number is kept as ([`KvFormat`]) is settled once per verb by the store's variant, and the loops below are

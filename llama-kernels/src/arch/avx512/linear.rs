@@ -11,6 +11,7 @@
 //! its exponent. CPUs that have fewer ports for multiplications than for additions of integers win by that (Zen 4 and 5, Intel's
 //! with one unit for fused multiply-adds of 512 bits); where both ports do both it is the same.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::AHEAD;
@@ -146,7 +147,7 @@ fn multiply<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usi
                 for c in 0..C {
                     let scale = if POWERS {
                         let power = _mm512_set1_epi32(scales[g][c].to_bits() as i32);
-                        _mm512_castsi512_ps(_mm512_maskz_add_epi32(nonzero, exponents, power))
+                        _mm512_castsi512_ps(hide(_mm512_maskz_add_epi32(nonzero, exponents, power)))
                     } else {
                         _mm512_mul_ps(group.scale[sub], _mm512_set1_ps(scales[g][c]))
                     };
@@ -163,13 +164,23 @@ fn multiply<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usi
     }
 }
 
-/// What becomes a product of scales when the bits of a power of two are added: the bits less those of 1. And where a scale is not
-/// 0, whose product has no such sum.
+/// What becomes a product of scales when the bits of a power of two are added: the bits less those of 1. And where a scale is
+/// not 0, whose product has no such sum.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 fn exponents(scale: __m512) -> (__m512i, __mmask16) {
     let nonzero = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(scale, _mm512_setzero_ps());
-    (_mm512_sub_epi32(_mm512_castps_si512(scale), _mm512_castps_si512(_mm512_set1_ps(1.0))), nonzero)
+    (hide(_mm512_sub_epi32(_mm512_castps_si512(scale), _mm512_castps_si512(_mm512_set1_ps(1.0)))), nonzero)
+}
+
+/// Integers of which the compiler does not see where they come from; no instruction comes of it. Otherwise it takes 1 off
+/// every power by itself, before it is broadcast, and masks sums as floats, in an instruction of its own.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn hide(mut bits: __m512i) -> __m512i {
+    // SAFETY: no instruction is executed, so the register is what it was.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) bits, options(pure, nomem, nostack, preserves_flags)) };
+    bits
 }
 
 /// One panel of 32 rows of floats: two chains a column.
