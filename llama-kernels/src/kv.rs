@@ -1,8 +1,8 @@
 //! The KV cache: K and V of every block of every layer, laid out for vectors of sixteen positions.
 //!
 //! ```text
-//! k [parts][layers][kv_heads][PART] of [head_dim][BLOCK]   a column of one block is one vector: scores of 16 positions at once
-//! v [parts][layers][kv_heads][PART] of [BLOCK][stride]     a row is head_dim numbers, padded to whole vectors with zeros
+//! k [parts][layers][kv_heads][PART] of [head_dim][BLOCK]   a column is one vector: scores of 16 positions at once
+//! v [parts][layers][kv_heads][PART] of [BLOCK][stride]     a row is head_dim numbers, padded to vectors with zeros
 //! ```
 //!
 //! A head's blocks lie together, because attention goes through one head at a time: where a sequence got neighbouring
@@ -277,19 +277,16 @@ fn copy<E: Copy>(data: &mut [E], len: usize, from: usize, to: usize) {
 
 #[cfg(test)]
 mod tests {
-    use llama_core::backend::RopeLayout;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::tests as plan;
 
     #[test]
     fn a_cache_is_as_large_as_planned() {
-        let (heads, kv_heads, head_dim, inv_freq) = (4, 2, 36, vec![1.0]);
-        let (rope_scale, layout, scale, window) = (1.0, RopeLayout::Halves, 1.0, None);
-        let shape =
-            AttentionShape { layers: 3, heads, kv_heads, head_dim, inv_freq, rope_scale, layout, scale, window };
+        let shape = AttentionShape { layers: 3, head_dim: 36, ..plan::shape() };
         for kv in [KvFormat::Half, KvFormat::F32, KvFormat::Bf16, KvFormat::Q8] {
-            let limits = Limits { tokens: 1, sequences: 1, outputs: 1, context: 1600, blocks: 100, kv };
+            let limits = Limits { blocks: 100, kv, ..plan::limits() };
             let cache = KvCache::new(&shape, &limits).expect("memory");
             let bytes = with_store!(&cache.store, store => store.k.len() + store.v.len());
             assert_eq!(KvCache::bytes(&shape, &limits), bytes as u64, "{kv:?}");
@@ -297,7 +294,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each block of each head has a place of its own, the blocks of a part of a head one after the other, and parts in order.
+        /// Each block of each head has a place of its own, a head's blocks of a part lie one after the other, and parts in
+        /// order.
         #[test]
         fn every_block_has_a_place(layers in 1usize..4, blocks in 1usize..200, kv_heads in 1usize..4) {
             let layout = Layout { layers, blocks, kv_heads, head_dim: 8 };

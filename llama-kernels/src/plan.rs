@@ -327,11 +327,11 @@ fn list<T>(len: u64) -> Result<Vec<T>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use llama_core::backend::{KvFormat, RopeLayout};
 
-    fn shape() -> AttentionShape {
+    pub(crate) fn shape() -> AttentionShape {
         AttentionShape {
             layers: 1,
             heads: 4,
@@ -345,7 +345,7 @@ mod tests {
         }
     }
 
-    fn limits() -> Limits {
+    pub(crate) fn limits() -> Limits {
         Limits { tokens: 80, sequences: 3, outputs: 2, context: 1024, blocks: 64, kv: KvFormat::Half }
     }
 
