@@ -290,7 +290,7 @@ impl Backend for Cpu {
         }
         assert_eq!((gate_up.shape(), x.shape()), ((x.rows(), w.rows()), residual.shape()), "norm_linear_swiglu");
         assert_eq!((act.rows(), 2 * act.cols()), gate_up.shape(), "norm_linear_swiglu");
-        let output = Output::Swiglu { kernels: &self.vector, act: act.data_mut(), gate_up: gate_up.data_mut() };
+        let output = Output::Swiglu { kernels: &self.vector, act: act.data_mut() };
         self.multiply(self.normed(x, residual, &norm), w, output)
     }
 

@@ -11,16 +11,15 @@
 //! Where activations have two terms, each is a column, and what a panel made of a token's columns is added up before
 //! anything else is done with it.
 //!
-//! With SwiGLU a task takes a run of panels of gate and then the same of up, so that both halves of a number meet in the
-//! cache of one thread.
+//! With SwiGLU panels of gate and of up take turns, so that neither half of a number ever leaves the cache of its thread.
 
 use std::ops::Range;
 
 use crate::arch::linear::{Acts, LinearKernels, MAX_COLUMNS, PASS, Room};
 use crate::kernels::VectorKernels;
-use crate::quant::{Activations, Input, LinearScratch};
+use crate::quant::{Activations, Input, LinearScratch, Tiles};
 use crate::threads::{Disjoint, Threads};
-use crate::weight::pack::MAX_PANEL_ROWS;
+use crate::weight::pack::{MAX_PANEL_ROWS, Pack};
 use crate::weight::{Segment, Weight};
 
 /// Bytes of weights that a task goes through with many tokens: a share of the second-level cache.
@@ -58,8 +57,6 @@ pub enum Output<'a> {
         kernels: &'a VectorKernels,
         /// `[tokens, ffn]`.
         act: &'a mut [f32],
-        /// Room, `[tokens, 2 * ffn]`.
-        gate_up: &'a mut [f32],
     },
 }
 
@@ -89,10 +86,9 @@ pub fn run(
     let (sink, panels) = match output {
         Output::Write(out) => (Sink::Write(whole(out, tokens, w.rows())), panels),
         Output::Add(out) => (Sink::Add(whole(out, tokens, w.rows())), panels),
-        Output::Swiglu { kernels, act, gate_up } => {
+        Output::Swiglu { kernels, act } => {
             assert!(paired(w), "gate and up of other rows");
-            let [act, gate_up] = [whole(act, tokens, w.rows() / 2), whole(gate_up, tokens, w.rows())];
-            (Sink::Swiglu { kernels, act, gate_up }, panels / 2)
+            (Sink::Swiglu { kernels, act: whole(act, tokens, w.rows() / 2) }, panels / 2)
         }
     };
     let tiles = scratch.tiles(kernels, tokens, w);
@@ -133,7 +129,7 @@ struct Job<'a> {
 enum Sink<'a> {
     Write(Disjoint<'a, f32>),
     Add(Disjoint<'a, f32>),
-    Swiglu { kernels: &'a VectorKernels, act: Disjoint<'a, f32>, gate_up: Disjoint<'a, f32> },
+    Swiglu { kernels: &'a VectorKernels, act: Disjoint<'a, f32> },
 }
 
 impl Job<'_> {
@@ -148,82 +144,112 @@ impl Job<'_> {
 
     /// One column tile after the other.
     fn tiles(&self, panels: Range<usize>, all: &Activations) {
-        let mut tile = [[0.0; MAX_PANEL_ROWS]; MAX_COLUMNS];
-        let tiles = all.tiles();
-        for i in 0..tiles.count() {
-            for (segment, own) in self.segments(&panels) {
-                let (acts, terms) = (all.acts(i, segment.pack()), tiles.terms(segment.pack()));
-                for p in own {
-                    self.kernels.run(segment.pack(), segment.panel(p), acts, &mut tile);
-                    self.finish(tiles.tokens(i), segment, p, (&mut tile, terms));
+        let mut room = [[[0.0; MAX_PANEL_ROWS]; MAX_COLUMNS]; 2];
+        let mut acts = Acts::default();
+        for i in 0..all.tiles().count() {
+            let mut of = None;
+            self.each(&panels, (all.tiles(), i..i + 1), &mut room, |pack, panel, tile| {
+                if of.replace(pack) != Some(pack) {
+                    acts = all.acts(i, pack);
                 }
-            }
-            self.gate(tiles.tokens(i), &panels);
+                self.kernels.run(pack, panel, acts, tile);
+            });
         }
     }
 
     /// Each panel with as many column tiles as a pass takes, before the next.
     fn passes(&self, panels: Range<usize>, all: &Activations) {
-        let (mut columns, mut room) = ([[0.0; MAX_PANEL_ROWS]; PASS + MAX_COLUMNS], Room::new());
+        let (mut room, mut unpacked) = ([[[0.0; MAX_PANEL_ROWS]; PASS + MAX_COLUMNS]; 2], Room::new());
         let mut acts = [Acts::default(); PASS];
-        let (tiles, most) = (all.tiles(), PASS / self.kernels.columns());
-        for first in (0..tiles.count()).step_by(most) {
-            let pass = first..tiles.count().min(first + most);
-            let tokens = tiles.tokens(pass.start).start..tiles.tokens(pass.end - 1).end;
-            for (segment, own) in self.segments(&panels) {
-                let (acts, terms) = (&mut acts[..pass.len()], tiles.terms(segment.pack()));
-                acts.iter_mut().zip(pass.clone()).for_each(|(acts, i)| *acts = all.acts(i, segment.pack()));
-                for p in own {
-                    self.kernels.run_pass(segment.pack(), segment.panel(p), acts, &mut columns, &mut room);
-                    self.finish(tokens.clone(), segment, p, (&mut columns, terms));
+        let (count, most) = (all.tiles().count(), PASS / self.kernels.columns());
+        for first in (0..count).step_by(most) {
+            let pass = first..count.min(first + most);
+            let (acts, mut of) = (&mut acts[..pass.len()], None);
+            self.each(&panels, (all.tiles(), pass.clone()), &mut room, |pack, panel, columns| {
+                if of.replace(pack) != Some(pack) {
+                    acts.iter_mut().zip(pass.clone()).for_each(|(acts, i)| *acts = all.acts(i, pack));
                 }
-            }
-            self.gate(tokens, &panels);
+                self.kernels.run_pass(pack, panel, acts, columns, &mut unpacked);
+            });
         }
     }
 
-    /// The segments that have some of `panels`, and which of theirs: the same of both where they are paired.
+    /// Every one of `panels` through `multiply`, with what follows it: where segments are paired, panels of gate and of up
+    /// in turn.
+    fn each<const N: usize>(
+        &self,
+        panels: &Range<usize>,
+        (tiles, own): (Tiles, Range<usize>),
+        [first, second]: &mut [[Column; N]; 2],
+        mut multiply: impl FnMut(Pack, &[u8], &mut [Column; N]),
+    ) {
+        let tokens = tiles.tokens(own.start).start..tiles.tokens(own.end - 1).end;
+        let mut product = |segment: &Segment, p: usize, columns: &mut [Column; N]| {
+            let terms = tiles.terms(segment.pack());
+            multiply(segment.pack(), segment.panel(p), columns);
+            add_terms(&mut columns[..tokens.len() * terms], terms);
+            terms
+        };
+        if let (Sink::Swiglu { .. }, [gate, up]) = (&self.sink, self.w.segments()) {
+            for p in panels.clone() {
+                let terms = product(gate, p, first);
+                product(up, p, second);
+                let columns = [&mut *first, &mut *second].map(|columns| columns.iter_mut().step_by(terms));
+                self.gate(tokens.clone(), [gate, up], p, columns);
+            }
+            return;
+        }
+        for (segment, own) in self.segments(panels) {
+            for p in own {
+                let terms = product(segment, p, first);
+                self.finish(tokens.clone(), segment, p, first.iter().step_by(terms));
+            }
+        }
+    }
+
+    /// The segments that have some of `panels`, and which of theirs.
     fn segments(&self, panels: &Range<usize>) -> impl Iterator<Item = (&Segment, Range<usize>)> {
         let (start, end, mut first) = (panels.start, panels.end, 0);
-        let paired = matches!(self.sink, Sink::Swiglu { .. });
         self.w.segments().iter().map(move |segment| {
             let own = start.max(first) - first..end.clamp(first, first + segment.panels()) - first;
-            first += if paired { 0 } else { segment.panels() };
+            first += segment.panels();
             (segment, own)
         })
     }
 
-    /// Hands over what panel `p` made of `tokens`, in so many `columns` each.
-    fn finish(&self, tokens: Range<usize>, segment: &Segment, p: usize, (columns, terms): (&mut [Column], usize)) {
+    /// Hands over what panel `p` made of `tokens`.
+    fn finish<'a>(&self, tokens: Range<usize>, segment: &Segment, p: usize, columns: impl Iterator<Item = &'a Column>) {
         let (rows, bias, all) = (segment.panel_rows(p), segment.panel_bias(p), self.w.rows());
-        add_terms(&mut columns[..tokens.len() * terms], terms);
-        for (token, column) in tokens.zip(columns.iter().step_by(terms)) {
-            let range = |row: usize, all: usize| token * all + row..token * all + row + rows.len();
+        for (token, column) in tokens.zip(columns) {
+            let range = token * all + rows.start..token * all + rows.end;
             // SAFETY: tasks have disjoint panels, panels have disjoint rows, and every part ends with this iteration.
             unsafe {
                 match &self.sink {
-                    Sink::Write(out) => put(column, bias, out.part(range(rows.start, all))),
-                    Sink::Add(out) => add(column, bias, out.part(range(rows.start, all))),
-                    Sink::Swiglu { gate_up, .. } => put(column, bias, gate_up.part(range(rows.start, all))),
+                    Sink::Write(out) => put(column, bias, out.part(range)),
+                    Sink::Add(out) => add(column, bias, out.part(range)),
+                    Sink::Swiglu { .. } => unreachable!("not of one panel"),
                 }
             }
         }
     }
-}
 
-impl Job<'_> {
-    /// What follows when all of a task's `panels` are done for `tokens`: SwiGLU of their rows, long enough for exponentials
-    /// to overlap.
-    fn gate(&self, tokens: Range<usize>, panels: &Range<usize>) {
-        let Sink::Swiglu { kernels, act, gate_up } = &self.sink else { return };
-        let (segment, ffn) = (&self.w.segments()[0], self.w.rows() / 2);
-        let rows = segment.panel_rows(panels.start).start..segment.panel_rows(panels.end - 1).end;
-        for token in tokens {
-            let range = |from: usize| from + rows.start..from + rows.end;
-            let (gate, up) = (range(2 * token * ffn), range((2 * token + 1) * ffn));
-            // SAFETY: tasks have disjoint panels of gate, the same of up, and so disjoint rows of all three.
-            let (act, gate, up) = unsafe { (act.part(range(token * ffn)), gate_up.part(gate), gate_up.part(up)) };
-            kernels.swiglu(act, gate, up);
+    /// SwiGLU of what panel `p` of gate and that of up made of `tokens`.
+    fn gate<'a>(
+        &self,
+        tokens: Range<usize>,
+        [gate, up]: [&Segment; 2],
+        p: usize,
+        [gates, ups]: [impl Iterator<Item = &'a mut Column>; 2],
+    ) {
+        let Sink::Swiglu { kernels, act } = &self.sink else { unreachable!("gate without up") };
+        let (rows, all) = (gate.panel_rows(p), self.w.rows() / 2);
+        let add_bias = |column: &mut Column, bias: &[f32]| column.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+        for ((token, gates), ups) in tokens.zip(gates).zip(ups) {
+            add_bias(gates, gate.panel_bias(p));
+            add_bias(ups, up.panel_bias(p));
+            // SAFETY: as in `finish`.
+            let act = unsafe { act.part(token * all + rows.start..token * all + rows.end) };
+            kernels.swiglu(act, &gates[..rows.len()], &ups[..rows.len()]);
         }
     }
 }

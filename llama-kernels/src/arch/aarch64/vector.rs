@@ -102,6 +102,9 @@ pub fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((out, gate), up) in chunks.iter_mut().zip(gates).zip(ups) {
         store(out, swiglu_one(gate, up));
     }
+    if tail.is_empty() {
+        return;
+    }
     let mut last = [0.0; LANES];
     store(&mut last, swiglu_one(&padded(gate_tail), &padded(up_tail)));
     tail.copy_from_slice(&last[..tail.len()]);

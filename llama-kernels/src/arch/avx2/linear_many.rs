@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::linear_bits::{load, put, store};
 use super::linear_blocks::*;
 use super::linear_tile::{FullTile, Sums, add_codes, add_nibbles};
-use super::{AHEAD, ask_ahead, hold};
+use super::{AHEAD, ask_ahead, fetch_near, hold};
 use crate::arch::linear::{Acts, Columns, ROOM, Room, Tile};
 use crate::weight::pack::Pack;
 
@@ -35,6 +35,8 @@ pub(super) const fn expanded_bytes(subs: usize) -> usize {
 /// What one column tile brings to some groups.
 struct Inputs<'a, const S: usize, const C: usize> {
     quants: &'a [[[i32; 8]; C]],
+    /// How many groups on the same group of the next tile is.
+    next: usize,
     scales: &'a [[f32; C]],
     /// Of forms that have a zero point.
     zeros: &'a [[[i32; C]; S]],
@@ -46,8 +48,10 @@ impl<'a, const S: usize, const C: usize> Inputs<'a, S, C> {
     /// Those of groups `own`.
     fn of<W: Block<BYTES, S>, const BYTES: usize>(acts: &Acts<'a>, own: Range<usize>) -> Self {
         let part = |read: bool| if read { own.clone() } else { 0..0 };
+        let quants = acts.quants.as_chunks().0;
         Inputs {
-            quants: &acts.quants.as_chunks().0[own.clone()],
+            quants: &quants[own.clone()],
+            next: quants.len(),
             scales: &acts.scales.as_chunks().0[own.clone()],
             zeros: &acts.zeros.as_chunks().0.as_chunks().0[part(W::ZERO)],
             sums: &acts.sums.as_chunks().0.as_chunks().0[part(W::MIN)],
@@ -227,7 +231,8 @@ fn part<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize
     }
 }
 
-/// Adds a run of groups to the sums of one tile. (Not inlined, so that the registers are its own.)
+/// Adds a run of groups to the sums of one tile, and asks for the quants of the next, which are in the second-level cache.
+/// (Not inlined, so that the registers are its own.)
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline(never)]
 fn tile<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize, const C: usize>(
@@ -237,6 +242,7 @@ fn tile<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize
 ) {
     let mut acc = resume::<C>(out);
     for (g, group) in run.iter().enumerate() {
+        fetch_near(inputs.quants, g + inputs.next);
         add_group::<W, BYTES, S, OUT, C>(group, &inputs, g, &mut acc);
     }
     pause(acc, out);

@@ -10,7 +10,7 @@ mod linear_tile;
 pub mod vector;
 
 use std::arch::asm;
-use std::arch::x86_64::{__m256i, _MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{__m256i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 /// Bytes from what is being unpacked to what memory is asked for.
 const AHEAD: usize = 3 << 10;
@@ -18,8 +18,21 @@ const AHEAD: usize = 3 << 10;
 /// Asks memory for the line that holds element `at` of a block, or lies as far behind its start.
 #[inline(always)]
 pub(in crate::arch) fn fetch<E>(block: &[E], at: usize) {
+    prefetch::<_MM_HINT_T1, E>(block.as_ptr().wrapping_add(at));
+}
+
+/// Asks the second-level cache for element `at` of `x`, or for what lies as far behind its start.
+#[inline(always)]
+fn fetch_near<E>(x: &[E], at: usize) {
+    for line in 0..size_of::<E>().div_ceil(64) {
+        prefetch::<_MM_HINT_T0, E>(x.as_ptr().wrapping_add(at).wrapping_byte_add(64 * line));
+    }
+}
+
+#[inline(always)]
+fn prefetch<const HINT: i32, E>(at: *const E) {
     // SAFETY: a prefetch reads nothing that the program sees and cannot fault, whatever the address; every x86-64 has it.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(at).cast()) }
+    unsafe { _mm_prefetch::<HINT>(at.cast()) }
 }
 
 /// Asks memory for what lies so far ahead of `bytes` at `at`: the hardware sees the stream, but with so much to be done for a

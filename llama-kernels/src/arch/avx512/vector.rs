@@ -91,6 +91,9 @@ pub fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((out, gate), up) in chunks.iter_mut().zip(gates).zip(ups) {
         store(out, _mm512_mul_ps(silu(load(gate)), load(up)));
     }
+    if tail.is_empty() {
+        return;
+    }
     let mut last = [0.0; LANES];
     store(&mut last, _mm512_mul_ps(silu(load(&padded(gate_tail))), load(&padded(up_tail))));
     tail.copy_from_slice(&last[..tail.len()]);
