@@ -88,7 +88,7 @@ pub enum Error {
         limit: usize,
     },
     /// The memory plan exceeds the cap, or memory could not be had.
-    #[error("memory for {what}: {needed} bytes are needed and {}; lower {advice}", allowed(*limit))]
+    #[error("memory for {what}: {} are needed and {}; lower {advice}", bytes(*needed), allowed(*limit))]
     Memory {
         /// Which part of the plan.
         what: &'static str,
@@ -126,7 +126,12 @@ pub enum Error {
 }
 
 fn allowed(limit: u64) -> String {
-    if limit >= isize::MAX as u64 { "the system refuses them".into() } else { format!("the limit is {limit}") }
+    if limit >= isize::MAX as u64 { "the system refuses them".into() } else { format!("the limit is {}", bytes(limit)) }
+}
+
+/// Exactly, and as people and options name it.
+fn bytes(count: u64) -> String {
+    format!("{count} bytes ({} MiB)", count.div_ceil(1 << 20))
 }
 
 impl Error {

@@ -17,7 +17,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Opens a GGUF file, a Hugging Face folder or a `.safetensors` file in one, and checks everything but the weights.
+    /// Opens a GGUF file, a Hugging Face folder or a `.safetensors` file in one, and checks everything but the
+    /// weights and the tokenizer.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Loader { checkpoint: Checkpoint::open(path)?, options: EngineOptions::default() })
     }
@@ -40,7 +41,7 @@ impl Loader {
     /// [`Error::Memory`](crate::Error::Memory) if that is too much, with the number to lower; otherwise as
     /// [`EngineOptions::limits`].
     pub fn limits<B: Backend>(&self, backend: &B) -> Result<Limits> {
-        let most = self.options.limits(self.checkpoint.config())?;
+        let most = self.options.most(self.checkpoint.config())?;
         let Some(limit) = self.options.memory_limit else { return Ok(most) };
         let plan = |blocks| self.plan(backend, &Limits { blocks, ..most });
         if plan(most.blocks)?.total() <= limit {

@@ -1,13 +1,18 @@
-//! After warm-up a step of the engine allocates nothing: not for decoding, not for new blocks, not for publishing them.
-//! One test, because the count is of the whole process.
+//! After warm-up a step of the engine allocates nothing but the text that it hands out: not for decoding, not for new
+//! blocks, not for publishing them. One test, because the count is of the whole process.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
+use llama_core::checkpoint::Checkpoint;
 use llama_core::config::{Config, Rope, RopeScaling};
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::Model;
 use llama_core::sample::Sampling;
+use llama_core::text::Tokenizer;
 use llama_tests::counting::Counting;
 
 #[global_allocator]
@@ -46,11 +51,11 @@ impl Model for Constant {
     }
 }
 
-fn engine() -> Engine {
+fn engine(tokenizer: Option<Arc<Tokenizer>>) -> Engine {
     let rope = Rope { theta: 10_000.0, dims: 4, layout: RopeLayout::Halves, scaling: RopeScaling::None };
     let config = Config {
         architecture: "constant".into(),
-        vocab: 500,
+        vocab: 512,
         hidden: 8,
         ffn: 8,
         layers: 1,
@@ -64,27 +69,45 @@ fn engine() -> Engine {
         tied: true,
     };
     let limits = Limits { tokens: 64, sequences: 8, outputs: 8, context: 1024, blocks: 600, kv: KvFormat::Half };
-    Engine::new(Box::new(Constant { config, limits }), None, &EngineOptions::default()).expect("an engine")
+    let options = EngineOptions { end_tokens: Some(Vec::new()), ..EngineOptions::default() };
+    Engine::new(Box::new(Constant { config, limits }), tokenizer, &options).expect("an engine")
 }
 
-#[test]
-fn a_step_allocates_nothing_after_warm_up() {
-    let mut engine = engine();
+/// Allocations of 600 steps of 8 sequences, and how many of their events have text.
+fn allocations(tokenizer: Option<Arc<Tokenizer>>) -> (usize, usize) {
+    let stop_strings = if tokenizer.is_some() { vec!["never to be found".into()] } else { Vec::new() };
+    let mut engine = engine(tokenizer);
     for seed in 0..8 {
         let sampling = Sampling { temperature: 0.9, top_p: 0.9, repetition_penalty: 1.1, seed, ..Sampling::greedy() };
         let prompt = vec![seed as u32; 40];
-        engine.submit(Request { sampling, max_tokens: Some(900), ..Request::new(prompt) }).expect("a sequence");
+        let stop_strings = stop_strings.clone();
+        let request = Request { sampling, max_tokens: Some(900), stop_strings, ..Request::new(prompt) };
+        engine.submit(request).expect("a sequence");
     }
     for _ in 0..20 {
         assert!(engine.step().is_ok());
     }
     let (before, blocks) = (COUNTING.allocations(), engine.stats().blocks_used);
-    let mut events = 0;
+    let (mut events, mut texts) = (0, 0);
     for _ in 0..600 {
-        events += engine.step().map_or(0, Iterator::count);
+        for event in engine.step().expect("a step") {
+            events += 1;
+            texts += usize::from(!event.text.is_empty());
+        }
     }
     let allocations = COUNTING.allocations() - before;
-    assert_eq!(allocations, 0, "in 600 steps");
     assert_eq!(events, 600 * 8);
     assert!(engine.stats().blocks_used > blocks + 8 * 30, "blocks were allocated and published meanwhile");
+    (allocations, texts)
+}
+
+#[test]
+fn a_step_allocates_nothing_but_text_after_warm_up() {
+    assert_eq!(allocations(None), (0, 0));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/stories260K.gguf");
+    let tokenizer = Checkpoint::open(path).and_then(|checkpoint| checkpoint.tokenizer()).expect("a tokenizer");
+    let (allocations, texts) = allocations(Some(Arc::new(tokenizer)));
+    assert!(texts > 600);
+    // One string each; beside them each sequence's room grows when its longest token so far comes.
+    assert!((texts..texts + 24).contains(&allocations), "{allocations} allocations for {texts} texts");
 }

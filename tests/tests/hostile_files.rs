@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use llama_core::backend::Reference;
 use llama_core::checkpoint::gguf::Header;
 use llama_core::checkpoint::{Checkpoint, safetensors};
+use llama_core::engine::EngineOptions;
+use llama_core::model::Llama;
 use llama_tests::hostile::gguf::{Gguf, Tensor, Value, model};
 use llama_tests::hostile::{Case, folder, folder_cases, gguf_cases, gguf_model_cases};
 
@@ -88,6 +91,24 @@ fn every_prefix() {
     safetensors::Header::parse(Path::new("x"), &bytes).unwrap();
     for end in 0..bytes.len() {
         assert!(safetensors::Header::parse(Path::new("x"), &bytes[..end]).is_err(), "{end} of {} bytes", bytes.len());
+    }
+}
+
+/// A gain is checked where it is read, on any backend: its file opens, and loading names tensor and element.
+#[test]
+fn gains_that_are_not_finite() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"] {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut file = model();
+            let tensor = file.tensor(name);
+            tensor.data[4..8].copy_from_slice(&value.to_le_bytes());
+            let checkpoint = open(folder.path(), "model.gguf", &file.bytes()).unwrap();
+            let limits = EngineOptions::default().limits(checkpoint.config()).unwrap();
+            let error =
+                Llama::load(Reference::default(), &checkpoint, limits, None, &mut |_| ()).map(|_| ()).unwrap_err();
+            assert_eq!(error.to_string(), format!("tensor {name}: element 1 is not finite"));
+        }
     }
 }
 

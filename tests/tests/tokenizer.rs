@@ -59,9 +59,9 @@ proptest! {
             let mut stream = TextStream::new(&tokenizer);
             let mut text = String::new();
             for &id in &ids {
-                text += &stream.push(id).unwrap();
+                stream.push(id, &mut text).unwrap();
             }
-            text += &stream.finish();
+            stream.finish(&mut text);
             prop_assert_eq!(text, tokenizer.decode(&ids).unwrap());
         }
     }

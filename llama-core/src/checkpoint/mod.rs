@@ -2,7 +2,8 @@
 //!
 //! [`Checkpoint::open`] takes a GGUF file (any shard of a split one), a Hugging Face folder, or one `.safetensors` file
 //! in such a folder. Everything that loading relies on is checked there: sizes are possible, every tensor of the graph
-//! is present in its right shape and a known format, ids of special tokens exist. What opens, loads.
+//! is present in its right shape and a known format, ids of special tokens exist. What is left for loading to refuse are the
+//! tokenizer's own data, and weights that are not finite.
 //!
 //! [`gguf::File`] and [`safetensors::File`] read the containers alone.
 

@@ -46,7 +46,8 @@ pub enum Finish {
     Length,
     /// [`Engine::cancel`](super::Engine::cancel).
     Cancelled,
-    /// This sequence alone went wrong.
+    /// This sequence alone went wrong. [`Engine::generate`](super::Engine::generate) and
+    /// [`Engine::complete`](super::Engine::complete) return it as their error instead.
     Failed(Error),
 }
 

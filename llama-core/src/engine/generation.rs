@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use super::Engine;
-use super::event::{Completion, Event, SequenceId};
+use super::event::{Completion, Event, Finish, SequenceId};
 use super::request::Request;
 
 /// An iterator over one request's events. It steps the engine as it needs to. Dropped before its end, it cancels.
@@ -13,13 +13,16 @@ pub struct Generation<'a> {
     engine: &'a mut Engine,
     id: SequenceId,
     ready: VecDeque<Event>,
+    /// What ended it, where something came before it in the same step.
+    failure: Option<Error>,
     ended: bool,
 }
 
 impl Engine {
     /// Submits a request and returns its events one by one, the last with its `finish`.
     ///
-    /// An error of the model is the iterator's last item, and cancels the request.
+    /// What goes wrong is the iterator's last item: an error of the model, which cancels the request, or the
+    /// [`Finish::Failed`] of this request.
     ///
     /// ```
     /// # use llama_core::engine::{Engine, Request};
@@ -32,10 +35,13 @@ impl Engine {
     /// ```
     pub fn generate(&mut self, request: Request) -> Result<Generation<'_>> {
         let id = self.submit(request)?;
-        Ok(Generation { engine: self, id, ready: VecDeque::new(), ended: false })
+        Ok(Generation { engine: self, id, ready: VecDeque::new(), failure: None, ended: false })
     }
 
     /// Submits a request and returns all of it.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`]; and whatever ended the request too early, so that a [`Completion`] is always complete.
     pub fn complete(&mut self, request: Request) -> Result<Completion> {
         self.complete_with(request, |_| ())
     }
@@ -73,8 +79,15 @@ impl Iterator for Generation<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended || !self.ready.is_empty() {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(mut event) = self.ready.pop_front() {
                 self.ended = event.finish.is_some();
+                if let Some(Finish::Failed(error)) = event.finish.take_if(|finish| matches!(finish, Finish::Failed(_)))
+                {
+                    self.failure = Some(error);
+                    if event.is_empty() {
+                        break;
+                    }
+                }
                 return Some(Ok(event));
             }
             if let Err(error) = self.advance() {
@@ -82,7 +95,7 @@ impl Iterator for Generation<'_> {
                 return Some(Err(error));
             }
         }
-        None
+        self.failure.take().map(Err)
     }
 }
 

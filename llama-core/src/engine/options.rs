@@ -63,6 +63,18 @@ impl EngineOptions {
     /// (in its absence [`DEFAULT_KV_BYTES`]), but at least one context. A `memory_limit` below that is an
     /// [`Error::Memory`]; weights and workspaces are not counted here, so subtract them first where they are known.
     pub fn limits(&self, config: &Config) -> Result<Limits> {
+        let limits = self.most(config)?;
+        let Some(limit) = self.memory_limit else { return Ok(limits) };
+        let needed = (limits.blocks as u64).saturating_mul(block_bytes(config, self.kv));
+        if needed > limit {
+            let advice = if self.cache_blocks.is_some() { "cache_blocks" } else { "context" };
+            return Err(Error::Memory { what: "KV cache", needed, limit, advice });
+        }
+        Ok(limits)
+    }
+
+    /// The same, where one context, or `cache_blocks`, may exceed `memory_limit`.
+    pub(crate) fn most(&self, config: &Config) -> Result<Limits> {
         let context = self.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
         within("context", context, MAX_CONTEXT)?;
         within("sequences", self.sequences, MAX_SEQUENCES)?;
@@ -73,27 +85,18 @@ impl EngineOptions {
             sequences: self.sequences,
             outputs: self.sequences.max(tokens.min(SCORED_ROWS)),
             context,
-            blocks: self.blocks(config, context)?,
+            blocks: self.blocks(config, context),
             kv: self.kv,
         };
         check(&limits)?;
         Ok(limits)
     }
 
-    fn blocks(&self, config: &Config, context: usize) -> Result<usize> {
+    fn blocks(&self, config: &Config, context: usize) -> usize {
         let one = context.div_ceil(BLOCK);
-        let each = block_bytes(config, self.kv);
-        let of = |blocks: usize| (blocks as u64).saturating_mul(each);
-        if let Some(limit) = self.memory_limit {
-            let needed = of(self.cache_blocks.unwrap_or(one));
-            if needed > limit {
-                let advice = if self.cache_blocks.is_some() { "cache_blocks" } else { "context" };
-                return Err(Error::Memory { what: "KV cache", needed, limit, advice });
-            }
-        }
-        let room = self.memory_limit.unwrap_or(DEFAULT_KV_BYTES) / each.max(1);
+        let room = self.memory_limit.unwrap_or(DEFAULT_KV_BYTES) / block_bytes(config, self.kv).max(1);
         let all = one.saturating_mul(self.sequences);
-        Ok(self.cache_blocks.unwrap_or(all.min(usize::try_from(room).unwrap_or(usize::MAX)).max(one)))
+        self.cache_blocks.unwrap_or(all.min(usize::try_from(room).unwrap_or(usize::MAX)).max(one))
     }
 }
 

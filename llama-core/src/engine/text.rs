@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::text::{Emitted, StopMatcher, TextStream, Tokenizer};
+use crate::text::{StopMatcher, TextStream, Tokenizer};
 
 /// Gives no text where the engine has no tokenizer.
 pub(super) struct Text {
     stream: Option<TextStream<Arc<Tokenizer>>>,
     /// Ids from here on are the model's alone: some models pad their embedding. They have no text.
     vocab: usize,
+    /// Room for the text of one token.
+    piece: String,
     stops: StopMatcher,
     stop_strings: Vec<String>,
 }
@@ -22,29 +24,28 @@ impl Text {
             true => TextStream::new(tokenizer),
             false => TextStream::continuing(tokenizer),
         });
-        Text { stream, vocab, stops: StopMatcher::new(&stop_strings), stop_strings }
+        Text { stream, vocab, piece: String::new(), stops: StopMatcher::new(&stop_strings), stop_strings }
     }
 
     /// Appends what `token` makes certain to `out`. Returns the stop string that it completed, if it did.
     pub fn push(&mut self, token: u32, out: &mut String) -> Result<Option<String>> {
         let Some(stream) = self.stream.as_mut().filter(|_| (token as usize) < self.vocab) else { return Ok(None) };
-        let Emitted { text, stop } = self.stops.push(&stream.push(token)?);
-        out.push_str(&text);
+        self.piece.clear();
+        stream.push(token, &mut self.piece)?;
+        let stop = self.stops.push(&self.piece, out);
         Ok(stop.map(|stop| self.stop_strings.swap_remove(stop)))
     }
 
-    /// Appends what was held back to `out`: there will be no more tokens.
+    /// Appends what was held back to `out`, the last characters and what turned out to be no stop string: there will be no
+    /// more tokens.
     pub fn flush(&mut self, out: &mut String) {
-        let stops = std::mem::replace(&mut self.stops, StopMatcher::new::<&str>([]));
-        out.push_str(&finish(self.stream.take(), stops));
+        let mut stops = std::mem::replace(&mut self.stops, StopMatcher::new::<&str>([]));
+        self.piece.clear();
+        if let Some(stream) = self.stream.take() {
+            stream.finish(&mut self.piece);
+        }
+        if stops.push(&self.piece, out).is_none() {
+            stops.finish(out);
+        }
     }
-}
-
-/// The last whole characters, and what turned out to be no stop string.
-fn finish(stream: Option<TextStream<Arc<Tokenizer>>>, mut stops: StopMatcher) -> String {
-    let Emitted { mut text, stop } = stops.push(&stream.map(TextStream::finish).unwrap_or_default());
-    if stop.is_none() {
-        text.push_str(&stops.finish());
-    }
-    text
 }

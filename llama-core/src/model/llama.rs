@@ -5,9 +5,9 @@
 
 use crate::backend::{AttentionShape, Backend, Limits, Norm, Part};
 use crate::batch::{Batch, BlockId};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorView};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::plan::{MemoryPlan, Parts};
 use crate::model::workspace::Workspace;
 use crate::model::{Model, check};
@@ -71,16 +71,20 @@ impl<B: Backend> Llama<B> {
             parts.iter().for_each(|part| part.weight.release());
             Ok(weight)
         };
+        let gain = |view: TensorView<'_>| match view.to_f32().iter().position(|x| !x.is_finite()) {
+            Some(i) => Err(Error::tensor(view.name(), format!("element {i} is not finite"))),
+            None => backend.gain(view),
+        };
         let shape = AttentionShape::new(&config, limits.context);
         let embed = weight(&parts.embed)?;
         advance(Parts::bytes_of(&parts.embed));
         let mut layers = Vec::with_capacity(config.layers);
         for layer in &parts.layers {
             layers.push(Layer {
-                attn_norm: backend.gain(layer.attn_norm)?,
+                attn_norm: gain(layer.attn_norm)?,
                 qkv: weight(&layer.qkv)?,
                 o: weight(&layer.o)?,
-                ffn_norm: backend.gain(layer.ffn_norm)?,
+                ffn_norm: gain(layer.ffn_norm)?,
                 gate_up: weight(&layer.gate_up)?,
                 down: weight(&layer.down)?,
             });
@@ -90,7 +94,7 @@ impl<B: Backend> Llama<B> {
         advance(parts.head.as_deref().map_or(0, Parts::bytes_of));
         checkpoint.verify()?;
         Ok(Llama {
-            norm: backend.gain(parts.norm)?,
+            norm: gain(parts.norm)?,
             kv: backend.kv_cache(&shape, &limits)?,
             plan: backend.plan(&shape, &limits)?,
             work: Workspace::new(&backend, &config, &limits)?,

@@ -17,7 +17,7 @@ mod vocab;
 pub use chat::{ChatTemplate, Date, Message, RenderOptions, Trust};
 pub use pretokenize::Pattern;
 pub use special::Specials;
-pub use stop::{Emitted, StopMatcher};
+pub use stop::StopMatcher;
 pub use stream::TextStream;
 pub use tokenizer::{MAX_TEXT, Tokenizer};
 pub use vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab};

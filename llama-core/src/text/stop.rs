@@ -4,15 +4,6 @@
 //! clear. Each stop string is matched by the automaton of Knuth, Morris and Pratt, which never looks at a byte twice: the
 //! cost is linear in the text, times the number of stop strings.
 
-/// What a piece of text led to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Emitted {
-    /// Text that is certain not to be part of a stop string.
-    pub text: String,
-    /// The stop string that was completed, as an index; nothing comes after it.
-    pub stop: Option<usize>,
-}
-
 /// Finds stop strings in text that comes in pieces.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
@@ -38,29 +29,33 @@ impl StopMatcher {
         StopMatcher { stops, held: String::new(), stopped: None }
     }
 
-    /// Takes the next piece. Where several stop strings end at the same byte, the one that began first counts.
-    pub fn push(&mut self, piece: &str) -> Emitted {
+    /// Takes the next piece and appends the text that is now certain not to be part of a stop string to `out`. Returns the
+    /// stop string that was completed, as an index; nothing comes after it. Where several end at the same byte, the one
+    /// that began first counts.
+    pub fn push(&mut self, piece: &str, out: &mut String) -> Option<usize> {
         if self.stopped.is_some() {
-            return Emitted { text: String::new(), stop: self.stopped };
+            return self.stopped;
         }
         let start = self.held.len();
         self.held.push_str(piece);
         for (i, byte) in piece.bytes().enumerate() {
             if let Some((stop, length)) = self.advance(byte) {
-                let text = self.held[..start + i + 1 - length].to_owned();
+                out.push_str(&self.held[..start + i + 1 - length]);
                 self.held.clear();
                 self.stopped = Some(stop);
-                return Emitted { text, stop: self.stopped };
+                return self.stopped;
             }
         }
         let waiting = self.stops.iter().map(|s| s.matched).max().unwrap_or(0);
-        let rest = self.held.split_off(self.held.len() - waiting);
-        Emitted { text: std::mem::replace(&mut self.held, rest), stop: None }
+        let certain = self.held.len() - waiting;
+        out.push_str(&self.held[..certain]);
+        self.held.drain(..certain);
+        None
     }
 
-    /// The text that was held back for a stop string that never came. Ends the stream.
-    pub fn finish(self) -> String {
-        self.held
+    /// Appends the text that was held back for a stop string that never came. Ends the stream.
+    pub fn finish(self, out: &mut String) {
+        out.push_str(&self.held);
     }
 
     /// Feeds one byte to every automaton; the longest stop string that it completes, and its length.
@@ -111,14 +106,13 @@ mod tests {
         let mut matcher = StopMatcher::new(stops);
         let mut text = String::new();
         for piece in pieces {
-            let emitted = matcher.push(piece);
-            text += &emitted.text;
-            if emitted.stop.is_some() {
-                assert_eq!(matcher.push("more"), Emitted { text: String::new(), stop: emitted.stop });
-                return (text, emitted.stop);
+            if let Some(stop) = matcher.push(piece, &mut text) {
+                assert_eq!(matcher.push("more", &mut text), Some(stop));
+                return (text, Some(stop));
             }
         }
-        (text + &matcher.finish(), None)
+        matcher.finish(&mut text);
+        (text, None)
     }
 
     #[test]
@@ -140,9 +134,14 @@ mod tests {
     #[test]
     fn text_that_may_be_a_stop_string_waits() {
         let mut matcher = StopMatcher::new(["STOP"]);
-        assert_eq!(matcher.push("x ST").text, "x ");
-        assert_eq!(matcher.push("ART").text, "START");
-        assert_eq!(matcher.push("STSTO").text, "ST");
-        assert_eq!(matcher.finish(), "STO");
+        let mut after = |piece: &str| {
+            let mut text = String::new();
+            assert_eq!(matcher.push(piece, &mut text), None);
+            text
+        };
+        assert_eq!([after("x ST"), after("ART"), after("STSTO")], ["x ", "START", "ST"]);
+        let mut rest = String::new();
+        matcher.finish(&mut rest);
+        assert_eq!(rest, "STO");
     }
 }

@@ -32,34 +32,44 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
         TextStream { drop_space: false, ..TextStream::new(tokenizer) }
     }
 
-    /// Takes the next token and returns the text that is now certain; it may be empty.
+    /// Takes the next token and appends the text that is now certain, which may be none, to `out`.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] if `id` is not in the vocabulary.
-    pub fn push(&mut self, id: u32) -> Result<String> {
+    pub fn push(&mut self, id: u32, out: &mut String) -> Result<()> {
         let tokenizer = self.tokenizer.borrow();
         let mut piece = tokenizer.piece(id)?;
         if tokenizer.is_control(id) || piece.is_empty() {
-            return Ok(String::new());
+            return Ok(());
         }
         if std::mem::take(&mut self.drop_space) {
             piece = piece.strip_prefix(b" ").unwrap_or(piece);
         }
         self.held.extend_from_slice(piece);
-        Ok(self.take_whole_characters())
+        self.take_whole_characters(out);
+        Ok(())
     }
 
-    /// The text that was still held back when the last token had come. Ends the stream.
-    pub fn finish(self) -> String {
-        String::from_utf8_lossy(&self.held).into_owned()
+    /// Appends the text that was still held back when the last token had come. Ends the stream.
+    pub fn finish(self, out: &mut String) {
+        push_lossy(&self.held, out);
     }
 
     /// Everything up to an unfinished character at the end.
-    fn take_whole_characters(&mut self) -> String {
+    fn take_whole_characters(&mut self, out: &mut String) {
         let end = self.held.len() - unfinished(&self.held);
-        let text = String::from_utf8_lossy(&self.held[..end]).into_owned();
+        push_lossy(&self.held[..end], out);
         self.held.drain(..end);
-        text
+    }
+}
+
+/// As [`String::from_utf8_lossy`], without a string in between.
+fn push_lossy(bytes: &[u8], out: &mut String) {
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            out.push(char::REPLACEMENT_CHARACTER);
+        }
     }
 }
 

@@ -48,9 +48,24 @@ fn a_failed_sequence_leaves_nothing_in_the_prefix_cache() {
     let mut request = requests()[5].clone();
     request.prompt[0] = 96;
     knobs.lock().unwrap().poison = Some(96);
-    let completion = engine.complete(request).unwrap();
-    assert!(matches!(completion.finish, Finish::Failed(Error::NotFinite { .. })));
+    assert!(matches!(engine.complete(request), Err(Error::NotFinite { .. })));
     assert_eq!(engine.stats().blocks_published, 0);
+}
+
+#[test]
+fn what_fails_after_some_tokens_is_an_iterator_s_last_item() {
+    let (model, knobs) = Toy::new(toy::limits(32, 8, 8, 64));
+    let mut engine = Engine::new(model, None, &EngineOptions::default()).unwrap();
+    let request = requests()[2].clone();
+    let tokens = expected(&request, &[]).tokens;
+    let fatal = *tokens[5..].iter().find(|token| !request.prompt.contains(token)).unwrap();
+    let good = tokens.iter().position(|&token| token == fatal).unwrap() + 1;
+    knobs.lock().unwrap().poison = Some(fatal);
+    let mut items: Vec<_> = engine.generate(request).unwrap().collect();
+    assert!(matches!(items.pop(), Some(Err(Error::NotFinite { .. }))));
+    let seen: Vec<_> = items.into_iter().filter_map(|event| event.unwrap().token).collect();
+    assert_eq!(seen, tokens[..good]);
+    assert!(engine.is_idle());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod rope;
 mod weights;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -28,11 +29,22 @@ pub struct Folder {
     generation: Map<String, Value>,
 }
 
+/// For a folder of GGUF files the error names one, which is what to open.
+fn no_config(folder: &Path) -> Error {
+    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    let gguf = names.filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "gguf")).min();
+    let problem = match gguf {
+        Some(name) => format!("is not in this folder; open {} itself", name.display()),
+        None => "is not in this folder".into(),
+    };
+    Error::io(folder.join("config.json"), io::Error::new(io::ErrorKind::NotFound, problem))
+}
+
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Folder> {
         let config = match confined(path, "config.json")? {
             Some(path) => file::object(&path)?,
-            None => return Err(Error::file(path, "config.json", 0, "is not in this folder")),
+            None => return Err(no_config(path)),
         };
         let generation = match confined(path, "generation_config.json")? {
             Some(path) => file::object(&path)?,
@@ -153,7 +165,7 @@ fn confined(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     let path = folder.join(name);
     let real = match path.canonicalize() {
         Ok(real) => real,
-        Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(none) if none.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::io(path, source)),
     };
     let root = folder.canonicalize().map_err(|source| Error::io(folder, source))?;

@@ -132,6 +132,9 @@ impl RenderOptions {
 }
 
 /// A compiled chat template.
+///
+/// A render that uses up its budget is ended by unwinding, on a thread of its own. In a program with `panic = "abort"` that
+/// ends the program, so one that renders templates from strangers should keep the default.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -219,7 +222,9 @@ fn on_a_deep_stack<T: Send>(bytes: u64, work: impl FnOnce() -> Result<T> + Send)
     let bytes = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".into()).stack_size(bytes);
-        let thread = thread.spawn_scoped(scope, work).map_err(|e| failed(format!("no thread to run on: {e}")))?;
+        let refused =
+            |_| Error::refused("the stack of a chat template", bytes as u64, "the length of the conversation");
+        let thread = thread.spawn_scoped(scope, work).map_err(refused)?;
         thread.join().unwrap_or_else(|panic| match panic.downcast_ref::<Spent>() {
             Some(Spent(problem)) => Err(failed((*problem).into())),
             None => std::panic::resume_unwind(panic),
