@@ -26,7 +26,7 @@
 //! | [`Loader`] | all of the below in one call |
 //! | [`checkpoint`] | GGUF files, Hugging Face folders: hyperparameters, names, borrowed views of weights |
 //! | [`config`] | the sizes of a Llama, and how it turns positions |
-//! | [`format`](mod@format) | how weights are stored: F32 to IQ1_S, each decoded, most encoded |
+//! | [`format`](mod@format) | how weights are stored: F32 to IQ1_S, each encoded and decoded |
 //! | [`model`] | the Llama itself, on one screen; the plan of its memory |
 //!
 //! | from a prompt to text | |

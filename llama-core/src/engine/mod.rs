@@ -134,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// Queues a request.
+    /// Queues a request. The queue has no end of its own: a server for strangers bounds how many it lets in.
     ///
     /// # Errors
     /// [`Error::Parameter`] names what is out of range; [`Error::ContextOverflow`] says how many tokens were asked for and

@@ -189,7 +189,9 @@ impl ChatTemplate {
         named.map(|t| ChatTemplate::new(t.get("template").str()?)).transpose()
     }
 
-    /// The prompt of a conversation as text, byte for byte as transformers renders it.
+    /// The prompt of a conversation as text, byte for byte as transformers renders it. It is for people to look at: tokens
+    /// come from [`ChatTemplate::encode`], for in this text what a user typed is not to be told from a control token, and
+    /// many templates have begun it with one that [`Tokenizer::encode_prompt`](super::Tokenizer::encode_prompt) would add again.
     ///
     /// # Errors
     /// [`Error::Template`] with the template's own message where it raised one, or saying what went wrong: an operation on

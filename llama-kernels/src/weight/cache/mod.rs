@@ -218,7 +218,7 @@ impl Temporary {
             match File::create_new(&temporary) {
                 Ok(file) => return Ok(Temporary { path: path.to_owned(), temporary, file, renamed: false }),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < 1000 => attempt += 1,
-                Err(source) => return Err(Error::io(&temporary, source)),
+                Err(source) => return Err(Error::io(path, source)),
             }
         }
     }
