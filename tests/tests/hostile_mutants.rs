@@ -1,4 +1,5 @@
 //! 10,000 mutants per parser: no panic, no abort, and memory of at most 16 times the file plus 1 MiB while it is opened.
+//! What opens is loaded, and run for a few tokens.
 //!
 //! A failure prints the mutant's seed, which alone reproduces it.
 
@@ -8,6 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use llama_core::checkpoint::{Checkpoint, gguf};
+use llama_core::engine::{Completion, Engine, EngineOptions, Request};
+use llama_core::model::Llama;
+use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::hostile::gguf::{Gguf, Value, model};
 use llama_tests::hostile::{folder, mutate};
 
@@ -55,8 +59,9 @@ fn peak_of<T>(run: impl FnOnce() -> T) -> (T, usize) {
     (result, (HELD.get().1 - before) as usize)
 }
 
-/// Opens `path`, whose hostile part has `bytes` bytes, and reads every tensor of what opens. Returns whether it opened.
-fn survive(path: &Path, bytes: usize, what: &str) -> bool {
+/// Opens `path`, whose hostile part has `bytes` bytes, and reads every tensor of what opens, and runs it. Returns whether it
+/// opened, and whether it ran.
+fn survive(path: &Path, bytes: usize, what: &str) -> [bool; 2] {
     let opened = catch_unwind(AssertUnwindSafe(|| peak_of(|| Checkpoint::open(path))));
     let Ok((result, peak)) = opened else { panic!("{what}: panicked") };
     assert!(peak <= 16 * bytes + (1 << 20), "{what}: {peak} bytes held for a file of {bytes}");
@@ -67,27 +72,43 @@ fn survive(path: &Path, bytes: usize, what: &str) -> bool {
                 all.filter_map(|name| checkpoint.find(name)).map(|view| view.data().len()).sum::<usize>()
             }));
             assert!(read.is_ok_and(|read| read > 0), "{what}: opened and could not be read");
-            true
+            let ran = catch_unwind(AssertUnwindSafe(|| run(&checkpoint)));
+            let Ok(ran) = ran else { panic!("{what}: panicked when it was loaded or run") };
+            assert!(ran.as_ref().map_or(true, |story| story.tokens.len() == 3), "{what}: ran and stopped early");
+            [true, ran.is_ok()]
         }
         Err(error) => {
             assert!(error.to_string().len() > 10, "{what}: says only {error}");
-            false
+            [false, false]
         }
     }
 }
 
+/// Loads a model and lets it continue a prompt, in little memory.
+fn run(checkpoint: &Checkpoint) -> llama_core::Result<Completion> {
+    let options = EngineOptions { context: Some(32), sequences: 1, chunk: 4, ..EngineOptions::default() };
+    let limits = options.limits(checkpoint.config())?;
+    let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
+    let model = Llama::load(cpu, checkpoint, limits, Some(64 << 20), &mut |_| ())?;
+    let mut engine = Engine::new(Box::new(model), None, &options)?;
+    engine.complete(Request { max_tokens: Some(3), ignore_end: true, ..Request::new([0; 6]) })
+}
+
 /// Writes and opens mutants of `good`, made by `mutant`, as `name` in a folder.
 fn survive_all(folder: &Path, name: &str, open: &Path, mutant: impl Fn(u64) -> Vec<u8>) {
-    let mut opened = 0;
+    let [mut opened, mut ran] = [0; 2];
     for seed in 0..MUTANTS {
         let bytes = mutant(seed);
         // Removed first: some file systems write a truncated file to the disk when it is closed, which takes milliseconds.
         let _ = std::fs::remove_file(folder.join(name));
         std::fs::write(folder.join(name), &bytes).unwrap();
-        opened += u64::from(survive(open, bytes.len(), &format!("mutant {seed} of {name}")));
+        let outcome = survive(open, bytes.len(), &format!("mutant {seed} of {name}"));
+        opened += u64::from(outcome[0]);
+        ran += u64::from(outcome[1]);
     }
-    println!("{name}: {MUTANTS} mutants, {opened} still opened");
+    println!("{name}: {MUTANTS} mutants, {opened} still opened, {ran} ran");
     assert!(opened > 0 && opened < MUTANTS / 2, "{opened} mutants opened: the mutations miss the parser");
+    assert!(ran > 0, "none ran");
 }
 
 #[test]
