@@ -179,3 +179,11 @@ fn good_folders() {
         assert_eq!(checkpoint.chat_template_source().unwrap(), "{{ messages[0].content }}");
     }
 }
+
+#[test]
+fn as_many_as_the_readme_says() {
+    let files = gguf_cases::cases().len() + gguf_model_cases::cases().len() + gguf_model_cases::wrong_types().len();
+    let count = files + folder_cases::containers().len() + folder_cases::folders().len();
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&format!("{count} named bad files")), "{count} named bad files");
+}
