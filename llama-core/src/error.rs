@@ -165,6 +165,11 @@ impl Error {
         Error::Tokenizer { field: field.into(), problem: problem.into() }
     }
 
+    /// An [`Error::Parameter`] about `value`, which is none of the names `known`.
+    pub fn unknown(name: &'static str, value: &str, known: &[&str]) -> Self {
+        Error::parameter(name, value, format!("must be one of {}", known.join(", ")))
+    }
+
     /// An [`Error::Parameter`] about `name`.
     pub fn parameter(name: &'static str, value: impl ToString, problem: impl Into<String>) -> Self {
         Error::Parameter { name, value: value.to_string(), problem: problem.into() }

@@ -4,6 +4,9 @@
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
 use std::fmt;
+use std::str::FromStr;
+
+use llama_core::{Error, Result};
 
 /// A set of inner loops. Ordered: a later tier is faster. All of them give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +77,17 @@ impl Tier {
     }
 }
 
+impl FromStr for Tier {
+    type Err = Error;
+
+    /// By its name.
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Tier::ALL.map(Tier::name);
+        let found = Tier::ALL.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| Error::unknown("tier", name, &known))
+    }
+}
+
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -108,8 +122,10 @@ mod tests {
     fn tiers_are_ordered_and_told_apart_by_name() {
         assert!(Tier::ALL.is_sorted());
         for tier in Tier::ALL {
-            assert_eq!(Tier::ALL.into_iter().find(|other| other.name() == tier.name()), Some(tier));
+            assert_eq!(tier.name().parse::<Tier>().unwrap(), tier);
         }
+        let error = "sse2".parse::<Tier>().unwrap_err().to_string();
+        assert!(error.contains("sse2") && error.contains("avx-vnni, avx512-vnni"), "{error}");
     }
 
     #[test]

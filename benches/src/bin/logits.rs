@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use llama_benches::numerics;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
@@ -42,15 +41,11 @@ struct Arguments {
     #[arg(long)]
     threads: Option<usize>,
     /// default, fast, precise or float
-    #[arg(long, default_value = "default", value_parser = numerics)]
+    #[arg(long, default_value = "default")]
     numerics: Numerics,
     /// half, bf16, q8 or f32
-    #[arg(long, default_value = "half", value_parser = kv)]
+    #[arg(long, default_value = "half")]
     kv: KvFormat,
-}
-
-fn kv(name: &str) -> Result<KvFormat, String> {
-    KvFormat::ALL.into_iter().find(|kv| kv.name() == name).ok_or_else(|| format!("no KV format {name}"))
 }
 
 fn main() -> ExitCode {

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use llama_benches::numerics;
+
 use llama_benches::subject::{Shape, Subject};
 use llama_core::Result;
 use llama_core::backend::Numerics;
@@ -33,10 +33,10 @@ struct Arguments {
     #[arg(long)]
     threads: Option<usize>,
     /// Instruction-set tier [default: the fastest this CPU has]
-    #[arg(long, value_parser = tier)]
+    #[arg(long)]
     tier: Option<Tier>,
     /// default, fast, precise or float
-    #[arg(long, default_value = "default", value_parser = numerics)]
+    #[arg(long, default_value = "default")]
     numerics: Numerics,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 512)]
@@ -56,10 +56,6 @@ struct Arguments {
     /// Print the time of each verb
     #[arg(long)]
     verbs: bool,
-}
-
-fn tier(name: &str) -> Result<Tier, String> {
-    Tier::ALL.into_iter().find(|tier| tier.name() == name).ok_or_else(|| format!("no tier {name}"))
 }
 
 fn main() -> ExitCode {

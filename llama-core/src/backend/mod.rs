@@ -14,10 +14,12 @@ pub use timed::{Timed, VerbTime};
 
 pub use crate::config::RopeLayout;
 
+use std::str::FromStr;
+
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::numerics::Scaling;
 use crate::sample::{Draw, Outputs};
@@ -71,6 +73,17 @@ impl Numerics {
     }
 }
 
+impl FromStr for Numerics {
+    type Err = Error;
+
+    /// By its name.
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Numerics::ALL.map(Numerics::name);
+        let found = Numerics::ALL.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| Error::unknown("numerics", name, &known))
+    }
+}
+
 /// How K and V are kept between steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvFormat {
@@ -102,6 +115,17 @@ impl KvFormat {
             KvFormat::F8 => "f8",
             KvFormat::Q8 => "q8",
         }
+    }
+}
+
+impl FromStr for KvFormat {
+    type Err = Error;
+
+    /// By its name.
+    fn from_str(name: &str) -> Result<Self> {
+        let known = KvFormat::ALL.map(KvFormat::name);
+        let found = KvFormat::ALL.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| Error::unknown("kv", name, &known))
     }
 }
 
