@@ -44,6 +44,9 @@ pub struct ModelArgs {
     /// Positions of one sequence [default: the model's, at most 8192]
     #[arg(long, short)]
     pub context: Option<usize>,
+    /// Tokens of one step: a longer prompt is worked through in chunks; fewer take less memory
+    #[arg(long, default_value_t = EngineOptions::default().chunk)]
+    pub chunk: usize,
     /// Refuse to use more than this many MiB
     #[arg(long)]
     pub memory_limit: Option<u64>,
@@ -176,6 +179,7 @@ impl ModelArgs {
         EngineOptions {
             context: self.context,
             sequences,
+            chunk: self.chunk,
             kv: match self.kv {
                 KvArg::Half => KvFormat::Half,
                 KvArg::F32 => KvFormat::F32,
@@ -183,7 +187,7 @@ impl ModelArgs {
                 KvArg::F8 => KvFormat::F8,
                 KvArg::Q8 => KvFormat::Q8,
             },
-            memory_limit: self.memory_limit.map(|mib| mib << 20),
+            memory_limit: self.memory_limit.map(|mib| mib.saturating_mul(1 << 20)),
             ..EngineOptions::default()
         }
     }
@@ -283,7 +287,19 @@ pub fn stdio(error: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        model: ModelArgs,
+    }
+
+    fn options(arguments: &[&str]) -> EngineOptions {
+        Arguments::parse_from(["program"].iter().chain(arguments)).model.engine_options(1)
+    }
 
     #[test]
     fn devices_by_name() {
@@ -293,5 +309,17 @@ mod tests {
         for wrong in ["", "cpu:1", "cuda:", "cuda:-1", "cuda:x", "gpu", "CUDA"] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_huge_memory_limit_does_not_wrap_round() {
+        assert_eq!(options(&["--memory-limit", "3"]).memory_limit, Some(3 << 20));
+        assert_eq!(options(&["--memory-limit", "17592186044417"]).memory_limit, Some(u64::MAX));
+    }
+
+    #[test]
+    fn the_chunk_is_the_engines_unless_given() {
+        assert_eq!(options(&[]).chunk, EngineOptions::default().chunk);
+        assert_eq!(options(&["--chunk", "64"]).chunk, 64);
     }
 }
