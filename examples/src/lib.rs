@@ -1,9 +1,9 @@
 //! What the examples share: arguments every program takes, loading with a progress bar, numbers for people.
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -256,11 +256,11 @@ pub fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Runs `program`; an error becomes one line and exit status 1. A reader of our output that has seen enough (`| head`)
-/// is no error.
-pub fn exit(program: impl FnOnce() -> Result<()>) -> ExitCode {
+/// Runs `program`, which gives `()` or an exit status; an error becomes one line and exit status 1. A reader of our
+/// output that has seen enough (`| head`) is no error.
+pub fn exit<T: Termination>(program: impl FnOnce() -> Result<T>) -> ExitCode {
     match program() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(outcome) => outcome.report(),
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             note(format_args!("error: {error}"));
@@ -273,6 +273,14 @@ pub fn exit(program: impl FnOnce() -> Result<()>) -> ExitCode {
 pub fn print(text: impl Display) -> Result<()> {
     let mut out = std::io::stdout();
     write!(out, "{text}").and_then(|()| out.flush()).map_err(stdio)
+}
+
+/// Lines without their ends. Bytes that are not UTF-8 become U+FFFD: one of them must not spoil all the other lines.
+pub fn lossy_lines(input: impl BufRead) -> impl Iterator<Item = std::io::Result<String>> {
+    input.split(b'\n').map(|line| {
+        let line = line?;
+        Ok(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned())
+    })
 }
 
 /// A line for people on standard error, lost where that is closed.
@@ -321,5 +329,11 @@ mod tests {
     fn the_chunk_is_the_engines_unless_given() {
         assert_eq!(options(&[]).chunk, EngineOptions::default().chunk);
         assert_eq!(options(&["--chunk", "64"]).chunk, 64);
+    }
+
+    #[test]
+    fn lines_that_are_not_utf8() {
+        let lines: Vec<_> = lossy_lines(&b"one\r\n\ntw\xffo\nthree"[..]).map(Result::unwrap).collect();
+        assert_eq!(lines, ["one", "", "tw\u{fffd}o", "three"]);
     }
 }
