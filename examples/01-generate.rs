@@ -44,16 +44,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         Request { max_tokens: arguments.max_tokens, sampling: arguments.sampling.sampling(), ..Request::new(prompt) };
     let events = engine.generate(request)?;
     print(&arguments.prompt)?;
-    for event in events {
+    let told = events.into_iter().try_for_each(|event| {
         let event = event?;
         first.get_or_insert_with(|| start.elapsed());
         tokens += usize::from(event.token.is_some());
         print(&event.text)?;
-        if let Some(Finish::Failed(error)) = event.finish {
-            return Err(error);
+        match event.finish {
+            Some(Finish::Failed(error)) => Err(error),
+            _ => Ok(()),
         }
-    }
+    });
     print("\n")?;
+    told?;
 
     let first = first.unwrap_or_default();
     let decode = start.elapsed() - first;

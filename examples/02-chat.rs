@@ -4,9 +4,10 @@
 //! ```text
 //! cargo run --release --example 02-chat -- --model SmolLM2-135M-Instruct.Q4_1.gguf
 //! ```
-//! `/reset` forgets the conversation; `/exit` or the end of input ends the program.
+//! `/reset` forgets the conversation; `/exit` or the end of input ends the program. A turn that fails, as one does that
+//! the context has no room for, is taken back and ends nothing; where no person types, the exit status tells of it.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use clap::Parser;
 use llama_core::engine::{Engine, Finish, Request};
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Trust};
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, exit, note, print, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, exit, lossy_lines, note, print, rate, stdio};
 
 /// Talk with a model.
 #[derive(Parser)]
@@ -26,7 +27,7 @@ struct Arguments {
     /// What the model is told first
     #[arg(long, short)]
     system: Option<String>,
-    /// Tokens of one answer at most
+    /// Tokens of one answer at most; fewer where the context is full before
     #[arg(long, short = 'n', default_value_t = 512)]
     max_tokens: usize,
 }
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     exit(|| run(&Arguments::parse()))
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loader = arguments.model.open()?;
     let Some(template) = loader.checkpoint().chat_template()? else {
         let advice = "give an instruct model with --model, or use 01-generate".into();
@@ -57,32 +58,57 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    fn talk(&mut self) -> Result<()> {
-        let stdin = std::io::stdin();
+    fn talk(&mut self) -> Result<ExitCode> {
+        let stdin = std::io::stdin().lock();
         let person = stdin.is_terminal();
+        let mut lines = lossy_lines(stdin);
+        let mut outcome = ExitCode::SUCCESS;
         loop {
             if person {
                 print("> ")?;
             }
-            let mut line = String::new();
-            if stdin.lock().read_line(&mut line).map_err(stdio)? == 0 {
-                return Ok(());
-            }
+            let Some(line) = lines.next().transpose().map_err(stdio)? else { return Ok(outcome) };
             match line.trim() {
                 "" => {}
-                "/exit" => return Ok(()),
+                "/exit" => return Ok(outcome),
                 "/reset" => self.messages = first_messages(self.arguments),
-                text => self.turn(text)?,
+                text => {
+                    let answered = self.turn(text)?;
+                    if !answered && !person {
+                        outcome = ExitCode::FAILURE;
+                    }
+                }
             }
         }
     }
 
-    fn turn(&mut self, text: &str) -> Result<()> {
+    /// One question and its answer. False if there is none: then it is as if nothing had been asked.
+    fn turn(&mut self, text: &str) -> Result<bool> {
         self.messages.push(Message::new("user", text));
+        match self.answer() {
+            Ok(answer) => {
+                self.messages.push(Message::new("assistant", &answer));
+                Ok(true)
+            }
+            // The only I/O is our output: nobody is left to talk to.
+            Err(error @ Error::Io { .. }) => Err(error),
+            Err(error) => {
+                self.messages.pop();
+                print("\n")?;
+                note(format_args!("[error: {error}. Your message is dropped; /reset forgets the conversation]\n"));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Answers the conversation so far, in print too.
+    fn answer(&mut self) -> Result<String> {
         let prompt = self.prompt()?;
         let (prompt_tokens, cached) = (prompt.len(), self.engine.stats().cached_tokens);
+        // Where there is room for none, ask for one: the engine's error has the numbers.
+        let room = self.engine.model().limits().context.saturating_sub(prompt_tokens).max(1);
         let request = Request {
-            max_tokens: Some(self.arguments.max_tokens),
+            max_tokens: Some(self.arguments.max_tokens.min(room)),
             sampling: self.arguments.sampling.sampling(),
             ..Request::new(prompt)
         };
@@ -98,14 +124,13 @@ impl Chat<'_> {
             }
         }
         print("\n\n")?;
-        self.messages.push(Message::new("assistant", &answer));
         let first = first.unwrap_or_default();
         let cached = self.engine.stats().cached_tokens - cached;
         note(format_args!(
             "[{prompt_tokens} prompt tokens, {cached} from the cache, TTFT {first:.1?}; {tokens} tokens, {:.1} tok/s]\n",
             rate(tokens.saturating_sub(1), start.elapsed() - first)
         ));
-        Ok(())
+        Ok(answer)
     }
 
     /// The conversation as tokens. Only the template can make control tokens: what people type is text.

@@ -1,5 +1,5 @@
 //! Batch: many prompts at once, one a line, from a file or standard input. The engine decodes them side by side and a
-//! prompt's text is the same as if it had been alone.
+//! prompt's text is the same as if it had been alone. One that fails says so in its place and stops no other.
 //!
 //! ```text
 //! printf 'Once upon a time\nLily and Ben\n' | cargo run --release --example 03-batch
@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use llama_core::engine::{Event, Finish, Request};
+use llama_core::engine::{Engine, Event, Finish, Request, SequenceId};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, bar, exit, note, print, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, bar, exit, lossy_lines, note, print, rate, stdio};
 
 /// Continue every line of a file.
 #[derive(Parser)]
@@ -38,51 +38,88 @@ fn main() -> ExitCode {
     exit(|| run(&Arguments::parse()))
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
-    let prompts = read_prompts(arguments)?;
+/// A prompt and what became of it.
+struct Entry {
+    /// Number of its line.
+    line: usize,
+    /// The prompt, and its continuation as it comes.
+    text: String,
+    error: Option<Error>,
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut entries = read_prompts(arguments)?;
     let mut engine = arguments.model.load(arguments.sequences)?;
-    let mut texts = HashMap::new();
-    let mut order = Vec::new();
-    for prompt in &prompts {
-        let request = Request {
-            max_tokens: Some(arguments.max_tokens),
-            sampling: arguments.sampling.sampling(),
-            ..Request::new(engine.encode(prompt, Specials::AsText)?)
-        };
-        let id = engine.submit(request)?;
-        texts.insert(id, prompt.clone());
-        order.push(id);
+    let bar = bar(entries.len() as u64, "{bar:40} {pos}/{len} prompts, {elapsed}");
+    let mut submitted = HashMap::new();
+    for entry in &mut entries {
+        match submit(&mut engine, arguments, &entry.text) {
+            Ok(id) => {
+                submitted.insert(id, entry);
+            }
+            Err(error) => {
+                entry.error = Some(error);
+                bar.inc(1);
+            }
+        }
     }
 
-    let bar = bar(prompts.len() as u64, "{bar:40} {pos}/{len} prompts, {elapsed}");
     let (start, mut tokens) = (Instant::now(), 0);
     engine.run(|event: Event| {
         tokens += usize::from(event.token.is_some());
-        let text = texts.entry(event.id).or_default();
-        text.push_str(&event.text);
-        match event.finish {
-            Some(Finish::Failed(error)) => text.push_str(&format!(" [failed: {error}]")),
-            Some(_) => bar.inc(1),
-            None => {}
+        let Some(entry) = submitted.get_mut(&event.id) else { return };
+        entry.text.push_str(&event.text);
+        bar.inc(u64::from(event.finish.is_some()));
+        if let Some(Finish::Failed(error)) = event.finish {
+            entry.error = Some(error);
         }
     })?;
+    let time = start.elapsed();
     bar.finish_and_clear();
+    let outcome = report(&entries)?;
+    note(format_args!("{tokens} tokens, {:.1} tok/s over all prompts", rate(tokens, time)));
+    Ok(outcome)
+}
 
-    for id in order {
-        print(format_args!("{}\n\n", texts[&id]))?;
+fn submit(engine: &mut Engine, arguments: &Arguments, prompt: &str) -> Result<SequenceId> {
+    engine.submit(Request {
+        max_tokens: Some(arguments.max_tokens),
+        sampling: arguments.sampling.sampling(),
+        ..Request::new(engine.encode(prompt, Specials::AsText)?)
+    })
+}
+
+/// Prints all texts in the order of the prompts.
+fn report(entries: &[Entry]) -> Result<ExitCode> {
+    for Entry { line, text, error } in entries {
+        match error {
+            None => print(format_args!("{text}\n\n"))?,
+            Some(error) => print(format_args!("{text} [line {line} failed: {error}]\n\n"))?,
+        }
     }
-    note(format_args!("{tokens} tokens, {:.1} tok/s over all prompts", rate(tokens, start.elapsed())));
-    Ok(())
+    match entries.iter().filter(|entry| entry.error.is_some()).count() {
+        0 => Ok(ExitCode::SUCCESS),
+        failed => {
+            note(format_args!("error: {failed} of {} prompts failed", entries.len()));
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }
 
 /// The lines that hold anything.
-fn read_prompts(arguments: &Arguments) -> Result<Vec<String>> {
-    let lines: Vec<String> = match &arguments.prompts {
+fn read_prompts(arguments: &Arguments) -> Result<Vec<Entry>> {
+    match &arguments.prompts {
         Some(path) => {
             let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-            BufReader::new(file).lines().collect::<Result<_, _>>().map_err(|e| Error::io(path, e))?
+            numbered(BufReader::new(file)).map_err(|e| Error::io(path, e))
         }
-        None => std::io::stdin().lock().lines().collect::<Result<_, _>>().map_err(stdio)?,
-    };
-    Ok(lines.into_iter().filter(|line| !line.trim().is_empty()).collect())
+        None => numbered(std::io::stdin().lock()).map_err(stdio),
+    }
+}
+
+fn numbered(input: impl BufRead) -> std::io::Result<Vec<Entry>> {
+    let entries = lossy_lines(input).zip(1..).map(|(text, line)| Ok(Entry { line, text: text?, error: None }));
+    let mut entries = entries.collect::<std::io::Result<Vec<Entry>>>()?;
+    entries.retain(|entry| !entry.text.trim().is_empty());
+    Ok(entries)
 }

@@ -1,4 +1,5 @@
-//! Perplexity: how surprised a model is by a text, in windows that do not overlap.
+//! Perplexity: how surprised a model is by a text, in windows that do not overlap. Each begins with the
+//! begin-of-sequence token where the model wants one, as the texts it was trained on did.
 //!
 //! ```text
 //! cargo run --release --example 04-perplexity -- --model SmolLM2.gguf wiki.test.raw
@@ -39,8 +40,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let text = std::fs::read_to_string(&arguments.text).map_err(|e| Error::io(&arguments.text, e))?;
     let mut engine = arguments.model.load(1)?;
     let ids = engine.encode(&text, Specials::AsText)?;
-    let windows: Vec<&[u32]> =
-        ids.chunks(arguments.window).filter(|w| w.len() > 1).take(arguments.windows.unwrap_or(usize::MAX)).collect();
+    let bos = engine.tokenizer().and_then(|tokenizer| tokenizer.bos());
+    let most = arguments.windows.unwrap_or(usize::MAX);
+    let windows: Vec<Vec<u32>> = windows(&ids, bos, arguments.window).take(most).collect();
     if windows.is_empty() {
         let (text, tokens) = (arguments.text.display(), ids.len());
         let problem = format!("no window of 2 tokens or more in the {tokens} tokens of {text}");
@@ -59,4 +61,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     bar.finish_and_clear();
     print(format_args!("perplexity {:.4} over {count} tokens\n", (-sum / count as f64).exp()))
+}
+
+/// Windows of at most `length` tokens, two or more. A `bos` that `ids` begins with begins each of them.
+fn windows(ids: &[u32], bos: Option<u32>, length: usize) -> impl Iterator<Item = Vec<u32>> {
+    let (first, text) = ids.split_at(usize::from(bos.is_some_and(|bos| ids.first() == Some(&bos))));
+    text.chunks(length - first.len()).map(move |part| [first, part].concat()).filter(|window| window.len() > 1)
 }

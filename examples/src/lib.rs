@@ -1,9 +1,9 @@
 //! What the examples share: arguments every program takes, loading with a progress bar, numbers for people.
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ pub struct ModelArgs {
     /// Positions of one sequence [default: the model's, at most 8192]
     #[arg(long, short)]
     pub context: Option<usize>,
+    /// Tokens of one step: a longer prompt is worked through in chunks; fewer take less memory
+    #[arg(long, default_value_t = EngineOptions::default().chunk)]
+    pub chunk: usize,
     /// Refuse to use more than this many MiB
     #[arg(long)]
     pub memory_limit: Option<u64>,
@@ -176,6 +179,7 @@ impl ModelArgs {
         EngineOptions {
             context: self.context,
             sequences,
+            chunk: self.chunk,
             kv: match self.kv {
                 KvArg::Half => KvFormat::Half,
                 KvArg::F32 => KvFormat::F32,
@@ -183,7 +187,7 @@ impl ModelArgs {
                 KvArg::F8 => KvFormat::F8,
                 KvArg::Q8 => KvFormat::Q8,
             },
-            memory_limit: self.memory_limit.map(|mib| mib << 20),
+            memory_limit: self.memory_limit.map(|mib| mib.saturating_mul(1 << 20)),
             ..EngineOptions::default()
         }
     }
@@ -252,11 +256,11 @@ pub fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Runs `program`; an error becomes one line and exit status 1. A reader of our output that has seen enough (`| head`)
-/// is no error.
-pub fn exit(program: impl FnOnce() -> Result<()>) -> ExitCode {
+/// Runs `program`, which gives `()` or an exit status; an error becomes one line and exit status 1. A reader of our
+/// output that has seen enough (`| head`) is no error.
+pub fn exit<T: Termination>(program: impl FnOnce() -> Result<T>) -> ExitCode {
     match program() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(outcome) => outcome.report(),
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             note(format_args!("error: {error}"));
@@ -271,6 +275,14 @@ pub fn print(text: impl Display) -> Result<()> {
     write!(out, "{text}").and_then(|()| out.flush()).map_err(stdio)
 }
 
+/// Lines without their ends. Bytes that are not UTF-8 become U+FFFD: one of them must not spoil all the other lines.
+pub fn lossy_lines(input: impl BufRead) -> impl Iterator<Item = std::io::Result<String>> {
+    input.split(b'\n').map(|line| {
+        let line = line?;
+        Ok(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned())
+    })
+}
+
 /// A line for people on standard error, lost where that is closed.
 pub fn note(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -283,7 +295,19 @@ pub fn stdio(error: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        model: ModelArgs,
+    }
+
+    fn options(arguments: &[&str]) -> EngineOptions {
+        Arguments::parse_from(["program"].iter().chain(arguments)).model.engine_options(1)
+    }
 
     #[test]
     fn devices_by_name() {
@@ -293,5 +317,23 @@ mod tests {
         for wrong in ["", "cpu:1", "cuda:", "cuda:-1", "cuda:x", "gpu", "CUDA"] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_huge_memory_limit_does_not_wrap_round() {
+        assert_eq!(options(&["--memory-limit", "3"]).memory_limit, Some(3 << 20));
+        assert_eq!(options(&["--memory-limit", "17592186044417"]).memory_limit, Some(u64::MAX));
+    }
+
+    #[test]
+    fn the_chunk_is_the_engines_unless_given() {
+        assert_eq!(options(&[]).chunk, EngineOptions::default().chunk);
+        assert_eq!(options(&["--chunk", "64"]).chunk, 64);
+    }
+
+    #[test]
+    fn lines_that_are_not_utf8() {
+        let lines: Vec<_> = lossy_lines(&b"one\r\n\ntw\xffo\nthree"[..]).map(Result::unwrap).collect();
+        assert_eq!(lines, ["one", "", "tw\u{fffd}o", "three"]);
     }
 }
