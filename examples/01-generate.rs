@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use llama_core::Result;
-use llama_core::engine::{Finish, Request};
+use llama_core::engine::Request;
 use llama_core::text::Specials;
 use llama_examples::{ModelArgs, SamplingArgs, exit, note, print, rate, resident_bytes};
 
@@ -48,11 +48,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         let event = event?;
         first.get_or_insert_with(|| start.elapsed());
         tokens += usize::from(event.token.is_some());
-        print(&event.text)?;
-        match event.finish {
-            Some(Finish::Failed(error)) => Err(error),
-            _ => Ok(()),
-        }
+        print(&event.text)
     });
     print("\n")?;
     told?;

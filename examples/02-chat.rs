@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use llama_core::engine::{Engine, Finish, Request};
+use llama_core::engine::{Engine, Request};
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Trust};
 use llama_core::{Error, Result};
 use llama_examples::{ModelArgs, SamplingArgs, exit, lossy_lines, note, print, rate, stdio};
@@ -119,9 +119,6 @@ impl Chat<'_> {
             tokens += usize::from(event.token.is_some());
             print(&event.text)?;
             answer.push_str(&event.text);
-            if let Some(Finish::Failed(error)) = event.finish {
-                return Err(error);
-            }
         }
         print("\n\n")?;
         let first = first.unwrap_or_default();

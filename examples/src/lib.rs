@@ -30,7 +30,7 @@ pub struct ModelArgs {
     #[arg(long, short)]
     pub threads: Option<usize>,
     /// Instruction-set tier of a CPU: portable, avx2, avx-vnni, avx512-vnni [default: the fastest there is]
-    #[arg(long, value_parser = tier)]
+    #[arg(long)]
     pub tier: Option<Tier>,
     /// How quantised weights are multiplied
     #[arg(long, value_enum, default_value_t = NumericsArg::Default)]
@@ -135,11 +135,6 @@ pub struct SamplingArgs {
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-}
-
-fn tier(name: &str) -> Result<Tier, String> {
-    let names = || Tier::ALL.map(Tier::name).join(", ");
-    Tier::ALL.into_iter().find(|tier| tier.name() == name).ok_or_else(|| format!("expected one of {}", names()))
 }
 
 /// The model that ships with the examples: stories260K, MIT licence.

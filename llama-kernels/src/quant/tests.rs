@@ -1,4 +1,4 @@
-//! Activations of every tier against their definition, and room for them against what it says it takes.
+//! Activations of every tier against their definition, and how tokens and terms lie in tiles.
 
 use llama_core::backend::Part;
 use llama_core::checkpoint::TensorView;
