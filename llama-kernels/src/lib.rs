@@ -3,6 +3,9 @@
 //!
 //! A verb of the contract goes `cpu` (the door: shapes are checked) -> `ops` (the algorithm over slices: how work is cut
 //! into tasks) -> `kernels` (one table of inner loops per tier: the only dispatch) -> `arch` (the inner loops).
+//!
+//! The inner loops need an optimising compiler: without `--release`, or `opt-level = 3` under `[profile.dev.package."*"]`,
+//! they are a hundred times slower.
 
 mod arch;
 mod buffer;
