@@ -160,9 +160,11 @@ impl Sequence {
     }
 
     /// Whether a row of the planned chunk has to come to the host: to score the prompt, or to report log-probabilities.
+    /// Who was preempted may have scored the chunk's first rows before.
     pub fn wants_logits(&self) -> bool {
         let start = self.table.computed();
-        self.outputs(self.chunk) > 0 && (self.sampling.logprobs.is_some() || self.is_scoring(start))
+        self.sampling.logprobs.is_some() && self.outputs(self.chunk) > 0
+            || (start..start + self.chunk).any(|position| self.is_scoring(position))
     }
 
     /// How to pick the next token out of `row`, if the planned chunk gets that far and no log-probabilities are wanted.

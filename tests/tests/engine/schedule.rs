@@ -254,6 +254,30 @@ fn first_come_first_served() {
     assert_eq!(ended, ids);
 }
 
+/// Who loses its blocks in mid-prompt has scored some of it; the chunk that goes on may begin before that.
+#[test]
+fn who_is_preempted_in_mid_prompt_scores_the_rest() {
+    let shared = [7, 54, 55, 9, 1, 37, 32, 85, 1, 79, 16, 27, 96, 39, 47, 16, 84, 72, 86, 20, 44, 94, 47, 41, 61, 79];
+    let rest = [68, 91, 65, 16, 34, 16, 40, 32, 0];
+    let scored = [
+        2, 22, 34, 80, 58, 33, 34, 47, 86, 88, 85, 51, 15, 67, 81, 10, 65, 71, 10, 45, 5, 81, 71, 44, 77, 61, 9, 31,
+        64, 44, 19, 30, 42, 96, 44, 92, 62, 20, 19, 26, 66, 13, 16, 6, 37, 25, 17, 80,
+    ];
+    let arrival = |prompt: &[u32], max_tokens, prompt_logprobs| Arrival {
+        pause: 0,
+        request: Request { max_tokens: Some(max_tokens), prompt_logprobs, ..Request::new(prompt) },
+        cancel: None,
+    };
+    let arrivals = [
+        arrival(&[2], 23, true),
+        arrival(&[&shared[..], &rest[..6]].concat(), 22, false),
+        arrival(&shared[..3], 47, true),
+        arrival(&[&shared[..], &rest[..]].concat(), 17, true),
+        arrival(&scored, 0, true),
+    ];
+    check(toy::limits(6, 3, 5, 10), true, Vec::new(), &arrivals);
+}
+
 #[test]
 fn who_is_preempted_keeps_its_place() {
     let mut engine = toy::engine(toy::limits(64, 4, 4, 10), &EngineOptions::default());
