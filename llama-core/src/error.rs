@@ -134,6 +134,20 @@ fn bytes(count: u64) -> String {
     format!("{count} bytes ({} MiB)", count.div_ceil(1 << 20))
 }
 
+/// Which of `all` is called `value`.
+///
+/// # Errors
+/// [`Error::Parameter`] about the parameter `name`, which lists the names there are.
+pub fn by_name<T: Copy, const N: usize>(
+    name: &'static str,
+    value: &str,
+    all: [T; N],
+    name_of: impl Fn(T) -> &'static str,
+) -> Result<T> {
+    let found = all.into_iter().find(|&one| name_of(one) == value);
+    found.ok_or_else(|| Error::parameter(name, value, format!("must be one of {}", all.map(name_of).join(", "))))
+}
+
 impl Error {
     /// An [`Error::Memory`] about `needed` bytes that the system refused.
     pub fn refused(what: &'static str, needed: u64, advice: &'static str) -> Self {
@@ -163,11 +177,6 @@ impl Error {
     /// An [`Error::Tokenizer`] about `field`.
     pub fn tokenizer(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Error::Tokenizer { field: field.into(), problem: problem.into() }
-    }
-
-    /// An [`Error::Parameter`] about `value`, which is none of the names `known`.
-    pub fn unknown(name: &'static str, value: &str, known: &[&str]) -> Self {
-        Error::parameter(name, value, format!("must be one of {}", known.join(", ")))
     }
 
     /// An [`Error::Parameter`] about `name`.

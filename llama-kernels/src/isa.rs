@@ -6,7 +6,7 @@ use std::arch::is_aarch64_feature_detected;
 use std::fmt;
 use std::str::FromStr;
 
-use llama_core::{Error, Result};
+use llama_core::error::{Error, Result, by_name};
 
 /// A set of inner loops. Ordered: a later tier is faster. All of them give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,9 +82,7 @@ impl FromStr for Tier {
 
     /// By its name.
     fn from_str(name: &str) -> Result<Self> {
-        let known = Tier::ALL.map(Tier::name);
-        let found = Tier::ALL.into_iter().find(|known| known.name() == name);
-        found.ok_or_else(|| Error::unknown("tier", name, &known))
+        by_name("tier", name, Tier::ALL, Tier::name)
     }
 }
 

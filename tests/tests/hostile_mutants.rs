@@ -59,7 +59,7 @@ fn peak_of<T>(run: impl FnOnce() -> T) -> (T, usize) {
     (result, (HELD.get().1 - before) as usize)
 }
 
-/// Opens `path`, whose hostile part has `bytes` bytes, and reads every tensor of what opens, and runs it. Returns whether it
+/// Opens `path`, whose hostile part has `bytes` bytes, reads every tensor of what opens, and runs it. Returns whether it
 /// opened, and whether it ran.
 fn survive(path: &Path, bytes: usize, what: &str) -> [bool; 2] {
     let opened = catch_unwind(AssertUnwindSafe(|| peak_of(|| Checkpoint::open(path))));

@@ -16,7 +16,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-
 use llama_benches::subject::{Shape, Subject};
 use llama_core::Result;
 use llama_core::backend::Numerics;

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, by_name};
 use crate::format::Format;
 use crate::numerics::Scaling;
 use crate::sample::{Draw, Outputs};
@@ -78,9 +78,7 @@ impl FromStr for Numerics {
 
     /// By its name.
     fn from_str(name: &str) -> Result<Self> {
-        let known = Numerics::ALL.map(Numerics::name);
-        let found = Numerics::ALL.into_iter().find(|known| known.name() == name);
-        found.ok_or_else(|| Error::unknown("numerics", name, &known))
+        by_name("numerics", name, Numerics::ALL, Numerics::name)
     }
 }
 
@@ -123,9 +121,7 @@ impl FromStr for KvFormat {
 
     /// By its name.
     fn from_str(name: &str) -> Result<Self> {
-        let known = KvFormat::ALL.map(KvFormat::name);
-        let found = KvFormat::ALL.into_iter().find(|known| known.name() == name);
-        found.ok_or_else(|| Error::unknown("kv", name, &known))
+        by_name("kv", name, KvFormat::ALL, KvFormat::name)
     }
 }
 

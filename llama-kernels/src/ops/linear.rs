@@ -192,6 +192,7 @@ impl Job<'_> {
         };
         if let (Sink::Swiglu { .. }, [gate, up]) = (&self.sink, self.w.segments()) {
             for p in panels.clone() {
+                // Those of up are as many: panels of floats have other rows than panels of codes.
                 let terms = product(gate, p, first);
                 product(up, p, second);
                 let columns = [&mut *first, &mut *second].map(|columns| columns.iter_mut().step_by(terms));
