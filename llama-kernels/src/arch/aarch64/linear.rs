@@ -1,78 +1,100 @@
 //! The linear's kernels on NEON: a register is four rows, so a panel of sixteen is gone through by quarters.
 //!
-//! With few columns a tile takes all quarters of a group in turn, so that the panel is one stream; with many it keeps to
-//! one quarter, whose unpacked codes then serve them all. Either way sums stay in registers for the whole panel. Codes
-//! are signed in registers: those of less than eight bits as they are, the others by flipping their highest bit, which
-//! takes off their zero point of 128.
+//! Here are those for few columns, straight from packed codes: all quarters of a group in turn, so that the panel is one
+//! stream. More columns have theirs in [`super::linear_many`]. Either way sums stay in registers. Codes are signed in
+//! registers: those of less than eight bits as they are, the others by flipping their highest bit, which takes off their zero
+//! point of 128.
 
 use std::arch::aarch64::*;
 
 use super::dot::{Dot, Dotprod, I8mm, Widening};
 use super::linear_blocks::*;
-use super::linear_i8mm;
+use super::linear_i8mm::{self, Pairs};
+use super::linear_many::{Lanes, Tiles, WIDEST, many, quarter_bytes};
 use super::vector::store_quarter;
-use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
+use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKernel, Tile};
 use crate::quant::QuantTile;
 use crate::weight::pack::{PACKS, Pack};
 
-/// Columns of the widest tile: eight sums, eight codes and eight dot products leave registers for quants and scales.
-const COLUMNS: usize = 8;
+/// Columns from which codes are unpacked for all of them, where they are multiplied row by row.
+const FROM: usize = 5;
 
 /// The table for any aarch64.
 pub(in crate::arch) fn neon() -> LinearKernels {
-    kernels::<Widening>()
+    kernels::<Widening, Lanes<Widening>>(FROM, quantise)
 }
 
 /// The table for a CPU that has dotprod.
 pub(in crate::arch) fn dotprod() -> LinearKernels {
-    kernels::<Dotprod>()
+    kernels::<Dotprod, Lanes<Dotprod>>(FROM, quantise)
 }
 
 /// The table for a CPU that has dotprod and i8mm.
 pub(in crate::arch) fn i8mm() -> LinearKernels {
-    LinearKernels { columns: MAX_COLUMNS, quantise: linear_i8mm::quantise, ..kernels::<I8mm>() }
+    kernels::<I8mm, Pairs>(linear_i8mm::FROM, linear_i8mm::quantise)
 }
 
-fn kernels<D: Dot>() -> LinearKernels {
-    let mut kernels = [row::<D, WideBlock<1, false>, 576, 1>(); PACKS];
-    let mut set = |pack: Pack, row| kernels[pack as usize] = row;
-    set(Pack::F32, float_row::<F32, 128>());
-    set(Pack::F16, float_row::<F16, 64>());
-    set(Pack::BF16, float_row::<Bf16, 64>());
-    set(Pack::Q8_0, row::<D, Q8_0, 544, 1>());
-    set(Pack::Q4_0, row::<D, Q4_0, 288, 1>());
-    set(Pack::Q4_1, row::<D, Q4_1, 320, 1>());
-    set(Pack::Q5_0, row::<D, Q5_0, 352, 1>());
-    set(Pack::Q5_1, row::<D, Q5_1, 384, 1>());
-    set(Pack::Q2_K, row::<D, Q2K, 1344, 2>());
-    set(Pack::Q3_K, row::<D, Q3K, 1760, 2>());
-    set(Pack::Q4_K, row::<D, Q4K, 2304, 1>());
-    set(Pack::Q5_K, row::<D, Q5K, 2816, 1>());
-    set(Pack::Q6_K, row::<D, Q6K, 3360, 2>());
-    set(Pack::IQ4_NL, row::<D, Iq4Nl, 288, 1>());
-    set(Pack::IQ4_XS, row::<D, Iq4Xs, 2176, 1>());
-    set(Pack::MXFP4, row::<D, Mxfp4, 272, 1>());
-    set(Pack::Wide32Min, row::<D, WideBlock<1, true>, 640, 1>());
-    set(Pack::Wide16, row::<D, WideBlock<2, false>, 640, 2>());
-    set(Pack::Wide16Min, row::<D, WideBlock<2, true>, 768, 2>());
-    LinearKernels { columns: COLUMNS, kernels, many: None, zero_pairs: false, quantise }
+/// Few columns are multiplied by `D`, `from` so many on by `T`.
+fn kernels<D: Dot, T: Tiles>(from: usize, quantise: unsafe fn(&[f32], QuantTile<'_>)) -> LinearKernels {
+    let Table { kernels, many } = table::<D, T>();
+    LinearKernels { columns: WIDEST, kernels, many: Some(Many { from, kernels: many }), zero_pairs: false, quantise }
 }
 
-/// Kernels of tiles up to [`COLUMNS`] wide; the table's further places are never asked for, and hold the last of them
-/// unless a tile of pairs may be wider.
-fn row<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<D, W, BYTES, S, 1, 8>; MAX_COLUMNS];
-    kernels[0] = quantised::<D, W, BYTES, S, 4, 1>;
-    kernels[1] = quantised::<D, W, BYTES, S, 4, 2>;
-    kernels[2] = quantised::<D, W, BYTES, S, 4, 3>;
-    kernels[3] = quantised::<D, W, BYTES, S, 2, 4>;
-    kernels[4] = quantised::<D, W, BYTES, S, 2, 5>;
-    kernels[5] = quantised::<D, W, BYTES, S, 2, 6>;
-    kernels[6] = quantised::<D, W, BYTES, S, 1, 7>;
-    if D::PAIRS {
-        linear_i8mm::put::<W, BYTES, S>(&mut kernels);
+/// Kernels by form.
+struct Table {
+    /// For few columns.
+    kernels: [[Kernel; MAX_COLUMNS]; PACKS],
+    /// For many.
+    many: [Option<ManyKernel>; PACKS],
+}
+
+/// Those of every form.
+fn table<D: Dot, T: Tiles>() -> Table {
+    let mut table = Table { kernels: [float_row::<F32, 128>(); PACKS], many: [None; PACKS] };
+    table.kernels[Pack::F16 as usize] = float_row::<F16, 64>();
+    table.kernels[Pack::BF16 as usize] = float_row::<Bf16, 64>();
+    table.set::<D, T, Q8_0, 544, 1, { quarter_bytes(1) }, false, EIGHT_BITS>(Pack::Q8_0);
+    table.set::<D, T, Q4_0, 288, 1, { quarter_bytes(1) }, false, FIVE_BITS>(Pack::Q4_0);
+    table.set::<D, T, Q4_1, 320, 1, { quarter_bytes(1) }, true, FIVE_BITS>(Pack::Q4_1);
+    table.set::<D, T, Q5_0, 352, 1, { quarter_bytes(1) }, false, FIVE_BITS>(Pack::Q5_0);
+    table.set::<D, T, Q5_1, 384, 1, { quarter_bytes(1) }, true, FIVE_BITS>(Pack::Q5_1);
+    table.set::<D, T, Q2K, 1344, 2, { quarter_bytes(2) }, true, SIX_BITS>(Pack::Q2_K);
+    table.set::<D, T, Q3K, 1760, 2, { quarter_bytes(2) }, false, SIX_BITS>(Pack::Q3_K);
+    table.set::<D, T, Q4K, 2304, 1, { quarter_bytes(1) }, true, FIVE_BITS>(Pack::Q4_K);
+    table.set::<D, T, Q5K, 2816, 1, { quarter_bytes(1) }, true, FIVE_BITS>(Pack::Q5_K);
+    table.set::<D, T, Q6K, 3360, 2, { quarter_bytes(2) }, false, SIX_BITS>(Pack::Q6_K);
+    table.set::<D, T, Iq4Nl, 288, 1, { quarter_bytes(1) }, false, EIGHT_BITS>(Pack::IQ4_NL);
+    table.set::<D, T, Iq4Xs, 2176, 1, { quarter_bytes(1) }, false, EIGHT_BITS>(Pack::IQ4_XS);
+    table.set::<D, T, Mxfp4, 272, 1, { quarter_bytes(1) }, false, FIVE_BITS>(Pack::MXFP4);
+    table.set::<D, T, WideBlock<1, false>, 576, 1, { quarter_bytes(1) }, false, EIGHT_BITS>(Pack::Wide32);
+    table.set::<D, T, WideBlock<1, true>, 640, 1, { quarter_bytes(1) }, true, EIGHT_BITS>(Pack::Wide32Min);
+    table.set::<D, T, WideBlock<2, false>, 640, 2, { quarter_bytes(2) }, false, EIGHT_BITS>(Pack::Wide16);
+    table.set::<D, T, WideBlock<2, true>, 768, 2, { quarter_bytes(2) }, true, EIGHT_BITS>(Pack::Wide16Min);
+    table
+}
+
+impl Table {
+    /// The kernels of one form; places for more columns than [`FROM`] are never asked for.
+    fn set<
+        D: Dot,
+        T: Tiles,
+        W: Block<BYTES, S>,
+        const BYTES: usize,
+        const S: usize,
+        const OUT: usize,
+        const MIN: bool,
+        const STEP: usize,
+    >(
+        &mut self,
+        pack: Pack,
+    ) {
+        let mut kernels: [Kernel; MAX_COLUMNS] = [quantised::<D, W, BYTES, S, 2, 4>; MAX_COLUMNS];
+        kernels[0] = quantised::<D, W, BYTES, S, 4, 1>;
+        kernels[1] = quantised::<D, W, BYTES, S, 4, 2>;
+        kernels[2] = quantised::<D, W, BYTES, S, 4, 3>;
+        self.kernels[pack as usize] = kernels;
+        self.many[pack as usize] = Some(many::<T, W, BYTES, S, OUT, MIN, STEP>);
     }
-    kernels
 }
 
 fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
@@ -84,10 +106,6 @@ fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
     kernels[4] = floats::<W, BYTES, 4, 5>;
     kernels[5] = floats::<W, BYTES, 4, 6>;
     kernels[6] = floats::<W, BYTES, 2, 7>;
-    kernels[8] = floats::<W, BYTES, 2, 9>;
-    kernels[9] = floats::<W, BYTES, 2, 10>;
-    kernels[10] = floats::<W, BYTES, 2, 11>;
-    kernels[11] = floats::<W, BYTES, 2, 12>;
     kernels
 }
 
@@ -119,22 +137,22 @@ fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, con
             for i in 0..W::GROUPS {
                 let g = b * W::GROUPS + i;
                 for (q, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: `unpack` needs NEON, which this function has.
-                    let mut group = unsafe { W::unpack(raw, i, first + q) };
+                    // SAFETY: both need NEON, which this function has.
+                    let (mut codes, factors) = unsafe { (W::codes(raw, i, first + q), W::scales(raw, i, first + q)) };
                     if D::UNSIGNED && W::HIGH {
-                        group.codes = with_128(group.codes);
+                        codes = with_128(codes);
                     }
                     for sub in 0..S {
                         let own = sub * 8 / S..(sub + 1) * 8 / S;
                         for c in 0..C {
                             let start = vdupq_n_s32(if zero { zeros[g][sub][c] } else { 0 });
-                            let (codes, quants) = (&group.codes[own.clone()], &quants[g][c][own.clone()]);
+                            let (codes, quants) = (&codes[own.clone()], &quants[g][c][own.clone()]);
                             // SAFETY: only the table of its tier has the kernels of `D`.
                             let dots = unsafe { D::add(start, codes, quants, W::STEP) };
-                            let scale = vmulq_n_f32(group.scale[sub], scales[g][c]);
+                            let scale = vmulq_n_f32(factors.scale[sub], scales[g][c]);
                             acc[c] = vfmaq_f32(acc[c], scale, vcvtq_f32_s32(dots));
                             if W::MIN {
-                                acc[c] = vfmaq_n_f32(acc[c], group.min[sub], sums[g][sub][c]);
+                                acc[c] = vfmaq_n_f32(acc[c], factors.min[sub], sums[g][sub][c]);
                             }
                         }
                     }
@@ -152,7 +170,7 @@ fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize, const S: usize, con
 /// Puts a zero point of 128 back. Compilers see that it was never taken off.
 #[target_feature(enable = "neon")]
 #[inline]
-pub(super) fn with_128(mut codes: [int8x16_t; 8]) -> [int8x16_t; 8] {
+fn with_128(mut codes: Codes) -> Codes {
     for code in &mut codes {
         *code = veorq_s8(*code, vdupq_n_s8(-128));
     }

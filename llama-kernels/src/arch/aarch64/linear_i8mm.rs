@@ -1,44 +1,23 @@
-//! The linear's kernels on NEON with i8mm, for many columns: USMMLA multiplies eight columns of two rows with those of two
+//! The linear's kernels on NEON with i8mm, for many columns: SMMLA multiplies eight columns of two rows with those of two
 //! tokens, 32 products where SDOT adds 16.
 //!
-//! Two code vectors are zipped into the rows of two operands, once for all tokens of a tile, and [`quantise`] leaves the
-//! quants of every two tokens in the order of one. For a quarter of a group of 32 columns and `c` tokens, vector
-//! instructions are, next to those that unpack and those that scale, which are the same for both:
-//!
-//! | | SDOT or USDOT | zips and USMMLA |
-//! |---|---|---|
-//! | `c` even | `8 c` | `8 + 4 c` |
-//! | `c` = 1, 3 | 8, 24 | 16, 24 |
-//!
-//! So one to three tokens, as when decoding, take USDOT, four and more take USMMLA; up to twelve of them, since a sum is a
-//! register for two rows and two tokens, share the zips. Codes stay unsigned as they are stored, and their zero point is
-//! where the sums start: with SMMLA, those of eight bits would have to be made signed, eight instructions more.
+//! [`quantise`] leaves the quants of every two tokens in the order of one operand, and every two code vectors are zipped into
+//! the rows of two when they are unpacked. For a quarter of a group of 32 columns and two tokens that is 8 SMMLA where it
+//! would be 16 SDOT. One to three tokens, as when decoding, take USDOT straight from packed codes.
 
 use std::arch::aarch64::*;
+use std::ops::Range;
 
-use super::dot::usmmla;
-use super::linear::with_128;
-use super::linear_blocks::Block;
-use super::vector::store_quarter;
-use crate::arch::linear::{Acts, Kernel, MAX_COLUMNS, Tile};
+use super::dot::smmla;
+use super::linear_bits::load;
+use super::linear_blocks::{Codes, Scales};
+use super::linear_many::{Column, Inputs, Tiles, WIDEST, store};
+use super::vector::{load_quarter, store_quarter};
+use crate::arch::linear::Acts;
 use crate::quant::QuantTile;
-use crate::weight::pack::Pack;
 
-/// Columns from which USMMLA saves instructions.
-const FROM: usize = 4;
-
-/// Puts the kernels of [`FROM`] and more columns in their places.
-pub(super) fn put<W: Block<BYTES, S>, const BYTES: usize, const S: usize>(kernels: &mut [Kernel; MAX_COLUMNS]) {
-    kernels[3] = paired::<W, BYTES, S, 4, 2>;
-    kernels[4] = paired::<W, BYTES, S, 5, 3>;
-    kernels[5] = paired::<W, BYTES, S, 6, 3>;
-    kernels[6] = paired::<W, BYTES, S, 7, 4>;
-    kernels[7] = paired::<W, BYTES, S, 8, 4>;
-    kernels[8] = paired::<W, BYTES, S, 9, 5>;
-    kernels[9] = paired::<W, BYTES, S, 10, 5>;
-    kernels[10] = paired::<W, BYTES, S, 11, 6>;
-    kernels[11] = paired::<W, BYTES, S, 12, 6>;
-}
+/// Columns from which tiles are of pairs.
+pub(super) const FROM: usize = 4;
 
 #[target_feature(enable = "neon")]
 pub(super) fn quantise(x: &[f32], mut out: QuantTile<'_>) {
@@ -48,82 +27,96 @@ pub(super) fn quantise(x: &[f32], mut out: QuantTile<'_>) {
     }
 }
 
-/// One panel of a quantised form, a quarter of its rows at a time, with `P` pairs of columns, of which the last may be one
-/// column twice.
+/// Two rows to an operand, two rows by two columns to a sum.
+pub(super) struct Pairs;
+
+impl Tiles for Pairs {
+    #[target_feature(enable = "neon")]
+    #[inline]
+    unsafe fn put<const S: usize, const OUT: usize>(codes: Codes, scales: Scales<S>, out: &mut [u8; OUT]) {
+        for (k, codes) in codes.as_chunks::<2>().0.iter().enumerate() {
+            let [a, b] = codes.map(|codes| vreinterpretq_u32_s8(codes));
+            store(vreinterpretq_u8_u32(vzip1q_u32(a, b)), out, 32 * k);
+            store(vreinterpretq_u8_u32(vzip2q_u32(a, b)), out, 32 * k + 16);
+        }
+        for (s, factors) in scales.scale.into_iter().chain(scales.min).enumerate() {
+            store(vreinterpretq_u8_f32(vzip1q_f32(factors, factors)), out, 128 + 32 * s);
+            store(vreinterpretq_u8_f32(vzip2q_f32(factors, factors)), out, 128 + 32 * s + 16);
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    unsafe fn tile<const S: usize, const MIN: bool, const STEP: usize, const OUT: usize>(
+        run: [&[[u8; OUT]]; 4],
+        acts: &Acts<'_>,
+        own: Range<usize>,
+        out: &mut [Column],
+    ) {
+        match acts.columns {
+            ..=FROM => pairs::<S, MIN, OUT, FROM, 2>(run, Inputs::of(acts, own, MIN), out),
+            5 => pairs::<S, MIN, OUT, 5, 3>(run, Inputs::of(acts, own, MIN), out),
+            6 => pairs::<S, MIN, OUT, 6, 3>(run, Inputs::of(acts, own, MIN), out),
+            7 => pairs::<S, MIN, OUT, 7, 4>(run, Inputs::of(acts, own, MIN), out),
+            _ => pairs::<S, MIN, OUT, WIDEST, 4>(run, Inputs::of(acts, own, MIN), out),
+        }
+    }
+}
+
+/// [`Tiles::tile`] of `P` pairs of columns, of which the last may be one column twice. (Not inlined, so that the registers are
+/// its own.)
 #[target_feature(enable = "neon")]
-fn paired<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usize, const P: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
+#[inline(never)]
+fn pairs<const S: usize, const MIN: bool, const OUT: usize, const C: usize, const P: usize>(
+    run: [&[[u8; OUT]]; 4],
+    inputs: Inputs<'_, C, S>,
+    out: &mut [Column],
 ) {
-    let blocks = panel.as_chunks::<BYTES>().0;
-    let quants = acts.quants.as_chunks::<C>().0;
-    let scales = acts.scales.as_chunks::<C>().0;
-    let zeros = acts.zeros.as_chunks::<C>().0.as_chunks::<S>().0;
-    let sums = acts.sums.as_chunks::<C>().0.as_chunks::<S>().0;
-    let groups = blocks.len() * W::GROUPS;
-    let zero = W::ZERO || W::HIGH;
-    assert!(quants.len() == groups && scales.len() == groups);
-    assert!((!zero || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
-    for q in 0..4 {
+    for (q, run) in run.into_iter().enumerate() {
         let mut acc = [[vdupq_n_f32(0.0); 2]; P];
-        for (b, raw) in blocks.iter().enumerate() {
-            for i in 0..W::GROUPS {
-                let g = b * W::GROUPS + i;
-                // SAFETY: `unpack` needs NEON, which this function has.
-                let group = unsafe { W::unpack(raw, i, q) };
-                let codes = zipped(if W::HIGH { with_128(group.codes) } else { group.codes });
-                for sub in 0..S {
-                    let (scale, min) = (doubled(group.scale[sub]), doubled(group.min[sub]));
+        for (acc, columns) in acc.iter_mut().zip(out[..C].chunks(2)) {
+            let [a, b] =
+                [&columns[0], &columns[columns.len() - 1]].map(|column| load_quarter(&column.as_chunks().0[q]));
+            *acc = [vzip1q_f32(a, b), vzip2q_f32(a, b)];
+        }
+        for (g, group) in run.iter().enumerate() {
+            for sub in 0..S {
+                let mut dots = [[vdupq_n_s32(0); 2]; P];
+                for k in sub * 4 / S..(sub + 1) * 4 / S {
+                    let codes = |r: usize| vreinterpretq_s8_u8(load(group, 32 * k + 16 * r));
+                    let codes = [codes(0), codes(1)];
+                    for (p, dots) in dots.iter_mut().enumerate() {
+                        let quants = eight(&inputs.quants[g], p, k);
+                        // SAFETY: only the table of its tier has these kernels.
+                        *dots = unsafe { [smmla(dots[0], codes[0], quants), smmla(dots[1], codes[1], quants)] };
+                    }
+                }
+                let factors = |s: usize, r: usize| vreinterpretq_f32_u8(load(group, 128 + 32 * s + 16 * r));
+                let scale = [factors(sub, 0), factors(sub, 1)];
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    let act = twice_f32(pair(&inputs.scales[g], p));
+                    for r in 0..2 {
+                        acc[r] = vfmaq_f32(acc[r], vmulq_f32(scale[r], act), vcvtq_f32_s32(dots[p][r]));
+                    }
+                }
+                if MIN {
+                    let min = [factors(S + sub, 0), factors(S + sub, 1)];
                     for (p, acc) in acc.iter_mut().enumerate() {
-                        let start = if zero { twice(pair(&zeros[g][sub], p)) } else { vdupq_n_s32(0) };
-                        let mut dots = [start; 2];
-                        for (k, codes) in codes.iter().enumerate().skip(sub * 4 / S).take(4 / S) {
-                            let quants = eight(&quants[g], p, k);
-                            // SAFETY: only the table of its tier has these kernels.
-                            dots = unsafe { [usmmla(dots[0], codes[0], quants), usmmla(dots[1], codes[1], quants)] };
-                        }
-                        let act = twice_f32(pair(&scales[g], p));
+                        let sums = twice_f32(pair(&inputs.sums[g][sub], p));
                         for r in 0..2 {
-                            acc[r] = vfmaq_f32(acc[r], vmulq_f32(scale[r], act), vcvtq_f32_s32(dots[r]));
-                        }
-                        if W::MIN {
-                            let sums = twice_f32(pair(&sums[g][sub], p));
-                            for r in 0..2 {
-                                acc[r] = vfmaq_f32(acc[r], min[r], sums);
-                            }
+                            acc[r] = vfmaq_f32(acc[r], min[r], sums);
                         }
                     }
                 }
             }
         }
-        for (acc, columns) in acc.into_iter().zip(tile[..C].chunks_mut(2)) {
+        for (acc, columns) in acc.into_iter().zip(out[..C].chunks_mut(2)) {
             let of_columns = [vuzp1q_f32(acc[0], acc[1]), vuzp2q_f32(acc[0], acc[1])];
             for (column, acc) in columns.iter_mut().zip(of_columns) {
                 store_quarter(&mut column.as_chunks_mut().0[q], acc);
             }
         }
     }
-}
-
-/// Eight columns of rows 0 and 1, and of rows 2 and 3, from every two vectors of four columns of four rows.
-#[target_feature(enable = "neon")]
-#[inline]
-fn zipped(codes: [int8x16_t; 8]) -> [[uint8x16_t; 2]; 4] {
-    let mut zipped = [[vdupq_n_u8(0); 2]; 4];
-    for (zipped, codes) in zipped.iter_mut().zip(codes.as_chunks::<2>().0) {
-        let [a, b] = codes.map(|codes| vreinterpretq_u32_s8(codes));
-        *zipped = [vreinterpretq_u8_u32(vzip1q_u32(a, b)), vreinterpretq_u8_u32(vzip2q_u32(a, b))];
-    }
-    zipped
-}
-
-/// Factors of rows 0 and 1, and of rows 2 and 3, each for two columns.
-#[target_feature(enable = "neon")]
-#[inline]
-fn doubled(factors: float32x4_t) -> [float32x4_t; 2] {
-    [vzip1q_f32(factors, factors), vzip2q_f32(factors, factors)]
 }
 
 /// Eight columns of both tokens of pair `p`, from the `k`th eight.

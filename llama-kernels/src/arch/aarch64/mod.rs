@@ -7,6 +7,8 @@
 pub mod attention;
 mod dot;
 pub(super) mod linear;
+mod linear_bits;
 mod linear_blocks;
 mod linear_i8mm;
+mod linear_many;
 pub mod vector;

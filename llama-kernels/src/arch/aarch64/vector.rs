@@ -31,6 +31,14 @@ pub fn store(out: &mut [f32; LANES], x: Quad) {
     }
 }
 
+/// Four numbers.
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn load_quarter(x: &[f32; 4]) -> float32x4_t {
+    // SAFETY: an unaligned load of exactly the array's bytes.
+    unsafe { vld1q_f32(x.as_ptr()) }
+}
+
 /// Stores four numbers.
 #[inline]
 #[target_feature(enable = "neon")]

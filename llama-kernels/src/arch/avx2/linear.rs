@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 
 use super::linear_bits::store;
 use super::linear_blocks::*;
-use super::linear_many::{expanded_bytes, few, many};
+use super::linear_many::{Line, MOST_GROUPS, expanded_bytes, few, many};
 use super::linear_quantise::quantise;
 use super::{AHEAD, ask_ahead, hold};
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Many, ManyKernel, Tile};
@@ -126,26 +126,34 @@ pub(in crate::arch) fn quantised<D: Dot, W: Block<BYTES, S>, const BYTES: usize,
     let zero = if D::UNSIGNED { !W::MIN } else { W::ZERO };
     assert!((!zero || zeros.len() == groups) && (!W::MIN || sums.len() == groups));
     let mut acc = [[_mm256_setzero_ps(); C]; 2];
+    let mut room = Line([[0; 128]; MOST_GROUPS]);
     for (b, raw) in blocks.iter().enumerate() {
         let mut raw = raw;
+        if W::TOGETHER {
+            // SAFETY: `all_scales` needs the CPU features that this function has.
+            unsafe { W::all_scales(raw, &mut room.0) };
+        }
         for i in 0..W::GROUPS {
             let g = b * W::GROUPS + i;
             let mut quants = &quants[g];
             ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
             for (half, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: `unpack` needs the CPU features that this function has.
-                let group = unsafe { W::unpack(raw, i, half) };
+                // SAFETY: both need the CPU features that this function has.
+                let (codes, factors) = unsafe {
+                    let factors = if W::TOGETHER { Scales::get(&room.0[i], half) } else { W::scales(raw, i, half) };
+                    (W::codes(raw, i, half), factors)
+                };
                 for sub in 0..S {
                     for c in 0..C {
                         let start = if zero { zeros[g][sub][c] } else { 0 };
                         // SAFETY: only the table of its tier has the kernels of `D`.
-                        let mut dots = unsafe { D::dots::<W, BYTES, S>(&group.codes, &quants[c], start, sub) };
+                        let mut dots = unsafe { D::dots::<W, BYTES, S>(&codes, &quants[c], start, sub) };
                         (raw, quants) = hold(raw, quants, &mut dots);
-                        let scale = _mm256_mul_ps(group.scale[sub], _mm256_set1_ps(scales[g][c]));
+                        let scale = _mm256_mul_ps(factors.scale[sub], _mm256_set1_ps(scales[g][c]));
                         acc[c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), acc[c]);
                         if W::MIN {
                             let sum = _mm256_set1_ps(sums[g][sub][c]);
-                            acc[c] = _mm256_fmadd_ps(group.min[sub], sum, acc[c]);
+                            acc[c] = _mm256_fmadd_ps(factors.min[sub], sum, acc[c]);
                         }
                     }
                 }

@@ -5,9 +5,11 @@ use std::arch::x86_64::*;
 use super::linear_bits::*;
 use crate::weight::pack::{E2M1, IQ4};
 
-/// Half a group: eight code vectors, and scale and minimum of eight rows for each of `S` sub-blocks.
-pub(in crate::arch) struct Unpacked<const S: usize> {
-    pub codes: [__m256i; 8],
+/// Eight code vectors: half a group.
+pub(in crate::arch) type Codes = [__m256i; 8];
+
+/// Scale and minimum of eight rows for each of `S` sub-blocks.
+pub(in crate::arch) struct Scales<const S: usize> {
     pub scale: [__m256; S],
     pub min: [__m256; S],
 }
@@ -28,34 +30,43 @@ pub(in crate::arch) trait Block<const BYTES: usize, const S: usize> {
     const STEP: usize;
     /// Where the nibbles of the first group are, in forms whose codes are nothing else and have 256 bytes of them a group.
     const NIBBLES: Option<usize> = None;
+    /// Whether scales of a whole block take much less to unpack together, sub-blocks being groups.
+    const TOGETHER: bool = false;
 
-    /// Unpacks half of group `i`.
+    /// Unpacks half of the codes of group `i`. (Apart from scales, because a function that does both is too long for the
+    /// compiler to inline everywhere, and a call costs whatever is in registers.)
     ///
     /// # Safety
     /// The CPU has the features of this tier.
-    unsafe fn unpack(raw: &[u8; BYTES], i: usize, half: usize) -> Unpacked<S>;
+    unsafe fn codes(raw: &[u8; BYTES], i: usize, half: usize) -> Codes;
 
-    /// Scales and minima of all groups, as [`Unpacked::put_scales`] leaves them.
+    /// Unpacks half of the scales and minima of group `i`.
+    ///
+    /// # Safety
+    /// The CPU has the features of this tier.
+    unsafe fn scales(raw: &[u8; BYTES], i: usize, half: usize) -> Scales<S>;
+
+    /// Scales and minima of all groups, as [`Scales::put`] leaves them.
     ///
     /// # Safety
     /// The CPU has the features of this tier.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn scales<const OUT: usize>(raw: &[u8; BYTES], out: &mut [[u8; OUT]]) {
+    unsafe fn all_scales<const OUT: usize>(raw: &[u8; BYTES], out: &mut [[u8; OUT]]) {
         for (i, out) in out.iter_mut().enumerate() {
             for half in 0..2 {
                 // SAFETY: as this function.
-                unsafe { Self::unpack(raw, i, half) }.put_scales(out, half, Self::MIN);
+                unsafe { Self::scales(raw, i, half) }.put(out, half, Self::MIN);
             }
         }
     }
 }
 
-impl<const S: usize> Unpacked<S> {
+impl<const S: usize> Scales<S> {
     /// Stores scales and then minima of sixteen rows, sub-block by sub-block, at the end of `out`.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    pub fn put_scales<const OUT: usize>(&self, out: &mut [u8; OUT], half: usize, min: bool) {
+    pub fn put<const OUT: usize>(&self, out: &mut [u8; OUT], half: usize, min: bool) {
         for s in 0..S {
             let at = OUT - 128 * S + 64 * s + 32 * half;
             put(_mm256_castps_si256(self.scale[s]), out, at);
@@ -63,6 +74,19 @@ impl<const S: usize> Unpacked<S> {
                 put(_mm256_castps_si256(self.min[s]), out, at + 64 * S);
             }
         }
+    }
+
+    /// What [`Scales::put`] stored, with minima.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    pub fn get<const OUT: usize>(raw: &[u8; OUT], half: usize) -> Self {
+        let (mut scale, mut min) = ([_mm256_setzero_ps(); S], [_mm256_setzero_ps(); S]);
+        for s in 0..S {
+            let at = OUT - 128 * S + 64 * s + 32 * half;
+            scale[s] = _mm256_castsi256_ps(load(raw, at));
+            min[s] = _mm256_castsi256_ps(load(raw, at + 64 * S));
+        }
+        Scales { scale, min }
     }
 }
 
@@ -114,8 +138,14 @@ impl Block<544, 1> for Q8_0 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 544], _: usize, half: usize) -> Unpacked<1> {
-        scaled(signed(bytes(raw, 32, half)), halves(raw, 16 * half))
+    unsafe fn codes(raw: &[u8; 544], _: usize, half: usize) -> Codes {
+        signed(bytes(raw, 32, half))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 544], _: usize, half: usize) -> Scales<1> {
+        scaled(halves(raw, 16 * half))
     }
 }
 
@@ -129,8 +159,14 @@ impl Block<288, 1> for Q4_0 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 288], _: usize, half: usize) -> Unpacked<1> {
-        scaled(nibbles(raw, 32, half), halves(raw, 16 * half))
+    unsafe fn codes(raw: &[u8; 288], _: usize, half: usize) -> Codes {
+        nibbles(raw, 32, half)
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 288], _: usize, half: usize) -> Scales<1> {
+        scaled(halves(raw, 16 * half))
     }
 }
 
@@ -144,9 +180,15 @@ impl Block<320, 1> for Q4_1 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 320], _: usize, half: usize) -> Unpacked<1> {
+    unsafe fn codes(raw: &[u8; 320], _: usize, half: usize) -> Codes {
+        nibbles(raw, 64, half)
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 320], _: usize, half: usize) -> Scales<1> {
         let (scale, min) = (halves(raw, 16 * half), halves(raw, 32 + 16 * half));
-        Unpacked { codes: nibbles(raw, 64, half), scale: [scale], min: [min] }
+        Scales { scale: [scale], min: [min] }
     }
 }
 
@@ -159,8 +201,14 @@ impl Block<352, 1> for Q5_0 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 352], _: usize, half: usize) -> Unpacked<1> {
-        scaled(with_bits(nibbles(raw, 96, half), load(raw, 32 + 32 * half)), halves(raw, 16 * half))
+    unsafe fn codes(raw: &[u8; 352], _: usize, half: usize) -> Codes {
+        with_bits(nibbles(raw, 96, half), load(raw, 32 + 32 * half))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 352], _: usize, half: usize) -> Scales<1> {
+        scaled(halves(raw, 16 * half))
     }
 }
 
@@ -173,9 +221,14 @@ impl Block<384, 1> for Q5_1 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 384], _: usize, half: usize) -> Unpacked<1> {
-        let codes = with_bits(nibbles(raw, 128, half), load(raw, 64 + 32 * half));
-        Unpacked { codes, scale: [halves(raw, 16 * half)], min: [halves(raw, 32 + 16 * half)] }
+    unsafe fn codes(raw: &[u8; 384], _: usize, half: usize) -> Codes {
+        with_bits(nibbles(raw, 128, half), load(raw, 64 + 32 * half))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 384], _: usize, half: usize) -> Scales<1> {
+        Scales { scale: [halves(raw, 16 * half)], min: [halves(raw, 32 + 16 * half)] }
     }
 }
 
@@ -188,14 +241,19 @@ impl Block<1344, 2> for Q2K {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 1344], i: usize, half: usize) -> Unpacked<2> {
+    unsafe fn codes(raw: &[u8; 1344], i: usize, half: usize) -> Codes {
+        let at = 320 + 128 * i;
+        low_pairs([load(raw, at + 32 * half), load(raw, at + 64 + 32 * half)])
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 1344], i: usize, half: usize) -> Scales<2> {
         let (d, dmin) = (halves(raw, 16 * half), minus_halves(raw, 32 + 16 * half));
         let factors = |s: usize| load64(raw, 64 + 16 * (2 * i + s) + 8 * half);
         let scale = |s: usize| times(d, _mm_and_si128(factors(s), _mm_set1_epi8(15)));
         let min = |s: usize| times(dmin, _mm_and_si128(_mm_srli_epi16::<4>(factors(s)), _mm_set1_epi8(15)));
-        let at = 320 + 128 * i;
-        let codes = low_pairs([load(raw, at + 32 * half), load(raw, at + 64 + 32 * half)]);
-        Unpacked { codes, scale: [scale(0), scale(1)], min: [min(0), min(1)] }
+        Scales { scale: [scale(0), scale(1)], min: [min(0), min(1)] }
     }
 }
 
@@ -208,17 +266,22 @@ impl Block<1760, 2> for Q3K {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 1760], i: usize, half: usize) -> Unpacked<2> {
+    unsafe fn codes(raw: &[u8; 1760], i: usize, half: usize) -> Codes {
+        let at = 224 + 192 * i;
+        let codes = low_pairs([load(raw, at + 64 + 32 * half), load(raw, at + 128 + 32 * half)]);
+        with_third_bits(codes, load(raw, at + 32 * half))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 1760], i: usize, half: usize) -> Scales<2> {
         let d = halves(raw, 16 * half);
         let factors = six_bits(raw, 32, i, half);
         let scale = |s: usize| {
             let factors = _mm_sub_epi8(factors[s], _mm_set1_epi8(32));
             _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(factors)))
         };
-        let at = 224 + 192 * i;
-        let codes = low_pairs([load(raw, at + 64 + 32 * half), load(raw, at + 128 + 32 * half)]);
-        let codes = with_third_bits(codes, load(raw, at + 32 * half));
-        Unpacked { codes, scale: [scale(0), scale(1)], min: [_mm256_setzero_ps(); 2] }
+        Scales { scale: [scale(0), scale(1)], min: [_mm256_setzero_ps(); 2] }
     }
 }
 
@@ -229,17 +292,24 @@ impl Block<2304, 1> for Q4K {
     const SIGNED: bool = false;
     const STEP: usize = 8;
     const NIBBLES: Option<usize> = Some(256);
+    const TOGETHER: bool = true;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 2304], i: usize, half: usize) -> Unpacked<1> {
-        let (scale, min) = k_scales(raw, i, half);
-        Unpacked { codes: nibbles(raw, 256 + 256 * i, half), scale: [scale], min: [min] }
+    unsafe fn codes(raw: &[u8; 2304], i: usize, half: usize) -> Codes {
+        nibbles(raw, 256 + 256 * i, half)
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn scales<const OUT: usize>(raw: &[u8; 2304], out: &mut [[u8; OUT]]) {
+    unsafe fn scales(raw: &[u8; 2304], i: usize, half: usize) -> Scales<1> {
+        let (scale, min) = k_scales(raw, i, half);
+        Scales { scale: [scale], min: [min] }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn all_scales<const OUT: usize>(raw: &[u8; 2304], out: &mut [[u8; OUT]]) {
         k_scales_of_all(raw, out);
     }
 }
@@ -250,14 +320,26 @@ impl Block<2816, 1> for Q5K {
     const MIN: bool = true;
     const SIGNED: bool = false;
     const STEP: usize = 4;
+    const TOGETHER: bool = true;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 2816], i: usize, half: usize) -> Unpacked<1> {
-        let (scale, min) = k_scales(raw, i, half);
+    unsafe fn codes(raw: &[u8; 2816], i: usize, half: usize) -> Codes {
         let at = 256 + 320 * i;
-        let codes = with_bits(nibbles(raw, at + 64, half), load(raw, at + 32 * half));
-        Unpacked { codes, scale: [scale], min: [min] }
+        with_bits(nibbles(raw, at + 64, half), load(raw, at + 32 * half))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 2816], i: usize, half: usize) -> Scales<1> {
+        let (scale, min) = k_scales(raw, i, half);
+        Scales { scale: [scale], min: [min] }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn all_scales<const OUT: usize>(raw: &[u8; 2816], out: &mut [[u8; OUT]]) {
+        k_scales_of_all(raw, out);
     }
 }
 
@@ -270,16 +352,21 @@ impl Block<3360, 2> for Q6K {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 3360], i: usize, half: usize) -> Unpacked<2> {
+    unsafe fn codes(raw: &[u8; 3360], i: usize, half: usize) -> Codes {
+        let at = 288 + 384 * i;
+        let pairs = [load(raw, at + 32 * half), load(raw, at + 64 + 32 * half)];
+        with_pairs(nibbles(raw, at + 128, half), pairs)
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 3360], i: usize, half: usize) -> Scales<2> {
         let d = halves(raw, 16 * half);
         let scale = |s: usize| {
             let factors = _mm256_cvtepi8_epi32(load64(raw, 32 + 16 * (2 * i + s) + 8 * half));
             _mm256_mul_ps(d, _mm256_cvtepi32_ps(factors))
         };
-        let at = 288 + 384 * i;
-        let pairs = [load(raw, at + 32 * half), load(raw, at + 64 + 32 * half)];
-        let codes = with_pairs(nibbles(raw, at + 128, half), pairs);
-        Unpacked { codes, scale: [scale(0), scale(1)], min: [_mm256_setzero_ps(); 2] }
+        Scales { scale: [scale(0), scale(1)], min: [_mm256_setzero_ps(); 2] }
     }
 }
 
@@ -292,8 +379,14 @@ impl Block<288, 1> for Iq4Nl {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 288], _: usize, half: usize) -> Unpacked<1> {
-        scaled(signed(look_up(&IQ4, nibbles(raw, 32, half))), halves(raw, 16 * half))
+    unsafe fn codes(raw: &[u8; 288], _: usize, half: usize) -> Codes {
+        signed(look_up(&IQ4, nibbles(raw, 32, half)))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 288], _: usize, half: usize) -> Scales<1> {
+        scaled(halves(raw, 16 * half))
     }
 }
 
@@ -306,14 +399,20 @@ impl Block<2176, 1> for Iq4Xs {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 2176], i: usize, half: usize) -> Unpacked<1> {
+    unsafe fn codes(raw: &[u8; 2176], i: usize, half: usize) -> Codes {
+        signed(look_up(&IQ4, nibbles(raw, 128 + 256 * i, half)))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 2176], i: usize, half: usize) -> Scales<1> {
         let low = shift_right(load64(raw, 32 + 16 * (i / 2) + 8 * half), 4 * (i % 2));
         let high = shift_right(load64(raw, 96 + 16 * (i / 4) + 8 * half), 2 * (i % 4));
         let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
         let factors = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
         let factors = _mm_sub_epi8(factors, _mm_set1_epi8(32));
         let factors = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(factors));
-        scaled(signed(look_up(&IQ4, nibbles(raw, 128 + 256 * i, half))), _mm256_mul_ps(halves(raw, 16 * half), factors))
+        scaled(_mm256_mul_ps(halves(raw, 16 * half), factors))
     }
 }
 
@@ -326,8 +425,14 @@ impl Block<272, 1> for Mxfp4 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; 272], _: usize, half: usize) -> Unpacked<1> {
-        scaled(look_up(&E2M1, nibbles(raw, 16, half)), half_powers(raw, 8 * half))
+    unsafe fn codes(raw: &[u8; 272], _: usize, half: usize) -> Codes {
+        look_up(&E2M1, nibbles(raw, 16, half))
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; 272], _: usize, half: usize) -> Scales<1> {
+        scaled(half_powers(raw, 8 * half))
     }
 }
 
@@ -341,7 +446,14 @@ impl<const BYTES: usize, const S: usize, const MIN: bool> Block<BYTES, S> for Wi
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn unpack(raw: &[u8; BYTES], _: usize, half: usize) -> Unpacked<S> {
+    unsafe fn codes(raw: &[u8; BYTES], _: usize, half: usize) -> Codes {
+        let codes = bytes(raw, BYTES - 512, half);
+        if MIN { codes } else { signed(codes) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn scales(raw: &[u8; BYTES], _: usize, half: usize) -> Scales<S> {
         let mut scale = [_mm256_setzero_ps(); S];
         let mut min = scale;
         for s in 0..S {
@@ -350,8 +462,7 @@ impl<const BYTES: usize, const S: usize, const MIN: bool> Block<BYTES, S> for Wi
                 min[s] = _mm256_castsi256_ps(load(raw, 64 * (S + s) + 32 * half));
             }
         }
-        let codes = bytes(raw, BYTES - 512, half);
-        Unpacked { codes: if MIN { codes } else { signed(codes) }, scale, min }
+        Scales { scale, min }
     }
 }
 
@@ -379,9 +490,9 @@ impl Floats<64> for Bf16 {
     }
 }
 
-/// A group without minima.
+/// Without minima.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn scaled(codes: [__m256i; 8], scale: __m256) -> Unpacked<1> {
-    Unpacked { codes, scale: [scale], min: [_mm256_setzero_ps()] }
+fn scaled(scale: __m256) -> Scales<1> {
+    Scales { scale: [scale], min: [_mm256_setzero_ps()] }
 }

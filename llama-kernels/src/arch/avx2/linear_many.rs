@@ -21,7 +21,7 @@ use crate::arch::linear::{Acts, Columns, ROOM, Room, Tile};
 use crate::weight::pack::Pack;
 
 /// Groups of the longest block.
-const MOST_GROUPS: usize = 8;
+pub(super) const MOST_GROUPS: usize = 8;
 /// Groups of a run: code vectors of 512 bytes each, and scales and minima.
 const RUN: usize = 24;
 
@@ -132,7 +132,7 @@ pub(super) fn few<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const 
 
 /// At the start of a cache line.
 #[repr(C, align(64))]
-struct Line<T>(T);
+pub(super) struct Line<T>(pub T);
 
 /// Unpacks group `i` of a block and adds its products, whose inputs are at `g`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -176,12 +176,12 @@ fn add_nibble_blocks<
         let (raw, i) = (&blocks[g / W::GROUPS], g % W::GROUPS);
         ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
         if i == 0 {
-            // SAFETY: `scales` needs the CPU features that this function has.
+            // SAFETY: `all_scales` needs the CPU features that this function has.
             unsafe {
                 if KEEP {
-                    W::scales(raw, &mut run[g..g + W::GROUPS]);
+                    W::all_scales(raw, &mut run[g..g + W::GROUPS]);
                 } else {
-                    W::scales(raw, &mut room.0[..W::GROUPS]);
+                    W::all_scales(raw, &mut room.0[..W::GROUPS]);
                 }
             }
         }
@@ -206,12 +206,12 @@ fn expand<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usi
     out: &mut [u8; OUT],
 ) {
     for half in 0..2 {
-        // SAFETY: `unpack` needs the CPU features that this function has.
-        let group = unsafe { W::unpack(raw, i, half) };
-        for (j, codes) in group.codes.into_iter().enumerate() {
+        // SAFETY: both need the CPU features that this function has.
+        let (codes, scales) = unsafe { (W::codes(raw, i, half), W::scales(raw, i, half)) };
+        for (j, codes) in codes.into_iter().enumerate() {
             put(codes, out, 64 * j + 32 * half);
         }
-        group.put_scales(out, half, W::MIN);
+        scales.put(out, half, W::MIN);
     }
 }
 

@@ -15,6 +15,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::AHEAD;
+use super::linear_bits::store;
 use super::linear_blocks::*;
 use crate::arch::avx2::ask_ahead;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
@@ -128,8 +129,8 @@ fn multiply<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usi
         for i in 0..W::GROUPS {
             let g = b * W::GROUPS + i;
             ask_ahead::<AHEAD>(raw, i * BYTES / W::GROUPS, BYTES / W::GROUPS);
-            // SAFETY: `unpack` needs the CPU features that this function has.
-            let group = unsafe { W::unpack(raw, i) };
+            // SAFETY: both need the CPU features that this function has.
+            let (codes, factors) = unsafe { (W::codes(raw, i), W::scales(raw, i)) };
             for sub in 0..S {
                 let mut dots = [_mm512_setzero_si512(); C];
                 if W::ZERO {
@@ -140,20 +141,20 @@ fn multiply<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: usi
                 for i in 0..8 / S {
                     let j = if S == 1 { i / 2 + i % 2 * 4 } else { sub * 4 + i };
                     for (dots, quants) in dots.iter_mut().zip(&quants[g]) {
-                        *dots = _mm512_dpbusd_epi32(*dots, group.codes[j], _mm512_set1_epi32(quants[j]));
+                        *dots = _mm512_dpbusd_epi32(*dots, codes[j], _mm512_set1_epi32(quants[j]));
                     }
                 }
-                let (exponents, nonzero) = exponents(group.scale[sub]);
+                let (exponents, nonzero) = exponents(factors.scale[sub]);
                 for c in 0..C {
                     let scale = if POWERS {
                         let power = _mm512_set1_epi32(scales[g][c].to_bits() as i32);
                         _mm512_castsi512_ps(hide(_mm512_maskz_add_epi32(nonzero, exponents, power)))
                     } else {
-                        _mm512_mul_ps(group.scale[sub], _mm512_set1_ps(scales[g][c]))
+                        _mm512_mul_ps(factors.scale[sub], _mm512_set1_ps(scales[g][c]))
                     };
                     acc[c] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[c]), acc[c]);
                     if W::MIN {
-                        acc[c] = _mm512_fmadd_ps(group.min[sub], _mm512_set1_ps(sums[g][sub][c]), acc[c]);
+                        acc[c] = _mm512_fmadd_ps(factors.min[sub], _mm512_set1_ps(sums[g][sub][c]), acc[c]);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub(super) mod linear;
+mod linear_bits;
 mod linear_blocks;
 pub mod vector;
 
