@@ -74,7 +74,15 @@ fn header(checkpoint: &Checkpoint) -> Result<()> {
         config.heads, config.head_dim, config.kv_heads
     ))?;
     print(format_args!("context    {} tokens, rope {:?}\n", config.context, config.rope.scaling))?;
-    print(format_args!("head       {}\n", if config.tied { "tied to the embedding" } else { "its own" }))?;
+    let head = match config.head {
+        Head::Own => "its own",
+        Head::Tied => "tied to the embedding",
+        Head::None => "none: it gives hidden states, and no text",
+    };
+    print(format_args!("head       {head}\n"))?;
+    if !config.labels.is_empty() {
+        print(format_args!("labels     {}\n", shortened(&config.labels.join(", "))))?;
+    }
     match checkpoint.tokenizer() {
         Ok(tokenizer) => {
             print(format_args!("tokenizer  {} tokens, ends {:?}\n", tokenizer.vocab(), tokenizer.end_tokens()))?

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::RopeScaling;
+use llama_core::config::{Head, RopeScaling};
 use llama_core::{Error, Result};
 use llama_tests::hostile::folder::{CONFIG, Folder, model};
 
@@ -79,7 +79,7 @@ fn absent_keys_have_the_defaults_of_transformers() {
     let absent = |piece: &str| with(piece, "").unwrap().config().clone();
     assert_eq!(absent("\"rms_norm_eps\": 1e-05,").eps, 1e-6);
     assert_eq!(absent("\"head_dim\": 4,").head_dim, 4);
-    assert!(!absent("\"tie_word_embeddings\": false,").tied);
+    assert_eq!(absent("\"tie_word_embeddings\": false,").head, Head::Own);
     assert_eq!(absent("\"architectures\": [\"LlamaForCausalLM\"],").architecture, "llama");
     assert_eq!(absent("\"model_type\": \"llama\",").architecture, "llama");
     let text = with("\"num_key_value_heads\": 1,", "").unwrap_err().to_string();

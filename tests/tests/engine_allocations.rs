@@ -8,7 +8,7 @@ use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::{Config, Rope, RopeScaling};
+use llama_core::config::{Config, Head, Pooling, Rope, RopeScaling};
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::Model;
 use llama_core::sample::Sampling;
@@ -22,6 +22,7 @@ static COUNTING: Counting = Counting::new();
 struct Constant {
     config: Config,
     limits: Limits,
+    rows: usize,
 }
 
 impl Model for Constant {
@@ -35,10 +36,17 @@ impl Model for Constant {
 
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
+        self.rows = batch.rows();
         for &row in &batch.outputs {
             let favourite = batch.positions[row as usize] * 7 % self.config.vocab as u32;
             logits.extend((0..self.config.vocab as u32).map(|token| f32::from(u8::from(token == favourite))));
         }
+        Ok(())
+    }
+
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        states.clear();
+        states.resize(self.rows * self.config.hidden, 0.5);
         Ok(())
     }
 
@@ -66,11 +74,13 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>) -> Engine {
         eps: 1e-5,
         rope,
         window: None,
-        tied: true,
+        head: Head::Tied,
+        pooling: Pooling::Last,
+        labels: Vec::new(),
     };
     let limits = Limits { tokens: 64, sequences: 8, outputs: 8, context: 1024, blocks: 600, kv: KvFormat::Half };
     let options = EngineOptions { end_tokens: Some(Vec::new()), ..EngineOptions::default() };
-    Engine::new(Box::new(Constant { config, limits }), tokenizer, &options).expect("an engine")
+    Engine::new(Box::new(Constant { config, limits, rows: 0 }), tokenizer, &options).expect("an engine")
 }
 
 /// Allocations of 600 steps of 8 sequences, and how many of their events have text.
