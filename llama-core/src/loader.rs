@@ -78,7 +78,10 @@ impl Loader {
         let limits = self.limits(&backend)?;
         let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
         let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
-        let classifier = Classifier::of(&self.checkpoint)?;
-        Ok(Engine::new(Box::new(model), Some(tokenizer), &self.options)?.with_classifier(classifier))
+        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options)?;
+        match Classifier::of(&self.checkpoint)? {
+            Some(classifier) => engine.with_classifier(classifier),
+            None => Ok(engine),
+        }
     }
 }

@@ -114,7 +114,9 @@ impl Checkpoint {
 
     /// The matrices that the graph multiplies by or looks tokens up in: what a backend prepares.
     pub fn matrices(&self) -> impl Iterator<Item = TensorView<'_>> {
-        Name::all(&self.config).filter(|name| !name.is_vector() && *name != Name::Score).filter_map(|name| self.find(name))
+        Name::all(&self.config)
+            .filter(|name| !name.is_vector() && *name != Name::Score)
+            .filter_map(|name| self.find(name))
     }
 
     /// A number that other weights do not have, as good as certainly: a checksum of the files' lengths and times of

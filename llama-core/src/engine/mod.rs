@@ -28,8 +28,8 @@ pub use crate::config::Pooling;
 pub use embed::Embed;
 pub use event::{Completion, Event, Finish, Score, SequenceId};
 pub use generation::Generation;
-pub(crate) use pool::Classifier;
 pub use options::{DEFAULT_CONTEXT, DEFAULT_KV_BYTES, EngineOptions, block_bytes};
+pub use pool::Classifier;
 pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
 
 use std::sync::Arc;
@@ -127,9 +127,13 @@ impl Engine {
     }
 
     /// The same engine, which may be asked to classify.
-    pub(crate) fn with_classifier(mut self, classifier: Option<Classifier>) -> Self {
-        self.classifier = classifier.map(Arc::new);
-        self
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a classifier of another model: its labels or columns are not the model's.
+    pub fn with_classifier(mut self, classifier: Classifier) -> Result<Self> {
+        classifier.check(self.model.config())?;
+        self.classifier = Some(Arc::new(classifier));
+        Ok(self)
     }
 
     /// The model.
@@ -290,7 +294,8 @@ impl Engine {
             let (own, rest) = logits.split_at(own);
             logits = rest;
             let pick = sequence.draw(0).and_then(|_| picks.next());
-            let own_states = states.split_off(..(sequence.planned_rows() * hidden).min(states.len())).unwrap_or_default();
+            let own_states =
+                states.split_off(..(sequence.planned_rows() * hidden).min(states.len())).unwrap_or_default();
             let (logits, states) = (own.chunks_exact(vocab), own_states.chunks_exact(hidden));
             let rows = Rows { logits, states, pick, sampler };
             let event = sequence.advance(pool, rows, &self.end_tokens);

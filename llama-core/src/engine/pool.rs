@@ -14,9 +14,10 @@ use crate::numerics;
 /// Less than this no vector's length is divided by, as PyTorch's `normalize` has it.
 const LEAST_LENGTH: f64 = 1e-12;
 
-/// A classifier's matrix, on the host: it is multiplied by one row for each text.
+/// A classifier's matrix, on the host: it is multiplied by one row for each text. [`Loader`](crate::Loader) gives an engine
+/// its model's.
 #[derive(Debug)]
-pub(crate) struct Classifier {
+pub struct Classifier {
     /// `[labels, hidden]`.
     weight: Vec<f32>,
     hidden: usize,
@@ -24,6 +25,9 @@ pub(crate) struct Classifier {
 
 impl Classifier {
     /// That of `checkpoint`, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a weight that is not finite.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>> {
         let Some(view) = checkpoint.find(Name::Score) else { return Ok(None) };
         let classifier = Classifier { weight: view.to_f32(), hidden: view.cols() };
@@ -35,8 +39,17 @@ impl Classifier {
     }
 
     /// Bytes that it holds for a model of this shape.
-    pub fn bytes(config: &Config) -> u64 {
+    pub(super) fn bytes(config: &Config) -> u64 {
         (config.labels.len() * config.hidden * size_of::<f32>()) as u64
+    }
+
+    pub(super) fn check(&self, config: &Config) -> Result<()> {
+        let (labels, expected) = (self.weight.len() / self.hidden.max(1), config.labels.len());
+        if (labels, self.hidden) == (expected, config.hidden) {
+            return Ok(());
+        }
+        let problem = format!("the model has [{expected}, {}]", config.hidden);
+        Err(Error::parameter("classifier", format!("[{labels}, {}]", self.hidden), problem))
     }
 
     /// `[labels]`: a linear's arithmetic.

@@ -12,7 +12,11 @@ pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<(
     at_most("batch sequences", batch.sequences(), limits.sequences)?;
     at_most("batch outputs", batch.outputs.len(), limits.outputs)?;
     if config.head == Head::None && !batch.outputs.is_empty() {
-        return Err(Error::parameter("batch.outputs", batch.outputs.len(), "this model has no head to compute logits with"));
+        return Err(Error::parameter(
+            "batch.outputs",
+            batch.outputs.len(),
+            "this model has no head to compute logits with",
+        ));
     }
     indptr("batch.q_indptr", &batch.q_indptr, batch.rows())?;
     indptr("batch.kv_indptr", &batch.kv_indptr, batch.block_ids.len())?;

@@ -88,7 +88,9 @@ fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     let model_type = json.string("model_type")?;
     let found = match class {
         Some(class) => by_class(class).filter(|(name, _)| model_type.is_none_or(|model_type| model_type == *name)),
-        None => ["llama", "mistral"].into_iter().find(|&name| model_type == Some(name)).map(|name| (name, Class::CausalLm)),
+        None => {
+            ["llama", "mistral"].into_iter().find(|&name| model_type == Some(name)).map(|name| (name, Class::CausalLm))
+        }
     };
     match found {
         Some(found) => Ok(found),

@@ -8,8 +8,8 @@
 use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
-use crate::config::{RopeLayout, numbered_labels};
 use crate::config::{Config, Head, Keys, Pooling, Rope, RopeScaling, yarn_scale};
+use crate::config::{RopeLayout, numbered_labels};
 use crate::error::{Error, Result};
 
 const KEYS: Keys = Keys {
@@ -117,7 +117,8 @@ fn pooling(metadata: &Metadata) -> Result<Option<Pooling>> {
         Some(3 | 4) => Ok(Some(Pooling::Last)),
         Some(other) => Err(Error::Unsupported {
             what: format!("{POOLING} {other}"),
-            advice: "0 (none), 1 (mean), 3 (last) and 4 (rank) are read; a first token has seen nothing of its text".into(),
+            advice: "0 (none), 1 (mean), 3 (last) and 4 (rank) are read; a first token has seen nothing of its text"
+                .into(),
         }),
     }
 }
