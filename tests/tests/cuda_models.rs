@@ -2,12 +2,14 @@
 //! CPU and itself.
 
 use llama_core::backend::{KvFormat, Limits, Numerics};
+use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
 use llama_cuda::{Cuda, CudaOptions, Gemm};
 use llama_kernels::Tier;
 use llama_tests::conformance::{Spelled, Width};
 use llama_tests::driver::Driver;
+use llama_tests::heads;
 use llama_tests::models::{Feed, Machine, argmax, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
 use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
 use mock_cuda::{Capability, Config};
@@ -83,6 +85,51 @@ fn every_schedule_gives_the_same_bits() {
         assert!(bits(&prefix_hit(&mut model, ids)) == want, "{name}, prefix hit");
         assert!(bits(&ragged(&mut model, &case.ids)[0]) == want, "{name}, ragged");
     }
+}
+
+/// Hidden states beside logits and without them, in prompts and in replayed steps of one row: transformers' in f32, and in
+/// bf16 the same bits for every schedule.
+#[test]
+fn hidden_states_agree_with_transformers_and_with_themselves() {
+    let _gpu = gpu(Capability::AMPERE);
+    for name in heads::NAMES {
+        let case = heads::Case::open(name);
+        let checkpoint = Checkpoint::open(case.whole()).unwrap();
+        let (ids, limits) = (&case.ids[0], limits(1, 128));
+        let mut precise = Machine::Cuda.load(&checkpoint, limits, Numerics::Precise);
+        let worst = farthest(&states_in_chunks(&mut *precise, ids, usize::MAX, false), &case.states[0]);
+        assert!(worst <= 2e-4, "{name}: largest error {worst}");
+        let mut model = load(&checkpoint, limits);
+        let whole = states_in_chunks(&mut model, ids, usize::MAX, false);
+        let error = distance(&whole, &case.states[0]);
+        assert!(error < 0.05, "{name}: error {error:.2e}");
+        let logits = bits(&logits_in_chunks(&mut model, ids, usize::MAX));
+        for chunk in [1, 7, 64] {
+            for outputs in [true, false] {
+                let got = states_in_chunks(&mut model, ids, chunk, outputs);
+                assert!(bits(&got) == bits(&whole), "{name} in chunks of {chunk}, logits {outputs}");
+            }
+            assert!(bits(&logits_in_chunks(&mut model, ids, chunk)) == logits, "{name}: logits in chunks of {chunk}");
+        }
+        assert!(model.backend().graphs() > 1, "{name}: steps with and without logits were replayed");
+    }
+}
+
+/// Hidden states of every position, with logits of every row computed beside them or none.
+fn states_in_chunks(model: &mut dyn Model, ids: &[u32], chunk: usize, outputs: bool) -> Vec<f32> {
+    let (mut feed, mut batch) = (Feed::new(ids, 1, 1, ids.len()), Batch::new());
+    let (mut all, mut logits, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    while feed.done < ids.len() {
+        batch.clear();
+        feed.push(&mut batch, chunk);
+        if !outputs {
+            batch.outputs.clear();
+        }
+        model.forward(&batch, &mut logits).unwrap();
+        model.states(&mut states).unwrap();
+        all.extend_from_slice(&states);
+    }
+    all
 }
 
 /// The whole prompt goes through `wgmma`, its parts through `mma`: the order of their sums is one.

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use llama_core::backend::{KvFormat, Limits, Numerics};
+use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::config::{Head, Pooling};
 use llama_core::engine::{Classifier, Completion, Embed, Engine, EngineOptions, Event, Request};
-use llama_core::{Error, Result};
+use llama_core::{Error, Loader, Result};
 use llama_tests::heads::{Case, NAMES};
 use llama_tests::hostile::gguf::{self, Gguf, Tensor, Value};
 use llama_tests::models::{Machine, bits};
@@ -268,6 +268,29 @@ fn pooling_and_labels_are_what_a_gguf_says() {
         (engine.classify([1, 2]).unwrap(), engine.embed(Embed { normalise: false, ..Embed::new([1, 2]) }));
     let sum: f32 = state.unwrap().iter().map(|x| 0.5 * x).sum();
     assert!(scores.len() == 2 && scores.iter().all(|score| (score - sum).abs() < 1e-4), "{scores:?} {sum}");
+}
+
+/// A model without a head needs no option: its engine has nothing else to give. The loader brings the classifier along.
+#[test]
+fn a_loaded_classifier_is_ready() {
+    let mut file = gguf::model();
+    file.tensors.retain(|tensor| tensor.name != b"output.weight");
+    let hidden = open(&file).unwrap().config().hidden as u64;
+    file.tensors.push(Tensor::f32("cls.output.weight", &[hidden, 1], 0.5));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reward.gguf");
+    let load = |file: &Gguf| {
+        std::fs::write(&path, file.bytes()).unwrap();
+        Loader::open(&path)?.load(Reference::default())
+    };
+    let mut engine = load(&file).unwrap();
+    assert_eq!(engine.labels(), ["LABEL_0"]);
+    assert_eq!(engine.classify([1, 2]).unwrap().len(), 1);
+    assert_eq!(engine.embed(Embed::new([1, 2])).unwrap().len(), hidden as usize);
+    assert!(matches!(engine.complete(Request::new([1])), Err(Error::Unsupported { .. })));
+    file.tensor("cls.output.weight").data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let refusal = load(&file).err().unwrap().to_string();
+    assert!(refusal.contains("cls.output.weight: element 0 is not finite"), "{refusal}");
 }
 
 #[test]

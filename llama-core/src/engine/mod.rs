@@ -290,13 +290,9 @@ impl Engine {
         let mut picks = picks.iter().copied();
         let (pool, sequences) = self.scheduler.planned_mut();
         for sequence in sequences {
-            let own = if *wants_logits { sequence.planned_outputs() * vocab } else { 0 };
-            let (own, rest) = logits.split_at(own);
-            logits = rest;
+            let logits = front(&mut logits, sequence.planned_outputs() * vocab).chunks_exact(vocab);
+            let states = front(&mut states, sequence.planned_rows() * hidden);
             let pick = sequence.draw(0).and_then(|_| picks.next());
-            let own_states =
-                states.split_off(..(sequence.planned_rows() * hidden).min(states.len())).unwrap_or_default();
-            let (logits, states) = (own.chunks_exact(vocab), own_states.chunks_exact(hidden));
             let rows = Rows { logits, states, pick, sampler };
             let event = sequence.advance(pool, rows, &self.end_tokens);
             if !event.is_empty() {
@@ -304,6 +300,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// Cuts the first `count` off `rest`; where nothing was brought there is nothing.
+fn front<'a>(rest: &mut &'a [f32], count: usize) -> &'a [f32] {
+    let (front, later) = rest.split_at(count.min(rest.len()));
+    *rest = later;
+    front
 }
 
 /// The list's memory, for draws of another step: collecting a list's own iterator reuses its allocation.

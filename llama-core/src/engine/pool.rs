@@ -96,18 +96,17 @@ impl Pool {
         self.taken
     }
 
-    /// Takes the state of `position`, if it is the next one needed.
-    pub fn take(&mut self, position: usize, state: &[f32]) -> Result<(), NotFinite> {
-        if position != self.taken {
-            return Ok(());
-        }
-        check_finite(state)?;
+    /// Takes the states of the positions from `start` on, `[n, hidden]`, but for those that it has or does not need.
+    pub fn take(&mut self, start: usize, states: &[f32]) -> Result<(), NotFinite> {
+        let known = (self.taken - start) * self.hidden;
+        let Some(states) = states.get(known..).filter(|states| !states.is_empty()) else { return Ok(()) };
+        check_finite(states, self.hidden, self.taken)?;
         match self.pooling {
-            Pooling::Last => self.vector.copy_from_slice(state),
-            Pooling::Mean => self.vector.iter_mut().zip(state).for_each(|(sum, x)| *sum += x),
-            Pooling::Tokens => self.vector.extend_from_slice(state),
+            Pooling::Last => self.vector.copy_from_slice(states),
+            Pooling::Mean => states.chunks_exact(self.hidden).for_each(|state| add(&mut self.vector, state)),
+            Pooling::Tokens => self.vector.extend_from_slice(states),
         }
-        self.taken = position + 1;
+        self.taken += states.len() / self.hidden;
         Ok(())
     }
 
@@ -126,23 +125,30 @@ impl Pool {
             Then::Normalise => vector.chunks_exact_mut(self.hidden).for_each(normalise),
             Then::Classify(classifier) => vector = classifier.scores(&vector),
         }
-        check_finite(&vector)?;
+        // Finite states may add up to what is not.
+        check_finite(&vector, vector.len().max(1), self.prompt - 1)?;
         Ok(vector)
     }
 }
 
-/// The first column of a vector that is not finite.
+/// A number that is not finite, and where it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NotFinite {
+    pub position: usize,
     pub column: usize,
     pub value: f32,
 }
 
-fn check_finite(vector: &[f32]) -> Result<(), NotFinite> {
-    match vector.iter().position(|x| !x.is_finite()) {
-        Some(column) => Err(NotFinite { column, value: vector[column] }),
+/// That rows of `width` columns are numbers; the first is of position `start`.
+fn check_finite(rows: &[f32], width: usize, start: usize) -> Result<(), NotFinite> {
+    match rows.iter().position(|x| !x.is_finite()) {
+        Some(i) => Err(NotFinite { position: start + i / width, column: i % width, value: rows[i] }),
         None => Ok(()),
     }
+}
+
+fn add(sum: &mut [f32], x: &[f32]) {
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
 }
 
 /// Divides by the length. In f64 squares are exact, and no sum of them overflows.

@@ -160,7 +160,7 @@ pub(super) struct Rows<'a> {
     /// Its rows of logits; none where nobody wanted the step's.
     pub logits: ChunksExact<'a, f32>,
     /// Its rows of hidden states, one for each of its chunk; none where nobody wanted the step's.
-    pub states: ChunksExact<'a, f32>,
+    pub states: &'a [f32],
     /// What became of its draw, if it had one.
     pub pick: Option<Result<u32, Refusal>>,
     /// For the rows that are not picked from elsewhere.
@@ -255,16 +255,15 @@ impl Sequence {
     }
 
     /// Pools the chunk's hidden states, and hands out what came of it.
-    fn take_states(&mut self, rows: &mut Rows<'_>, event: &mut Event) -> Result<()> {
-        let (Some(pool), start) = (&mut self.pool, self.table.computed()) else { return Ok(()) };
-        let wrong = |position: usize| {
-            let (sequence, position) = (self.id.number(), position as u32);
-            move |NotFinite { column, value }| Error::StateNotFinite { sequence, column, position, value }
-        };
-        for (position, state) in (start..start + self.chunk).zip(&mut rows.states) {
-            pool.take(position, state).map_err(wrong(position))?;
-        }
-        event.vector = pool.give().map_err(wrong(start + self.chunk - 1))?;
+    fn take_states(&mut self, rows: &Rows<'_>, event: &mut Event) -> Result<()> {
+        let Some(pool) = &mut self.pool else { return Ok(()) };
+        let given = pool.take(self.table.computed(), rows.states).and_then(|()| pool.give());
+        event.vector = given.map_err(|NotFinite { position, column, value }| Error::StateNotFinite {
+            sequence: self.id.number(),
+            column,
+            position: position as u32,
+            value,
+        })?;
         Ok(())
     }
 
