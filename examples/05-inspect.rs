@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use llama_core::backend::Backend;
 use llama_core::checkpoint::Checkpoint;
+use llama_core::config::Head;
 use llama_core::format::Format;
 use llama_core::{Loader, Result};
 use llama_examples::{ModelArgs, Use, exit, print};

@@ -15,7 +15,7 @@ const MOST_LAYERS: usize = 4096;
 const MOST_HEADS: usize = 1 << 14;
 const MOST_HEAD_DIM: usize = 4096;
 const MOST_CONTEXT: usize = 1 << 31;
-const MOST_LABELS: usize = 1 << 16;
+const MOST_LABELS: usize = 1 << 14;
 const MOST_FACTOR: f64 = 1e6;
 
 /// How a kind of file spells the hyperparameters, for error messages.

@@ -10,6 +10,26 @@
 //! provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
 //! the model fails the step, which may be tried again: it left no trace.
 //!
+//! A prompt may also be asked for its hidden states in place of text, as one vector or as scores of a classifier's labels
+//! ([`Engine::embed`], [`Engine::classify`], and [`Engine::submit_embed`], [`Engine::submit_classify`] for servers): it goes
+//! through the same queue and batches, and no logits are computed for it.
+//!
+//! Some classifiers generate: Llama Guard answers a conversation, rendered by its own chat template, with `safe` or
+//! `unsafe`, and the log-probability of that token says how sure it is:
+//!
+//! ```
+//! # use llama_core::engine::{Engine, Request, Score};
+//! # use llama_core::sample::Sampling;
+//! # use llama_core::text::Tokenizer;
+//! /// The verdict on a rendered conversation, and its probability.
+//! fn judge(engine: &mut Engine, tokenizer: &Tokenizer, prompt: Vec<u32>) -> llama_core::Result<Option<(String, f32)>> {
+//!     let sampling = Sampling { logprobs: Some(0), ..Sampling::greedy() };
+//!     let answer = engine.complete(Request { max_tokens: Some(3), sampling, ..Request::new(prompt) })?;
+//!     let word = |score: &Score| tokenizer.decode(&[score.token]).ok().filter(|text| !text.trim().is_empty());
+//!     Ok(answer.scores.iter().find_map(|score| Some((word(score)?.trim().to_owned(), score.logprob.exp()))))
+//! }
+//! ```
+//!
 //! For programs that want one answer there are [`Engine::generate`], an iterator, and [`Engine::complete`]; they step
 //! the engine too, so whatever else was submitted gets on meanwhile, and its events wait for the next step.
 

@@ -125,10 +125,12 @@ fn pooling(metadata: &Metadata) -> Result<Option<Pooling>> {
 
 /// Names of the labels that `cls.output.weight` scores, by their numbers where the file has none.
 fn labels(metadata: &Metadata, shards: &Shards) -> Result<Vec<String>> {
-    let Some(score) = shards.find(&Name::Score.gguf()) else { return Ok(Vec::new()) };
-    match metadata.strings(KEYS.labels)? {
-        Some(labels) => Ok(labels.to_vec()),
-        None => numbered_labels(KEYS.labels, shards.info(score).rows),
+    let named = metadata.strings(KEYS.labels)?;
+    match (shards.find(&Name::Score.gguf()), named) {
+        (None, _) => Ok(Vec::new()),
+        (Some(_), Some([])) => Err(Error::config(KEYS.labels, "is empty")),
+        (Some(_), Some(labels)) => Ok(labels.to_vec()),
+        (Some(score), None) => numbered_labels(KEYS.labels, shards.info(score).rows),
     }
 }
 
