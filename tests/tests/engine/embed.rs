@@ -100,10 +100,11 @@ fn a_vector_has_length_one_unless_asked_otherwise() {
     assert_eq!(unit, plain.iter().map(|&x| (f64::from(x) / length) as f32).collect::<Vec<_>>());
 }
 
-/// A prefix-cache hit spares what no vector needs.
+/// A prefix-cache hit spares what no vector needs, and no vector needs logits.
 #[test]
 fn the_last_state_needs_no_more_than_its_own_row() {
-    let mut engine = engine();
+    let (model, knobs) = Toy::new(toy::limits(32, 4, 4, 64));
+    let mut engine = Engine::new(model, None, &options()).unwrap();
     let embed = |pooling| Embed { prompt: toy::prompt(1, 49), pooling: Some(pooling), normalise: false };
     engine.embed(embed(Pooling::Mean)).unwrap();
     let rows = engine.stats().rows;
@@ -111,6 +112,7 @@ fn the_last_state_needs_no_more_than_its_own_row() {
     assert_eq!(engine.stats().rows - rows, 1);
     engine.embed(embed(Pooling::Mean)).unwrap();
     assert_eq!(engine.stats().rows - rows, 50, "a mean is of all rows");
+    assert_eq!(knobs.lock().unwrap().outputs, 0);
 }
 
 #[test]

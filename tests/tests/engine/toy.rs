@@ -47,6 +47,8 @@ pub struct Knobs {
     pub poison: Option<u32>,
     /// Rows computed so far.
     pub rows: usize,
+    /// Rows of logits computed so far.
+    pub outputs: usize,
 }
 
 pub struct Toy {
@@ -134,6 +136,7 @@ impl Model for Toy {
         let (failing, poison) = (knobs.failures > 0, knobs.poison);
         knobs.failures = knobs.failures.saturating_sub(1);
         knobs.rows += batch.rows();
+        knobs.outputs += batch.outputs.len();
         drop(knobs);
         self.store(batch, failing);
         if failing {
