@@ -122,21 +122,20 @@ impl Engine {
     /// Steps until all of `ids`, which ascend, have ended.
     fn vectors(&mut self, ids: &[SequenceId]) -> Result<Vec<Vec<f32>>> {
         let mut vectors = vec![Vec::new(); ids.len()];
-        let mut left = ids.len();
-        while left > 0 {
+        let (mut left, mut failure) = (ids.len(), None);
+        while left > 0 && failure.is_none() {
             let seen = self.outbox.len();
             self.advance()?;
             let own = |event: &mut Event| ids.binary_search(&event.id).is_ok();
             for event in self.outbox.extract_if(seen.., own) {
                 let Ok(at) = ids.binary_search(&event.id) else { continue };
                 vectors[at].extend(event.vector);
-                match event.finish {
-                    Some(Finish::Failed(error)) => return Err(error),
-                    Some(_) => left -= 1,
-                    None => {}
+                left -= usize::from(event.finish.is_some());
+                if let Some(Finish::Failed(error)) = event.finish {
+                    failure.get_or_insert(error);
                 }
             }
         }
-        Ok(vectors)
+        failure.map_or(Ok(vectors), Err)
     }
 }

@@ -169,7 +169,16 @@ fn a_state_that_is_not_finite_ends_its_sequence_only() {
         assert!(value.is_nan());
         assert_eq!(got, vector(&good));
         assert_eq!(engine.stats().blocks_used, 0);
-        let refusal = engine.embed_all([good.clone(), bad.clone()]).unwrap_err();
+        // Two that fail and one that does not in one step, and one that would go on: nobody is left to read of them.
+        let mut short = Embed { prompt: vec![96; 2], ..good.clone() };
+        let long = Embed { prompt: vec![8; 200], ..good.clone() };
+        let refusal = engine.embed_all([short.clone(), short.clone(), Embed { prompt: vec![9], ..good.clone() }, long]);
+        assert!(
+            matches!(refusal, Err(Error::StateNotFinite { position: 0 | 1, .. })) && engine.is_idle(),
+            "{refusal:?}"
+        );
+        short.prompt[0] = 1;
+        let refusal = engine.embed_all([good.clone(), bad.clone(), short]).unwrap_err();
         assert!(matches!(refusal, Error::StateNotFinite { .. }) && engine.is_idle(), "{refusal}");
         // Nothing of the failure is found again once its cause is gone.
         knobs.lock().unwrap().poison = None;
