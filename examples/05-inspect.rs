@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use llama_core::backend::Backend;
 use llama_core::checkpoint::Checkpoint;
+use llama_core::config::Head;
 use llama_core::format::Format;
 use llama_core::{Loader, Result};
 use llama_examples::{ModelArgs, Use, exit, print};
@@ -74,7 +75,15 @@ fn header(checkpoint: &Checkpoint) -> Result<()> {
         config.heads, config.head_dim, config.kv_heads
     ))?;
     print(format_args!("context    {} tokens, rope {:?}\n", config.context, config.rope.scaling))?;
-    print(format_args!("head       {}\n", if config.tied { "tied to the embedding" } else { "its own" }))?;
+    let head = match config.head {
+        Head::Own => "its own",
+        Head::Tied => "tied to the embedding",
+        Head::None => "none: it gives hidden states, and no text",
+    };
+    print(format_args!("head       {head}\n"))?;
+    if !config.labels.is_empty() {
+        print(format_args!("labels     {}\n", shortened(&config.labels.join(", "))))?;
+    }
     match checkpoint.tokenizer() {
         Ok(tokenizer) => {
             print(format_args!("tokenizer  {} tokens, ends {:?}\n", tokenizer.vocab(), tokenizer.end_tokens()))?

@@ -6,6 +6,7 @@ use std::time::Instant;
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference, Timed};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::{Checkpoint, Name};
+use llama_core::config::Head;
 use llama_core::engine::block_bytes;
 use llama_core::model::{Llama, MemoryPlan, Model};
 use llama_core::{Error, Result};
@@ -58,10 +59,10 @@ impl Subject {
         let limits = limits(shape);
         let config = checkpoint.config();
         let table = checkpoint.view(Name::Embed)?;
-        let unread = if config.tied { 0 } else { table.data().len() as u64 };
+        let unread = if config.head == Head::Tied { 0 } else { table.data().len() as u64 };
         let weight_bytes = MemoryPlan::of(&cpu, checkpoint, &limits)?.weights.saturating_sub(unread);
         let matrices = checkpoint.tensors().filter(|t| t.rows > 1).map(|t| (t.rows * t.cols) as u64).sum::<u64>();
-        let tables = if config.tied { 1 } else { 2 };
+        let tables = if config.head == Head::Tied { 1 } else { 2 };
         let macs = matrices - tables * (table.rows() * table.cols()) as u64;
         let floats = !shape.cpu.numerics.is_integer() || !checkpoint.view(Name::Q(0))?.format().is_quantised();
         Ok(Subject {

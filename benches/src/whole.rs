@@ -6,6 +6,7 @@ use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits};
 use llama_core::batch::{BLOCK, Batch};
 use llama_core::checkpoint::{Checkpoint, Name};
+use llama_core::config::Head;
 use llama_core::engine::block_bytes;
 use llama_core::model::{Llama, MemoryPlan, Model};
 use llama_core::sample::{Draw, History, Outputs, Sampling};
@@ -70,9 +71,9 @@ impl Loaded {
         };
         let config = checkpoint.config();
         let table = checkpoint.view(Name::Embed)?;
-        let unread = if config.tied { 0 } else { table.data().len() as u64 };
+        let unread = if config.head == Head::Tied { 0 } else { table.data().len() as u64 };
         let matrices: u64 = checkpoint.tensors().filter(|t| t.rows > 1).map(|t| (t.rows * t.cols) as u64).sum();
-        let tables = if config.tied { 1 } else { 2 } * (table.rows() * table.cols()) as u64;
+        let tables = if config.head == Head::Tied { 1 } else { 2 } * (table.rows() * table.cols()) as u64;
         Ok(Loaded {
             task,
             weights: MemoryPlan::of(&cuda, checkpoint, &limits)?.weights.saturating_sub(unread) as f64,

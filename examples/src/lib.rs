@@ -192,6 +192,12 @@ impl ModelArgs {
         self.load_from(self.open()?, sequences)
     }
 
+    /// Opens and loads a model that will be asked for hidden states.
+    pub fn load_to_embed(&self, sequences: usize) -> Result<Engine> {
+        let options = EngineOptions { embeddings: true, ..self.engine_options(sequences) };
+        self.on_device(Load(self.open()?.options(options)))
+    }
+
     /// Loads what is open already.
     pub fn load_from(&self, loader: Loader, sequences: usize) -> Result<Engine> {
         self.on_device(Load(loader.options(self.engine_options(sequences))))

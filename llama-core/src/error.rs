@@ -123,6 +123,20 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+    /// A model produced a hidden state that is not finite.
+    #[error(
+        "sequence {sequence}: hidden state at position {position} holds {value} in column {column}; the weights are damaged or overflow this numerics mode"
+    )]
+    StateNotFinite {
+        /// Sequence number.
+        sequence: u64,
+        /// Column that is not finite.
+        column: usize,
+        /// Position that was evaluated; of a mean the last.
+        position: u32,
+        /// The value.
+        value: f32,
+    },
 }
 
 fn allowed(limit: u64) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, Limits};
 use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
-use crate::engine::{self, Engine, EngineOptions};
+use crate::engine::{self, Classifier, Engine, EngineOptions};
 use crate::error::Result;
 use crate::model::{Llama, MemoryPlan, Progress};
 
@@ -64,7 +64,7 @@ impl Loader {
     }
 
     fn plan<B: Backend>(&self, backend: &B, limits: &Limits) -> Result<MemoryPlan> {
-        let engine = engine::bytes(limits, self.checkpoint.config().vocab);
+        let engine = engine::bytes(limits, self.checkpoint.config(), &self.options);
         Ok(MemoryPlan { engine, ..MemoryPlan::of(backend, &self.checkpoint, limits)? })
     }
 
@@ -78,6 +78,10 @@ impl Loader {
         let limits = self.limits(&backend)?;
         let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
         let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
-        Engine::new(Box::new(model), Some(tokenizer), &self.options)
+        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options)?;
+        match Classifier::of(&self.checkpoint)? {
+            Some(classifier) => engine.with_classifier(classifier),
+            None => Ok(engine),
+        }
     }
 }

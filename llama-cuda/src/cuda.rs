@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use bytemuck::cast_slice_mut;
+use bytemuck::{cast_slice, cast_slice_mut};
 use half::bf16;
 use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
 use llama_core::batch::{Batch, BlockId};
@@ -84,8 +84,6 @@ struct Step {
     ops: Vec<Op>,
     launches: Vec<Launch>,
     replay: Replay,
-    /// bf16 on its way to f32.
-    narrow: Vec<bf16>,
 }
 
 impl Cuda {
@@ -183,7 +181,7 @@ impl Cuda {
         }
         let bias = weight::biases(parts).map(|bias| {
             let span = self.span("biases", 4 * bias.len() as u64)?;
-            span.write(0, bytemuck::cast_slice(&bias))?;
+            span.write(0, cast_slice(&bias))?;
             Ok::<_, Error>(span)
         });
         Ok(Segment { form, first, rows, tiles, bias: bias.transpose()? })
@@ -243,7 +241,7 @@ impl Backend for Cuda {
             return Err(Error::tensor(view.name(), format!("a gain has one row, not {}", view.rows())));
         }
         let span = self.span("gains", 4 * view.cols() as u64)?;
-        span.write(0, bytemuck::cast_slice(&view.to_f32()))?;
+        span.write(0, cast_slice(&view.to_f32()))?;
         Ok(Tensor::new(span, Number::F32, 1, view.cols()))
     }
 
@@ -301,11 +299,9 @@ impl Backend for Cuda {
         match x.number() {
             Number::F32 => x.span().read(0, cast_slice_mut(out)),
             Number::Bf16 => {
-                let narrow = &mut self.step.borrow_mut().narrow;
-                narrow.clear();
-                narrow.resize(rows * cols, bf16::ZERO);
-                x.span().read(0, cast_slice_mut(narrow))?;
-                out.iter_mut().zip(&*narrow).for_each(|(out, x)| *out = x.to_f32());
+                let bytes: &mut [u8] = cast_slice_mut(out);
+                x.span().read(0, bytes.split_at_mut(2 * rows * cols).1)?;
+                widen(out);
                 Ok(())
             }
         }
@@ -384,6 +380,30 @@ impl Backend for Cuda {
     }
 }
 
+/// Turns bf16 that fill the second half of `x` into f32, front to back: what is written is never before what is still to be
+/// read.
+fn widen(x: &mut [f32]) {
+    for i in 0..x.len() {
+        x[i] = cast_slice::<f32, bf16>(x)[x.len() + i].to_f32();
+    }
+}
+
 fn norm(gain: &Tensor, eps: f32) -> Gain {
     Gain { gain: gain.matrix().address, eps }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_are_widened_where_they_lie() {
+        for count in 0..40 {
+            let narrow: Vec<bf16> = (0..count).map(|i| bf16::from_f32(i as f32 * 1.5 - 7.0)).collect();
+            let mut x = vec![f32::NAN; count];
+            cast_slice_mut::<f32, bf16>(&mut x)[count..].copy_from_slice(&narrow);
+            widen(&mut x);
+            assert!(x.iter().zip(&narrow).all(|(x, n)| *x == n.to_f32()), "{x:?}");
+        }
+    }
 }

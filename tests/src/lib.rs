@@ -4,6 +4,7 @@ pub mod arrays;
 pub mod conformance;
 pub mod counting;
 pub mod driver;
+pub mod heads;
 pub mod hostile;
 pub mod models;
 pub mod text;

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::RopeScaling;
+use llama_core::config::{Head, RopeScaling};
 use llama_core::{Error, Result};
-use llama_tests::hostile::folder::{CONFIG, Folder, model};
+use llama_tests::hostile::folder::{CONFIG, Folder, TENSORS, model, shard};
 
 fn open(files: &Folder) -> Result<Checkpoint> {
     let folder = tempfile::tempdir().unwrap();
@@ -79,7 +79,7 @@ fn absent_keys_have_the_defaults_of_transformers() {
     let absent = |piece: &str| with(piece, "").unwrap().config().clone();
     assert_eq!(absent("\"rms_norm_eps\": 1e-05,").eps, 1e-6);
     assert_eq!(absent("\"head_dim\": 4,").head_dim, 4);
-    assert!(!absent("\"tie_word_embeddings\": false,").tied);
+    assert_eq!(absent("\"tie_word_embeddings\": false,").head, Head::Own);
     assert_eq!(absent("\"architectures\": [\"LlamaForCausalLM\"],").architecture, "llama");
     assert_eq!(absent("\"model_type\": \"llama\",").architecture, "llama");
     let text = with("\"num_key_value_heads\": 1,", "").unwrap_err().to_string();
@@ -90,6 +90,28 @@ fn absent_keys_have_the_defaults_of_transformers() {
 fn a_tied_head_is_not_read() {
     let tied = with("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true").unwrap();
     assert_eq!(tied.unused().collect::<Vec<&str>>(), ["lm_head.weight"]);
+}
+
+/// A bare model has a head only where its embedding is one; a classifier's head is another. Names may have their prefix.
+#[test]
+fn the_class_decides_about_the_head() {
+    let head = |class: &str, tied: &str| {
+        let mut files = model();
+        files.set("model.safetensors", shard(&[&TENSORS[..11], &[("score.weight", &[2, 8])]].concat()));
+        files.replace("config.json", "LlamaForCausalLM", class);
+        open(files.replace(
+            "config.json",
+            "\"tie_word_embeddings\": false",
+            &format!("\"tie_word_embeddings\": {tied}"),
+        ))
+        .map(|checkpoint| (checkpoint.config().head, checkpoint.config().labels.len()))
+    };
+    assert_eq!(head("LlamaForCausalLM", "true").unwrap(), (Head::Tied, 0));
+    assert_eq!(head("LlamaModel", "true").unwrap(), (Head::Tied, 0));
+    assert_eq!(head("LlamaModel", "false").unwrap(), (Head::None, 0));
+    assert_eq!(head("LlamaForSequenceClassification", "true").unwrap(), (Head::None, 2));
+    assert_eq!(head("LlamaForSequenceClassification", "false").unwrap(), (Head::None, 2));
+    assert!(head("LlamaForCausalLM", "false").unwrap_err().to_string().contains("lm_head.weight: is missing"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use llama_core::backend::RopeLayout;
 use llama_core::checkpoint::{Checkpoint, Name};
-use llama_core::config::{Rope, RopeScaling};
+use llama_core::config::{Head, Rope, RopeScaling};
 use llama_core::format::Format;
 
 fn here(path: &str) -> PathBuf {
@@ -51,7 +51,11 @@ fn tiny_folders() {
         let config = checkpoint.config();
         let rope = Rope { theta, dims: head_dim, layout: RopeLayout::Halves, scaling };
         assert_eq!((config.kv_heads, config.head_dim, &config.rope), (kv_heads, head_dim, &rope), "{name}");
-        assert_eq!((config.window, config.tied, config.layers, config.vocab), (window, tied, 3, 384), "{name}");
+        assert_eq!(
+            (config.window, config.head == Head::Tied, config.layers, config.vocab),
+            (window, tied, 3, 384),
+            "{name}"
+        );
         assert_eq!(checkpoint.find(Name::Head).is_none(), tied, "{name}");
         assert_eq!(checkpoint.find(Name::QBias(2)).is_some(), name == "biased", "{name}");
         assert_eq!(checkpoint.view(Name::Down(1)).unwrap().cols(), config.ffn, "{name}");
@@ -120,7 +124,10 @@ fn smollm2() {
     };
     let checkpoint = Checkpoint::open(path).unwrap();
     let config = checkpoint.config();
-    assert_eq!((config.layers, config.heads, config.kv_heads, config.head_dim, config.tied), (30, 9, 3, 64, true));
+    assert_eq!(
+        (config.layers, config.heads, config.kv_heads, config.head_dim, config.head),
+        (30, 9, 3, 64, Head::Tied)
+    );
     assert_eq!(checkpoint.view(Name::Embed).unwrap().format(), Format::Q8_0);
     assert_eq!(checkpoint.view(Name::Gate(29)).unwrap().format(), Format::Q4_1);
     assert!(checkpoint.chat_template_source().unwrap().contains("im_start"));

@@ -66,6 +66,10 @@ impl Model for Watched {
         Ok(())
     }
 
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        self.model.states(states)
+    }
+
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
         self.model.copy_blocks(pairs)
     }

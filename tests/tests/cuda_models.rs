@@ -2,12 +2,14 @@
 //! CPU and itself.
 
 use llama_core::backend::{KvFormat, Limits, Numerics};
+use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
 use llama_cuda::{Cuda, CudaOptions, Gemm};
 use llama_kernels::Tier;
 use llama_tests::conformance::{Spelled, Width};
 use llama_tests::driver::Driver;
+use llama_tests::heads;
 use llama_tests::models::{Feed, Machine, argmax, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
 use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
 use mock_cuda::{Capability, Config};
@@ -83,6 +85,49 @@ fn every_schedule_gives_the_same_bits() {
         assert!(bits(&prefix_hit(&mut model, ids)) == want, "{name}, prefix hit");
         assert!(bits(&ragged(&mut model, &case.ids)[0]) == want, "{name}, ragged");
     }
+}
+
+/// Hidden states beside logits and without them, in prompts and in replayed steps of one row: transformers' in f32, and in
+/// bf16 the same bits for every schedule.
+#[test]
+fn hidden_states_agree_with_transformers_and_with_themselves() {
+    let _gpu = gpu(Capability::AMPERE);
+    let case = heads::Case::open("llama3-gqa");
+    let checkpoint = Checkpoint::open(case.whole()).unwrap();
+    let (ids, truth, limits) = (&case.ids[0], &case.states[0], limits(1, 128));
+    let mut precise = Machine::Cuda.load(&checkpoint, limits, Numerics::Precise);
+    let worst = farthest(&states_in_chunks(&mut *precise, ids, usize::MAX, false), truth);
+    assert!(worst <= 2e-4, "largest error {worst}");
+    let mut plain = Llama::load(Spelled::plain(Width::Bf16), &checkpoint, limits, None, &mut |_| {}).expect("a model");
+    let allowed = 2.0 * distance(&states_in_chunks(&mut plain, ids, usize::MAX, false), truth);
+    let mut model = load(&checkpoint, limits);
+    let whole = states_in_chunks(&mut model, ids, usize::MAX, false);
+    let error = distance(&whole, truth);
+    assert!(error <= allowed, "error {error:.2e}, allowed {allowed:.2e}");
+    let logits = bits(&logits_in_chunks(&mut model, ids, usize::MAX));
+    for (chunk, outputs) in [(1, true), (1, false), (7, true)] {
+        let got = states_in_chunks(&mut model, ids, chunk, outputs);
+        assert!(bits(&got) == bits(&whole), "in chunks of {chunk}, logits {outputs}");
+    }
+    assert!(model.backend().graphs() > 1, "steps with and without logits were replayed");
+    assert!(bits(&logits_in_chunks(&mut model, ids, 1)) == logits, "logits after such steps");
+}
+
+/// Hidden states of every position, with logits of every row computed beside them or none.
+fn states_in_chunks(model: &mut dyn Model, ids: &[u32], chunk: usize, outputs: bool) -> Vec<f32> {
+    let (mut feed, mut batch) = (Feed::new(ids, 1, 1, ids.len()), Batch::new());
+    let (mut all, mut logits, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    while feed.done < ids.len() {
+        batch.clear();
+        feed.push(&mut batch, chunk);
+        if !outputs {
+            batch.outputs.clear();
+        }
+        model.forward(&batch, &mut logits).unwrap();
+        model.states(&mut states).unwrap();
+        all.extend_from_slice(&states);
+    }
+    all
 }
 
 /// The whole prompt goes through `wgmma`, its parts through `mma`: the order of their sums is one.

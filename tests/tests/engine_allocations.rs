@@ -1,5 +1,5 @@
 //! After warm-up a step of the engine allocates nothing but the text that it hands out: not for decoding, not for new
-//! blocks, not for publishing them. One test, because the count is of the whole process.
+//! blocks, not for publishing them, not for pooling hidden states. One test, because the count is of the whole process.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::{Config, Rope, RopeScaling};
-use llama_core::engine::{Engine, EngineOptions, Request};
+use llama_core::config::{Config, Head, Pooling, Rope, RopeScaling};
+use llama_core::engine::{Embed, Engine, EngineOptions, Request};
 use llama_core::model::Model;
 use llama_core::sample::Sampling;
 use llama_core::text::Tokenizer;
@@ -22,6 +22,7 @@ static COUNTING: Counting = Counting::new();
 struct Constant {
     config: Config,
     limits: Limits,
+    rows: usize,
 }
 
 impl Model for Constant {
@@ -35,10 +36,17 @@ impl Model for Constant {
 
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
+        self.rows = batch.rows();
         for &row in &batch.outputs {
             let favourite = batch.positions[row as usize] * 7 % self.config.vocab as u32;
             logits.extend((0..self.config.vocab as u32).map(|token| f32::from(u8::from(token == favourite))));
         }
+        Ok(())
+    }
+
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        states.clear();
+        states.resize(self.rows * self.config.hidden, 0.5);
         Ok(())
     }
 
@@ -66,11 +74,13 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>) -> Engine {
         eps: 1e-5,
         rope,
         window: None,
-        tied: true,
+        head: Head::Tied,
+        pooling: Pooling::Last,
+        labels: Vec::new(),
     };
     let limits = Limits { tokens: 64, sequences: 8, outputs: 8, context: 1024, blocks: 600, kv: KvFormat::Half };
-    let options = EngineOptions { end_tokens: Some(Vec::new()), ..EngineOptions::default() };
-    Engine::new(Box::new(Constant { config, limits }), tokenizer, &options).expect("an engine")
+    let options = EngineOptions { end_tokens: Some(Vec::new()), embeddings: true, ..EngineOptions::default() };
+    Engine::new(Box::new(Constant { config, limits, rows: 0 }), tokenizer, &options).expect("an engine")
 }
 
 /// Allocations of 600 steps of 8 sequences, and how many of their events have text.
@@ -101,9 +111,34 @@ fn allocations(tokenizer: Option<Arc<Tokenizer>>) -> (usize, usize) {
     (allocations, texts)
 }
 
+/// Allocations of the steps that embed 6 prompts of 700 tokens side by side, once others went before them, and how many
+/// vectors they handed out.
+fn allocations_of_embeddings(pooling: Pooling) -> (usize, usize) {
+    let mut engine = engine(None);
+    let submit = |engine: &mut Engine, seed: u32| {
+        let embed =
+            Embed { pooling: Some(pooling), ..Embed::new((seed..seed + 700).map(|t| t % 512).collect::<Vec<_>>()) };
+        engine.submit_embed(embed).expect("a sequence");
+    };
+    (0..6).for_each(|seed| submit(&mut engine, 37 * seed));
+    engine.run(drop).expect("steps");
+    (0..6).for_each(|seed| submit(&mut engine, 300 + 37 * seed));
+    let (before, mut vectors) = (COUNTING.allocations(), 0);
+    engine.run(|event| vectors += usize::from(!event.vector.is_empty())).expect("steps");
+    (COUNTING.allocations() - before, vectors)
+}
+
 #[test]
 fn a_step_allocates_nothing_but_text_after_warm_up() {
     assert_eq!(allocations(None), (0, 0));
+    // A vector is made when its prompt is submitted, unless there is one for each token.
+    assert_eq!(allocations_of_embeddings(Pooling::Last), (0, 6));
+    assert_eq!(allocations_of_embeddings(Pooling::Mean), (0, 6));
+    let (allocations_of_rows, vectors) = allocations_of_embeddings(Pooling::Tokens);
+    assert!(
+        vectors > 60 && allocations_of_rows <= 2 * vectors,
+        "{allocations_of_rows} allocations of {vectors} vectors"
+    );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/stories260K.gguf");
     let tokenizer = Checkpoint::open(path).and_then(|checkpoint| checkpoint.tokenizer()).expect("a tokenizer");
     let (allocations, texts) = allocations(Some(Arc::new(tokenizer)));

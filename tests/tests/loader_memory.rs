@@ -16,6 +16,7 @@ fn the_memory_contract() {
     // What a process makes once, whichever model comes first, is no model's.
     drop(planned_and_held(&EngineOptions::default(), Numerics::Default));
     the_plan_is_what_is_allocated();
+    who_embeds_pays_for_it();
     a_cap_shrinks_the_cache_and_is_kept();
     a_cap_below_one_context_names_the_number_to_lower();
 }
@@ -50,6 +51,7 @@ fn the_plan_is_what_is_allocated() {
         EngineOptions::default(),
         EngineOptions { sequences: 1, chunk: 64, ..EngineOptions::default() },
         EngineOptions { sequences: 40, cache_blocks: Some(3000), ..EngineOptions::default() },
+        EngineOptions { sequences: 1, chunk: 4096, embeddings: true, ..EngineOptions::default() },
     ] {
         for numerics in Numerics::ALL {
             let (planned, held, _engine) = planned_and_held(&options, numerics);
@@ -59,6 +61,17 @@ fn the_plan_is_what_is_allocated() {
             );
         }
     }
+}
+
+/// Room for hidden states is a step's rows of them, and nobody has it who did not ask.
+fn who_embeds_pays_for_it() {
+    let plan = |embeddings| {
+        let options = EngineOptions { chunk: 4096, embeddings, ..EngineOptions::default() };
+        loader(&options).memory_plan(&cpu(Numerics::Default)).unwrap()
+    };
+    let (without, with) = (plan(false), plan(true));
+    assert_eq!(with.engine - without.engine, 4096 * 64 * 4);
+    assert_eq!(with.total() - without.total(), 4096 * 64 * 4);
 }
 
 fn a_cap_shrinks_the_cache_and_is_kept() {

@@ -13,7 +13,7 @@ use llama_tests::models::{Feed, bits, data, limits};
 use mock_cuda::{Capability, Config};
 use serde_json::{Map, json};
 
-/// Logits of four tokens of each of `sequences` sequences, one a step, and how many step shapes became programs and graphs.
+/// Logits and hidden states of four tokens of each of `sequences` sequences, one a step, and how many step shapes became programs and graphs.
 fn decode(name: &str, sequences: usize, capability: Capability, persistent: bool) -> (Vec<u32>, [usize; 2]) {
     decode_of(&data().join("tiny").join(name), sequences, capability, persistent)
 }
@@ -25,12 +25,13 @@ fn decode_of(path: &Path, sequences: usize, capability: Capability, persistent: 
     let limits = Limits { kv: KvFormat::Half, ..limits(sequences, 16) };
     let mut model = Llama::load(cuda, &checkpoint, limits, None, &mut |_| {}).expect("a model");
     let mut feeds: Vec<Feed> = (0..sequences as u32).map(|s| Feed::new(&[5 + s, 9, 3, 7], s, 4, 16)).collect();
-    let (mut batch, mut logits, mut all) = (Batch::new(), Vec::new(), Vec::new());
+    let (mut batch, mut logits, mut states, mut all) = (Batch::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..4 {
         batch.clear();
         feeds.iter_mut().for_each(|feed| assert_eq!(feed.push(&mut batch, 1), 1));
         model.forward(&batch, &mut logits).unwrap_or_else(|error| panic!("{error}: {:?}", driver.last_finding()));
-        all.extend(bits(&logits));
+        model.states(&mut states).unwrap_or_else(|error| panic!("{error}: {:?}", driver.last_finding()));
+        all.extend(bits(&logits).into_iter().chain(bits(&states)));
     }
     (all, [model.backend().programs(), model.backend().graphs()])
 }

@@ -79,7 +79,9 @@ impl Checkpoint {
         let end_tokens = folder.end_tokens(config.vocab)?;
         let chat_template = folder.chat_template()?;
         let shards = Shards::new(folder.weights(weights)?.into_iter().map(Shard::Safetensors).collect())?;
-        let roles = roles(&shards, &config, |name| name.hf().filter(|_| !(config.tied && name == Name::Head)))?;
+        let names = |name: &str| shards.find(name).is_some();
+        let bare = names("embed_tokens.weight") && !names("model.embed_tokens.weight");
+        let roles = roles(&shards, &config, |name| name.hf().map(|name| if bare { unprefixed(name) } else { name }))?;
         folder.check_biases(&roles)?;
         Ok(Checkpoint { config, shards, roles, end_tokens, chat_template, folder: Some(folder) })
     }
@@ -97,7 +99,7 @@ impl Checkpoint {
     /// The tensor in a role.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the model has none: a bias, a tied model's head, divisors.
+    /// [`Error::Tensor`] if the model has none: a bias, a tied model's head, divisors, scores.
     pub fn view(&self, name: Name) -> Result<TensorView<'_>> {
         match self.roles.get(&name) {
             Some(&tensor) => self.shards.view(tensor),
@@ -112,7 +114,9 @@ impl Checkpoint {
 
     /// The matrices that the graph multiplies by or looks tokens up in: what a backend prepares.
     pub fn matrices(&self) -> impl Iterator<Item = TensorView<'_>> {
-        Name::all(&self.config).filter(|name| !name.is_vector()).filter_map(|name| self.find(name))
+        Name::all(&self.config)
+            .filter(|name| !name.is_vector() && *name != Name::Score)
+            .filter_map(|name| self.find(name))
     }
 
     /// A number that other weights do not have, as good as certainly: a checksum of the files' lengths and times of
@@ -170,6 +174,11 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The name of a tensor in a checkpoint of a bare `LlamaModel`.
+fn unprefixed(name: String) -> String {
+    name.strip_prefix("model.").map(str::to_owned).unwrap_or(name)
+}
+
 /// Which tensor has which role: all that the graph needs, in the shapes it needs, in formats it reads.
 fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String>) -> Result<HashMap<Name, usize>> {
     let mut roles = HashMap::new();
@@ -180,7 +189,7 @@ fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String
                 check_tensor(shards, tensor, name, config)?;
                 roles.insert(name, tensor);
             }
-            None if name.is_bias() || name == Name::RopeFreqs || (name == Name::Head && config.tied) => {}
+            None if name.is_bias() || name == Name::RopeFreqs => {}
             None => return Err(Error::tensor(spelling, "is missing")),
         }
     }

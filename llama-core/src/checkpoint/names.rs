@@ -1,6 +1,6 @@
 //! The tensors of a Llama, and how GGUF and Hugging Face spell them.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// A tensor's role in the graph; the number is its layer. Shapes are `[rows, columns]`; a vector has one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,12 +45,14 @@ pub enum Name {
     Head,
     /// `[1, dims / 2]`: divisors of the rotary frequencies. GGUF only.
     RopeFreqs,
+    /// `[labels, hidden]`: scores of a classifier's labels.
+    Score,
 }
 
 use Name::*;
 
 impl Name {
-    /// Every tensor that a model of `config`'s shape has, may have (biases) or has unless it is tied (the head).
+    /// Every tensor that a model of `config`'s shape has or may have (biases, divisors).
     pub fn all(config: &Config) -> impl Iterator<Item = Name> + use<> {
         let layer = |l| {
             [
@@ -72,7 +74,10 @@ impl Name {
                 DownBias(l),
             ]
         };
-        [Embed, Norm, Head, RopeFreqs].into_iter().chain((0..config.layers).flat_map(layer))
+        let head = (config.head == config::Head::Own).then_some(Head);
+        let score = (!config.labels.is_empty()).then_some(Score);
+        let ends = [Embed, Norm, RopeFreqs].into_iter().chain(head).chain(score);
+        ends.chain((0..config.layers).flat_map(layer))
     }
 
     /// `[rows, columns]`.
@@ -90,6 +95,7 @@ impl Name {
             GateBias(_) | UpBias(_) => (1, config.ffn),
             Down(_) => (config.hidden, config.ffn),
             RopeFreqs => (1, config.rope.dims / 2),
+            Score => (config.labels.len(), config.hidden),
         }
     }
 
@@ -110,6 +116,7 @@ impl Name {
             Norm => "output_norm.weight".into(),
             Head => "output.weight".into(),
             RopeFreqs => "rope_freqs.weight".into(),
+            Score => "cls.output.weight".into(),
             AttnNorm(l) => format!("blk.{l}.attn_norm.weight"),
             Q(l) => format!("blk.{l}.attn_q.weight"),
             QBias(l) => format!("blk.{l}.attn_q.bias"),
@@ -129,13 +136,15 @@ impl Name {
         }
     }
 
-    /// Spelling in Hugging Face checkpoints of `LlamaForCausalLM` and `MistralForCausalLM`, which have no divisors.
+    /// Spelling in Hugging Face checkpoints of `LlamaForCausalLM`, `MistralForCausalLM` and their likes, which have no
+    /// divisors. Those of `LlamaModel` and `MistralModel` lack the `model.` that most names begin with.
     pub fn hf(self) -> Option<String> {
         Some(match self {
             RopeFreqs => return None,
             Embed => "model.embed_tokens.weight".into(),
             Norm => "model.norm.weight".into(),
             Head => "lm_head.weight".into(),
+            Score => "score.weight".into(),
             AttnNorm(l) => format!("model.layers.{l}.input_layernorm.weight"),
             Q(l) => format!("model.layers.{l}.self_attn.q_proj.weight"),
             QBias(l) => format!("model.layers.{l}.self_attn.q_proj.bias"),

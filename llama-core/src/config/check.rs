@@ -15,6 +15,7 @@ const MOST_LAYERS: usize = 4096;
 const MOST_HEADS: usize = 1 << 14;
 const MOST_HEAD_DIM: usize = 4096;
 const MOST_CONTEXT: usize = 1 << 31;
+const MOST_LABELS: usize = 1 << 14;
 const MOST_FACTOR: f64 = 1e6;
 
 /// How a kind of file spells the hyperparameters, for error messages.
@@ -33,6 +34,7 @@ pub(crate) struct Keys {
     pub(crate) rope_dims: &'static str,
     pub(crate) scaling: &'static str,
     pub(crate) window: &'static str,
+    pub(crate) labels: &'static str,
 }
 
 impl Config {
@@ -56,8 +58,15 @@ impl Config {
         if let Some(window) = self.window {
             within(keys.window, window, 1..=MOST_CONTEXT)?;
         }
+        within(keys.labels, self.labels.len(), 0..=MOST_LABELS)?;
         self.rope.check(keys, self)
     }
+}
+
+/// Names of `count` labels that have none, as transformers names them. `key` is what says how many there are.
+pub(crate) fn numbered_labels(key: &str, count: usize) -> Result<Vec<String>> {
+    within(key, count, 1..=MOST_LABELS)?;
+    Ok((0..count).map(|i| format!("LABEL_{i}")).collect())
 }
 
 impl Rope {

@@ -1,9 +1,11 @@
 //! A model's sizes and rotary frequencies, whichever file they came from.
 
 mod check;
+mod head;
 mod rope;
 
-pub(crate) use check::Keys;
+pub(crate) use check::{Keys, numbered_labels};
+pub use head::{Head, Pooling};
 pub(crate) use rope::yarn_scale;
 
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
@@ -33,8 +35,12 @@ pub struct Config {
     pub rope: Rope,
     /// Sliding window, where the model has one.
     pub window: Option<usize>,
-    /// The head is the embedding's matrix.
-    pub tied: bool,
+    /// Where logits come from.
+    pub head: Head,
+    /// What becomes of a text's hidden states where a caller does not say.
+    pub pooling: Pooling,
+    /// Names of a classifier's labels, in the order of its scores; empty where the model is none.
+    pub labels: Vec<String>,
 }
 
 /// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and how it was stretched.

@@ -42,7 +42,7 @@ pub enum Finish {
     StopToken(u32),
     /// This end token of the model came up.
     End(u32),
-    /// All tokens asked for are there.
+    /// All tokens asked for are there, or the vector or scores asked for in their stead.
     Length,
     /// [`Engine::cancel`](super::Engine::cancel).
     Cancelled,
@@ -66,18 +66,23 @@ pub struct Event {
     pub top: Vec<Logprob>,
     /// The next tokens of the prompt, from its second on, where asked for.
     pub prompt: Vec<Score>,
+    /// Of an [`Embed`](super::Embed), in the last event: its vector, `[hidden]`; without pooling in every event: the vectors
+    /// of its next tokens, `[n, hidden]`. Of a classification, in the last event: the scores of its labels, `[labels]`.
+    pub vector: Vec<f32>,
     /// Set in a sequence's last event.
     pub finish: Option<Finish>,
 }
 
 impl Event {
     pub(super) fn new(id: SequenceId) -> Self {
-        Event { id, token: None, text: String::new(), logprob: None, top: Vec::new(), prompt: Vec::new(), finish: None }
+        let (text, top, prompt, vector) = Default::default();
+        Event { id, token: None, text, logprob: None, top, prompt, vector, finish: None }
     }
 
     /// Whether there is anything to say.
     pub(super) fn is_empty(&self) -> bool {
-        self.token.is_none() && self.text.is_empty() && self.prompt.is_empty() && self.finish.is_none()
+        let says = self.token.is_some() || !self.text.is_empty() || !self.prompt.is_empty() || !self.vector.is_empty();
+        !says && self.finish.is_none()
     }
 }
 
@@ -94,6 +99,8 @@ pub struct Completion {
     pub scores: Vec<Score>,
     /// `[prompt - 1]`: the prompt's tokens from the second on, where asked for.
     pub prompt: Vec<Score>,
+    /// The vector or vectors of an [`Embed`](super::Embed), or the scores of a classification.
+    pub vector: Vec<f32>,
     /// Why it ended.
     pub finish: Finish,
 }
@@ -101,8 +108,8 @@ pub struct Completion {
 impl Completion {
     /// Nothing yet. `finish` means nothing until the last event has been absorbed.
     pub fn new(id: SequenceId) -> Self {
-        let (tokens, text, scores, prompt) = Default::default();
-        Completion { id, tokens, text, scores, prompt, finish: Finish::Cancelled }
+        let (tokens, text, scores, prompt, vector) = Default::default();
+        Completion { id, tokens, text, scores, prompt, vector, finish: Finish::Cancelled }
     }
 
     /// Appends what one event brought.
@@ -113,6 +120,7 @@ impl Completion {
             self.scores.push(Score { token, logprob, top: event.top });
         }
         self.prompt.extend(event.prompt);
+        self.vector.extend(event.vector);
         if let Some(finish) = event.finish {
             self.finish = finish;
         }

@@ -35,7 +35,11 @@ impl Engine {
     /// ```
     pub fn generate(&mut self, request: Request) -> Result<Generation<'_>> {
         let id = self.submit(request)?;
-        Ok(Generation { engine: self, id, ready: VecDeque::new(), failure: None, ended: false })
+        Ok(self.events_of(id))
+    }
+
+    fn events_of(&mut self, id: SequenceId) -> Generation<'_> {
+        Generation { engine: self, id, ready: VecDeque::new(), failure: None, ended: false }
     }
 
     /// Submits a request and returns all of it.
@@ -48,9 +52,14 @@ impl Engine {
 
     /// Submits a request, shows each of its events as it comes, and returns all of it.
     pub fn complete_with(&mut self, request: Request, mut on_event: impl FnMut(&Event)) -> Result<Completion> {
-        let events = self.generate(request)?;
-        let mut completion = Completion::new(events.id);
-        for event in events {
+        let id = self.submit(request)?;
+        self.completed(id, &mut on_event)
+    }
+
+    /// All of one sequence that was just submitted.
+    pub(super) fn completed(&mut self, id: SequenceId, on_event: &mut dyn FnMut(&Event)) -> Result<Completion> {
+        let mut completion = Completion::new(id);
+        for event in self.events_of(id) {
             let event = event?;
             on_event(&event);
             completion.absorb(event);

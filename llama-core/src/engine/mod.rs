@@ -10,27 +10,53 @@
 //! provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
 //! the model fails the step, which may be tried again: it left no trace.
 //!
+//! A prompt may also be asked for its hidden states in place of text, as one vector or as scores of a classifier's labels
+//! ([`Engine::embed`], [`Engine::classify`], and [`Engine::submit_embed`], [`Engine::submit_classify`] for servers): it goes
+//! through the same queue and batches, and no logits are computed for it.
+//!
+//! Some classifiers generate: Llama Guard answers a conversation, rendered by its own chat template, with `safe` or
+//! `unsafe`, and the log-probability of that token says how sure it is:
+//!
+//! ```
+//! # use llama_core::engine::{Engine, Request, Score};
+//! # use llama_core::sample::Sampling;
+//! # use llama_core::text::Tokenizer;
+//! /// The verdict on a rendered conversation, and its probability.
+//! fn judge(engine: &mut Engine, tokenizer: &Tokenizer, prompt: Vec<u32>) -> llama_core::Result<Option<(String, f32)>> {
+//!     let sampling = Sampling { logprobs: Some(0), ..Sampling::greedy() };
+//!     let answer = engine.complete(Request { max_tokens: Some(3), sampling, ..Request::new(prompt) })?;
+//!     let word = |score: &Score| tokenizer.decode(&[score.token]).ok().filter(|text| !text.trim().is_empty());
+//!     Ok(answer.scores.iter().find_map(|score| Some((word(score)?.trim().to_owned(), score.logprob.exp()))))
+//! }
+//! ```
+//!
 //! For programs that want one answer there are [`Engine::generate`], an iterator, and [`Engine::complete`]; they step
 //! the engine too, so whatever else was submitted gets on meanwhile, and its events wait for the next step.
 
+mod embed;
 mod event;
 mod generation;
 mod options;
+mod pool;
 mod request;
 mod scheduler;
 mod sequence;
 mod table;
 mod text;
 
+pub use crate::config::Pooling;
+pub use embed::Embed;
 pub use event::{Completion, Event, Finish, Score, SequenceId};
 pub use generation::Generation;
 pub use options::{DEFAULT_CONTEXT, DEFAULT_KV_BYTES, EngineOptions, block_bytes};
+pub use pool::Classifier;
 pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
 
 use std::sync::Arc;
 
 use crate::backend::Limits;
 use crate::batch::Batch;
+use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
 use crate::model::Model;
@@ -78,13 +104,17 @@ pub struct Engine {
     outbox: Vec<Event>,
     batch: Batch,
     outputs: Outputs,
+    /// Hidden states of the step, where one of them was wanted; `None` where nobody may want any.
+    states: Option<Vec<f32>>,
+    classifier: Option<Arc<Classifier>>,
     /// Empty between steps.
     draws: Vec<Draw<'static>>,
 }
 
 impl Engine {
     /// An engine for `model`, which was made for [`EngineOptions::limits`]. Without a tokenizer events carry tokens and
-    /// no text. Of `options` it takes the end tokens and whether to share prefixes; all sizes are the model's.
+    /// no text. Of `options` it takes the end tokens, whether to share prefixes and whether to keep room for hidden states; all
+    /// sizes are the model's.
     pub fn new(model: Box<dyn Model>, tokenizer: Option<Arc<Tokenizer>>, options: &EngineOptions) -> Result<Self> {
         let limits = *model.limits();
         let vocab = model.config().vocab;
@@ -97,6 +127,7 @@ impl Engine {
         let named = || tokenizer.as_ref().map_or(Vec::new(), |tokenizer| tokenizer.end_tokens().to_vec());
         let end_tokens = options.end_tokens.clone().unwrap_or_else(named);
         request::in_vocabulary("end_tokens", &end_tokens, vocab)?;
+        let states = options.embeds(model.config()).then(|| roomy_states(&limits, model.config())).transpose()?;
         Ok(Engine {
             model,
             tokenizer,
@@ -109,8 +140,20 @@ impl Engine {
             outbox: Vec::new(),
             batch: roomy_batch(&limits),
             outputs: roomy_outputs(&limits, vocab)?,
+            states,
+            classifier: None,
             draws: Vec::with_capacity(limits.outputs),
         })
+    }
+
+    /// The same engine, which may be asked to classify.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a classifier of another model: its labels or columns are not the model's.
+    pub fn with_classifier(mut self, classifier: Classifier) -> Result<Self> {
+        classifier.check(self.model.config())?;
+        self.classifier = Some(Arc::new(classifier));
+        Ok(self)
     }
 
     /// The model.
@@ -138,12 +181,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Parameter`] names what is out of range; [`Error::ContextOverflow`] says how many tokens were asked for and
-    /// how many there may be. Nothing is queued then.
+    /// how many there may be; [`Error::Unsupported`] is for models without a head. Nothing is queued then.
     pub fn submit(&mut self, mut request: Request) -> Result<SequenceId> {
-        let vocab = self.model.config().vocab;
-        let max_tokens = request.check(vocab, self.model.limits(), self.tokenizer.is_some())?;
-        self.submitted += 1;
-        let id = SequenceId(self.submitted);
+        let config = self.model.config();
+        if config.head == Head::None {
+            return Err(Error::Unsupported {
+                what: "generation by a model without a head".into(),
+                advice: "ask for embeddings or labels, or load the ForCausalLM model".into(),
+            });
+        }
+        let max_tokens = request.check(config.vocab, self.model.limits(), self.tokenizer.is_some())?;
+        let id = self.next_id();
         let stop_strings = std::mem::take(&mut request.stop_strings);
         let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
         self.scheduler.submit(Sequence::new(id, request, max_tokens, text, self.prefix_cache));
@@ -198,13 +246,18 @@ impl Engine {
         }
     }
 
+    fn next_id(&mut self) -> SequenceId {
+        self.submitted += 1;
+        SequenceId(self.submitted)
+    }
+
     /// Plans, runs and evaluates one step; events go to the outbox.
     fn advance(&mut self) -> Result<()> {
         self.scheduler.plan(&mut self.batch);
         if self.batch.rows() == 0 {
             return Ok(());
         }
-        if let Err(error) = self.sample() {
+        if let Err(error) = self.sample().and_then(|()| self.read_states()) {
             self.scheduler.rollback();
             return Err(error);
         }
@@ -237,24 +290,43 @@ impl Engine {
         Ok(())
     }
 
+    /// Brings the step's hidden states here, where one of them is wanted.
+    fn read_states(&mut self) -> Result<()> {
+        let Some(states) = &mut self.states else { return Ok(()) };
+        states.clear();
+        if self.scheduler.planned().any(Sequence::wants_states) {
+            self.model.states(states)?;
+            let (rows, hidden) = (self.batch.rows(), self.model.config().hidden);
+            assert_eq!(states.len(), rows * hidden, "hidden states of {rows} rows of {hidden}");
+        }
+        Ok(())
+    }
+
     fn evaluate(&mut self) {
-        let vocab = self.model.config().vocab;
+        let &Config { vocab, hidden, .. } = self.model.config();
+        let mut states = self.states.as_deref().unwrap_or_default();
         let Outputs { wants_logits, logits, picks, sampler } = &mut self.outputs;
         let mut logits = if *wants_logits { logits.as_slice() } else { &[] };
         let mut picks = picks.iter().copied();
         let (pool, sequences) = self.scheduler.planned_mut();
         for sequence in sequences {
-            let own = if *wants_logits { sequence.planned_outputs() * vocab } else { 0 };
-            let (own, rest) = logits.split_at(own);
-            logits = rest;
+            let logits = front(&mut logits, sequence.planned_outputs() * vocab).chunks_exact(vocab);
+            let states = front(&mut states, sequence.planned_rows() * hidden);
             let pick = sequence.draw(0).and_then(|_| picks.next());
-            let rows = Rows { logits: own.chunks_exact(vocab), pick, sampler };
+            let rows = Rows { logits, states, pick, sampler };
             let event = sequence.advance(pool, rows, &self.end_tokens);
             if !event.is_empty() {
                 self.outbox.push(event);
             }
         }
     }
+}
+
+/// Cuts the first `count` off `rest`; where nothing was brought there is nothing.
+fn front<'a>(rest: &mut &'a [f32], count: usize) -> &'a [f32] {
+    let (front, later) = rest.split_at(count.min(rest.len()));
+    *rest = later;
+    front
 }
 
 /// The list's memory, for draws of another step: collecting a list's own iterator reuses its allocation.
@@ -264,18 +336,31 @@ fn emptied<'a>(mut draws: Vec<Draw<'_>>) -> Vec<Draw<'a>> {
 }
 
 /// Bytes that an engine holds for itself, beside its model and tokenizer, before anything is submitted.
-pub(crate) fn bytes(limits: &Limits, vocab: usize) -> u64 {
+pub(crate) fn bytes(limits: &Limits, config: &Config, options: &EngineOptions) -> u64 {
+    let vocab = config.vocab;
     let batch = size_of::<u32>() * (2 * (limits.tokens + limits.sequences) + limits.blocks + limits.outputs);
     let sequences = limits.sequences * size_of::<Sequence>();
     let draws = limits.outputs * (size_of::<Draw<'_>>() + size_of::<Result<u32, Refusal>>());
     let lists = (batch + sequences + draws) as u64;
-    [BlockPool::bytes(limits.blocks), logits_bytes(limits, vocab), Sampler::bytes(vocab), lists]
-        .into_iter()
-        .fold(0, u64::saturating_add)
+    let states = if options.embeds(config) { states_bytes(limits, config) } else { 0 };
+    let rows = [logits_bytes(limits, vocab), states, Classifier::bytes(config)];
+    let rest = [BlockPool::bytes(limits.blocks), Sampler::bytes(vocab), lists];
+    rows.into_iter().chain(rest).fold(0, u64::saturating_add)
 }
 
 fn logits_bytes(limits: &Limits, vocab: usize) -> u64 {
     (limits.outputs as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64)
+}
+
+fn states_bytes(limits: &Limits, config: &Config) -> u64 {
+    (limits.tokens as u64).saturating_mul(config.hidden as u64).saturating_mul(size_of::<f32>() as u64)
+}
+
+fn roomy_states(limits: &Limits, config: &Config) -> Result<Vec<f32>> {
+    let mut states = Vec::new();
+    let refused = |_| Error::refused("the engine's hidden states", states_bytes(limits, config), "the chunk");
+    states.try_reserve_exact(limits.tokens.saturating_mul(config.hidden)).map_err(refused)?;
+    Ok(states)
 }
 
 fn roomy_outputs(limits: &Limits, vocab: usize) -> Result<Outputs> {

@@ -2,7 +2,7 @@
 
 use crate::backend::{KvFormat, Limits};
 use crate::batch::{BLOCK, BlockId};
-use crate::config::Config;
+use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::numerics::GROUP;
 
@@ -37,6 +37,10 @@ pub struct EngineOptions {
     pub memory_limit: Option<u64>,
     /// Whether sequences that start with the same tokens share blocks, also one after the other.
     pub prefix_cache: bool,
+    /// Whether hidden states may be asked for ([`Engine::embed`](super::Engine::embed),
+    /// [`Engine::classify`](super::Engine::classify)): the engine then keeps room for a step's, `[rows, hidden]` in f32. A model
+    /// without a head has nothing else to give, so its engine always does.
+    pub embeddings: bool,
     /// Tokens that end a generation. `None`: those the tokenizer's file names.
     pub end_tokens: Option<Vec<u32>>,
 }
@@ -51,6 +55,7 @@ impl Default for EngineOptions {
             cache_blocks: None,
             memory_limit: None,
             prefix_cache: true,
+            embeddings: false,
             end_tokens: None,
         }
     }
@@ -80,16 +85,25 @@ impl EngineOptions {
         within("sequences", self.sequences, MAX_SEQUENCES)?;
         within("chunk", self.chunk, MAX_ROWS)?;
         let tokens = self.chunk.max(self.sequences);
+        let outputs = match config.head {
+            Head::None => 1,
+            _ => self.sequences.max(tokens.min(SCORED_ROWS)),
+        };
         let limits = Limits {
             tokens,
             sequences: self.sequences,
-            outputs: self.sequences.max(tokens.min(SCORED_ROWS)),
+            outputs,
             context,
             blocks: self.blocks(config, context),
             kv: self.kv,
         };
         check(&limits)?;
         Ok(limits)
+    }
+
+    /// Whether an engine for `config` keeps room for hidden states.
+    pub(crate) fn embeds(&self, config: &Config) -> bool {
+        self.embeddings || config.head == Head::None
     }
 
     fn blocks(&self, config: &Config, context: usize) -> usize {

@@ -5,6 +5,8 @@ use crate::batch::BLOCK;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
 
+use super::embed::Embed;
+
 /// Stop strings of one request.
 pub const MAX_STOP_STRINGS: usize = 16;
 /// Bytes of one stop string.
@@ -41,10 +43,7 @@ impl Request {
 
     /// Checks everything against the model's sizes. Returns how many tokens may be generated.
     pub(super) fn check(&self, vocab: usize, limits: &Limits, has_text: bool) -> Result<usize> {
-        if self.prompt.is_empty() {
-            return Err(Error::parameter("prompt", "[]", "must hold at least one token"));
-        }
-        in_vocabulary("prompt", &self.prompt, vocab)?;
+        check_prompt(&self.prompt, vocab)?;
         self.sampling.validate(vocab)?;
         self.check_stops(vocab, has_text)?;
         self.fit(limits)
@@ -74,16 +73,36 @@ impl Request {
         if asked == 0 && !self.prompt_logprobs {
             return Err(Error::parameter("max_tokens", 0, "must be at least 1 unless prompt_logprobs is set"));
         }
-        let needed = prompt.saturating_add(asked);
-        if needed > limits.context {
-            return Err(Error::ContextOverflow { needed, limit: limits.context });
-        }
-        if needed > pool {
-            let problem = format!("{} blocks are needed for {needed} tokens", needed.div_ceil(BLOCK));
-            return Err(Error::parameter("cache_blocks", limits.blocks, problem));
-        }
+        fit(prompt.saturating_add(asked), limits)?;
         Ok(asked)
     }
+}
+
+impl Embed {
+    /// Checks everything against the model's sizes.
+    pub(super) fn check(&self, vocab: usize, limits: &Limits) -> Result<()> {
+        check_prompt(&self.prompt, vocab)?;
+        fit(self.prompt.len(), limits)
+    }
+}
+
+fn check_prompt(prompt: &[u32], vocab: usize) -> Result<()> {
+    match prompt.is_empty() {
+        true => Err(Error::parameter("prompt", "[]", "must hold at least one token")),
+        false => in_vocabulary("prompt", prompt, vocab),
+    }
+}
+
+/// That a sequence of `needed` tokens fits when it is alone.
+fn fit(needed: usize, limits: &Limits) -> Result<()> {
+    if needed > limits.context {
+        return Err(Error::ContextOverflow { needed, limit: limits.context });
+    }
+    if needed > limits.blocks.saturating_mul(BLOCK) {
+        let problem = format!("{} blocks are needed for {needed} tokens", needed.div_ceil(BLOCK));
+        return Err(Error::parameter("cache_blocks", limits.blocks, problem));
+    }
+    Ok(())
 }
 
 /// That every one of `tokens` is below `vocab`.

@@ -8,6 +8,7 @@ use crate::kv::BlockPool;
 use crate::sample::{Draw, History, Refusal, Sampled, Sampler, Sampling};
 
 use super::event::{Event, Finish, Score, SequenceId};
+use super::pool::{NotFinite, Pool};
 use super::request::Request;
 use super::scheduler::Budget;
 use super::table::Table;
@@ -29,6 +30,8 @@ pub(super) struct Sequence {
     table: Table,
     /// Rows whose logits have served to score the prompt's tokens: row `i` scores token `i + 1`.
     scored: usize,
+    /// What hidden states become, where they are wanted.
+    pool: Option<Pool>,
     /// Rows planned for the step at hand.
     chunk: usize,
     finished: bool,
@@ -51,9 +54,16 @@ impl Sequence {
             text,
             table: Table::new(sharing, prompt + max_tokens),
             scored: if request.prompt_logprobs { 0 } else { prompt - 1 },
+            pool: None,
             chunk: 0,
             finished: false,
         }
+    }
+
+    /// One that ends with its prompt, whose hidden states go to `pool`. The prompt has been checked.
+    pub fn pooling(id: SequenceId, prompt: Vec<u32>, pool: Pool, sharing: bool) -> Self {
+        let text = Text::new(None, &prompt, Vec::new());
+        Sequence { pool: Some(pool), ..Sequence::new(id, Request::new(prompt), 0, text, sharing) }
     }
 }
 
@@ -77,11 +87,14 @@ impl Sequence {
         self.table.missing(self.tokens.len())
     }
 
-    /// Takes what the prefix cache holds. The last token is always computed, because its logits are wanted, and so is
-    /// every token of the prompt whose row still has to score the next. Returns how many tokens that saved.
+    /// Takes what the prefix cache holds. The last token is always computed, because its logits or its state are wanted,
+    /// and so is every token of the prompt whose row still has to score the next, or to be pooled. Returns how many tokens
+    /// that saved.
     pub fn reuse(&mut self, pool: &mut BlockPool) -> usize {
-        let needed_from = if self.scored + 1 < self.prompt { self.scored } else { self.tokens.len() - 1 };
-        self.table.reuse(pool, &self.tokens[..needed_from])
+        let last = self.tokens.len() - 1;
+        let scored = if self.scored + 1 < self.prompt { self.scored } else { last };
+        let pooled = self.pool.as_ref().map_or(last, Pool::needed_from);
+        self.table.reuse(pool, &self.tokens[..scored.min(pooled)])
     }
 
     /// Plans as many of the remaining tokens as budget and blocks allow. False if only blocks were lacking for even one.
@@ -146,6 +159,8 @@ impl Sequence {
 pub(super) struct Rows<'a> {
     /// Its rows of logits; none where nobody wanted the step's.
     pub logits: ChunksExact<'a, f32>,
+    /// Its rows of hidden states, one for each of its chunk; none where nobody wanted the step's.
+    pub states: &'a [f32],
     /// What became of its draw, if it had one.
     pub pick: Option<Result<u32, Refusal>>,
     /// For the rows that are not picked from elsewhere.
@@ -154,6 +169,11 @@ pub(super) struct Rows<'a> {
 
 // What is wanted of a step.
 impl Sequence {
+    /// Rows of the planned chunk.
+    pub fn planned_rows(&self) -> usize {
+        self.chunk
+    }
+
     /// Rows of logits of the planned chunk.
     pub fn planned_outputs(&self) -> usize {
         self.outputs(self.chunk)
@@ -165,6 +185,11 @@ impl Sequence {
         let start = self.table.computed();
         self.sampling.logprobs.is_some() && self.outputs(self.chunk) > 0
             || (start..start + self.chunk).any(|position| self.is_scoring(position))
+    }
+
+    /// Whether the hidden state of a row of the planned chunk is wanted.
+    pub fn wants_states(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.needed_from() < self.table.computed() + self.chunk)
     }
 
     /// How to pick the next token out of `row`, if the planned chunk gets that far and no log-probabilities are wanted.
@@ -213,6 +238,7 @@ impl Sequence {
     }
 
     fn take_outputs(&mut self, rows: &mut Rows<'_>, end_tokens: &[u32], event: &mut Event) -> Result<()> {
+        self.take_states(rows, event)?;
         let end = self.table.computed() + self.chunk;
         for position in self.table.computed()..end {
             if self.is_scoring(position) {
@@ -225,6 +251,19 @@ impl Sequence {
         if end == self.tokens.len() && self.max_tokens == 0 {
             self.finish(Finish::Length, event);
         }
+        Ok(())
+    }
+
+    /// Pools the chunk's hidden states, and hands out what came of it.
+    fn take_states(&mut self, rows: &Rows<'_>, event: &mut Event) -> Result<()> {
+        let Some(pool) = &mut self.pool else { return Ok(()) };
+        let given = pool.take(self.table.computed(), rows.states).and_then(|()| pool.give());
+        event.vector = given.map_err(|NotFinite { position, column, value }| Error::StateNotFinite {
+            sequence: self.id.number(),
+            column,
+            position: position as u32,
+            value,
+        })?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use crate::backend::Limits;
 use crate::batch::{BLOCK, Batch, BlockId};
-use crate::config::Config;
+use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::sample::Draw;
 
@@ -11,6 +11,13 @@ pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<(
     at_most("batch rows", batch.rows(), limits.tokens)?;
     at_most("batch sequences", batch.sequences(), limits.sequences)?;
     at_most("batch outputs", batch.outputs.len(), limits.outputs)?;
+    if config.head == Head::None && !batch.outputs.is_empty() {
+        return Err(Error::parameter(
+            "batch.outputs",
+            batch.outputs.len(),
+            "this model has no head to compute logits with",
+        ));
+    }
     indptr("batch.q_indptr", &batch.q_indptr, batch.rows())?;
     indptr("batch.kv_indptr", &batch.kv_indptr, batch.block_ids.len())?;
     if batch.positions.len() != batch.rows() || batch.kv_indptr.len() != batch.q_indptr.len() {

@@ -30,7 +30,7 @@ pub struct Llama<B: Backend> {
     embed: B::Weight, // [vocab, hidden]
     layers: Vec<Layer<B>>,
     norm: B::Tensor,         // [1, hidden]
-    head: Option<B::Weight>, // [vocab, hidden]; None: the embedding serves
+    head: Option<B::Weight>, // [vocab, hidden]; None: the embedding serves, or nothing asks
     kv: B::KvCache,
     plan: B::Plan,
     work: Workspace<B>,
@@ -171,6 +171,13 @@ impl<B: Backend> Model for Llama<B> {
             self.backend.read(&self.work.logits, &mut outputs.logits)?;
         }
         if draws.is_empty() { Ok(()) } else { self.backend.sample(&mut self.work.logits, draws, outputs) }
+    }
+
+    /// The residual is what a step leaves behind, so states cost a step that wants none nothing.
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        let Llama { config, backend: b, norm, work, .. } = self;
+        b.rms_norm(&mut work.x, &work.residual, norm, config.eps)?;
+        b.read(&work.x, states)
     }
 
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {

@@ -30,6 +30,9 @@ pub trait Model: Send {
         outputs.pick(draws);
         Ok(())
     }
+    /// Reads the last hidden states of every row of the step before, after the model's last norm, into `states`, which is
+    /// replaced: `[rows, hidden]`. What it reads after a step that failed, or before the first, is not defined.
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()>;
     /// Copies whole KV blocks `(from, to)` in every layer.
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()>;
     /// Name of the backend, for people.

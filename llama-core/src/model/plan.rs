@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::backend::{AttentionShape, Backend, Limits, Part, Role};
 use crate::checkpoint::{Checkpoint, Name, TensorView};
-use crate::config::Config;
+use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::model::workspace;
@@ -52,7 +52,7 @@ impl<'a> Parts<'a> {
             embed: whole(Name::Embed)?,
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             norm: checkpoint.view(Name::Norm)?,
-            head: (!config.tied).then(|| whole(Name::Head)).transpose()?,
+            head: (config.head == Head::Own).then(|| whole(Name::Head)).transpose()?,
         })
     }
 
@@ -93,7 +93,8 @@ pub struct MemoryPlan {
     pub activations: u64,
     /// The backend's own: quantised activations, rotations, schedules.
     pub scratch: u64,
-    /// The engine's own: logits to sample from, lists of KV blocks. 0 where a model is planned without an engine.
+    /// The engine's own: logits to sample from, hidden states, lists of KV blocks, a classifier. 0 where a model is planned
+    /// without an engine.
     pub engine: u64,
 }
 

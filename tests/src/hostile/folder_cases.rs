@@ -113,6 +113,14 @@ pub fn folders() -> Vec<Case<Folder>> {
     [files(), index(), config(), weights()].concat()
 }
 
+/// The model, to be pooled by sentence-transformers as `settings` say.
+fn pooled(name: &str, settings: &str, says: &str) -> Case<Folder> {
+    changed(name, &[says], |f| {
+        f.folders.push("1_Pooling".into());
+        f.set("1_Pooling/config.json", settings);
+    })
+}
+
 fn changed(name: &str, says: &[&str], change: impl FnOnce(&mut Folder)) -> Case<Folder> {
     let mut folder = model();
     change(&mut folder);
@@ -158,6 +166,10 @@ fn files() -> Vec<Case<Folder>> {
         changed("generation_config.json not JSON", &["generation_config.json: JSON at byte"], |f| {
             f.set("generation_config.json", "{");
         }),
+        pooled("a pooling that is not JSON", "{", "config.json: JSON at byte"),
+        pooled("a pooling by the largest", "{\"pooling_mode_max_tokens\": true}", "pooling_mode_max_tokens"),
+        pooled("two poolings", "{\"pooling_mode_lasttoken\": true, \"pooling_mode_mean_tokens\": true}", "pooling by"),
+        pooled("a pooling of 1", "{\"pooling_mode_lasttoken\": 1}", "pooling_mode_lasttoken: is 1"),
         changed("a chat template that is a number", &["chat_template"], |f| {
             f.set("tokenizer_config.json", "{\"chat_template\": 1}");
         }),
@@ -271,6 +283,16 @@ const CONFIGS: &[(&str, &str, &str)] = &[
     ("\"hidden_act\": \"silu\"", "\"quantization_config\": {}", "quantization_config"),
     ("\"LlamaForCausalLM\"", "\"Qwen2ForCausalLM\"", "Qwen2ForCausalLM"),
     ("[\"LlamaForCausalLM\"]", "[]", "architectures"),
+    ("\"LlamaForCausalLM\"", "\"LlamaForTokenClassification\"", "LlamaForTokenClassification"),
+    ("\"LlamaForCausalLM\"", "\"MistralModel\"", "MistralModel"),
+    ("\"LlamaForCausalLM\"", "\"LlamaForSequenceClassification\"", "score.weight"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": {}", "id2label"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": []", "id2label"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": {\"1\": \"a\"}", "id2label"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": {\"0\": 0}", "0: is 0; a string"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 0", "num_labels"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 1e15", "num_labels"),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 4294967296", "num_labels"),
     ("\"model_type\": \"llama\"", "\"model_type\": \"qwen2\"", "qwen2"),
     ("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": 0", "tie_word_embeddings"),
     ("\"tie_word_embeddings\": false", "\"attention_bias\": true", "attention_bias"),

@@ -5,7 +5,7 @@ use super::gguf::{Gguf, Tensor, Value, model};
 
 type Cases = Vec<Case<Vec<u8>>>;
 
-const INTEGERS: [&str; 14] = [
+const INTEGERS: [&str; 15] = [
     "llama.context_length",
     "llama.embedding_length",
     "llama.block_count",
@@ -20,6 +20,7 @@ const INTEGERS: [&str; 14] = [
     "llama.expert_count",
     "tokenizer.ggml.bos_token_id",
     "tokenizer.ggml.eos_token_id",
+    "llama.pooling_type",
 ];
 const FLOATS: [&str; 4] = [
     "llama.rope.freq_base",
@@ -36,6 +37,8 @@ const STRINGS: [&str; 5] = [
 ];
 const ARRAYS: [&str; 4] =
     ["tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"];
+const LABELS: &str = "llama.classifier.output_labels";
+const CAUSAL: &str = "llama.attention.causal";
 
 /// All impossible models.
 pub fn cases() -> Cases {
@@ -45,7 +48,7 @@ pub fn cases() -> Cases {
 /// Every key that is read, with a value of every type that it must not have.
 pub fn wrong_types() -> Cases {
     let mut cases = Vec::new();
-    for key in INTEGERS.into_iter().chain(FLOATS).chain(STRINGS).chain(ARRAYS) {
+    for key in INTEGERS.into_iter().chain(FLOATS).chain(STRINGS).chain(ARRAYS).chain([LABELS, CAUSAL]) {
         for (kind, value) in [
             ("u32", Value::u32(1)),
             ("f32", Value::f32(1.0)),
@@ -58,6 +61,7 @@ pub fn wrong_types() -> Cases {
                 "u32" => INTEGERS.contains(&key),
                 "f32" => FLOATS.contains(&key),
                 "string" => STRINGS.contains(&key),
+                "bool" => key == CAUSAL,
                 _ => false,
             };
             if !right {
@@ -213,6 +217,9 @@ fn kinds() -> Cases {
         with("architecture empty", &[architecture], architecture, Value::string("")),
         with("an adapter", &["general.type"], "general.type", Value::string("adapter")),
         with("eight experts", &["llama.expert_count"], "llama.expert_count", Value::u32(8)),
+        with("attention to what comes after", &[CAUSAL], CAUSAL, Value::raw(7, [0])),
+        with("pooling of the first token", &["llama.pooling_type 2"], "llama.pooling_type", Value::u32(2)),
+        with("pooling of no known kind", &["llama.pooling_type 5"], "llama.pooling_type", Value::u32(5)),
     ]
 }
 
@@ -238,6 +245,19 @@ fn tensors() -> Cases {
     cases.push(changed("an embedding with a row too many", &["token_embd.weight has 9 rows"], |f| {
         *f.tensor("token_embd.weight") = Tensor::f32("token_embd.weight", &[8, 9], 0.0);
     }));
+    let score = "cls.output.weight";
+    let mut labelled = |name: &str, dims: &[u64], labels: Option<&[&str]>, says: &[&str]| {
+        cases.push(changed(name, says, |f| {
+            f.tensors.push(Tensor::f32(score, dims, 0.0));
+            if let Some(labels) = labels {
+                f.set(LABELS, Value::strings(labels));
+            }
+        }));
+    };
+    labelled("scores with a column too few", &[7, 2], None, &[score, "is [2, 7]"]);
+    labelled("scores of a label without a name", &[8, 2], Some(&["a"]), &[score, "is [2, 8]; [1, 8]"]);
+    labelled("scores of labels that are none", &[8, 2], Some(&[]), &[LABELS, "is empty"]);
+    labelled("scores of 65,537 labels", &[8, 65_537], None, &[LABELS, "is 65537"]);
     cases.push(changed("layers that are not there", &["tensor blk.1.attn_norm.weight"], |f| {
         f.set("llama.block_count", Value::u32(2));
     }));

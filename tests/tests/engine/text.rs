@@ -74,6 +74,10 @@ impl Model for Script {
         Ok(())
     }
 
+    fn states(&mut self, _states: &mut Vec<f32>) -> Result<()> {
+        unreachable!("a script has no states")
+    }
+
     fn copy_blocks(&mut self, _pairs: &[(BlockId, BlockId)]) -> Result<()> {
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{BLOCK, Batch, BlockId};
-use llama_core::config::{Config, Rope, RopeScaling};
+use llama_core::config::{Config, Head, Pooling, Rope, RopeScaling};
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Request, Score};
 use llama_core::model::Model;
 use llama_core::sample::{History, Sampled, Sampler};
@@ -28,7 +28,9 @@ pub fn config() -> Config {
         eps: 1e-5,
         rope: Rope { theta: 10_000.0, dims: 4, layout: RopeLayout::Halves, scaling: RopeScaling::None },
         window: None,
-        tied: true,
+        head: Head::Tied,
+        pooling: Pooling::Last,
+        labels: Vec::new(),
     }
 }
 
@@ -45,6 +47,8 @@ pub struct Knobs {
     pub poison: Option<u32>,
     /// Rows computed so far.
     pub rows: usize,
+    /// Rows of logits computed so far.
+    pub outputs: usize,
 }
 
 pub struct Toy {
@@ -53,13 +57,15 @@ pub struct Toy {
     /// Of each slot: its token, its position, and a hash of it and everything before it.
     slots: Vec<(u32, u32, u64)>,
     knobs: Arc<Mutex<Knobs>>,
+    /// Of the step before.
+    states: Vec<f32>,
 }
 
 impl Toy {
     pub fn new(limits: Limits) -> (Box<Self>, Arc<Mutex<Knobs>>) {
         let knobs = Arc::<Mutex<Knobs>>::default();
         let slots = vec![(u32::MAX, u32::MAX, 0xDEAD); limits.blocks * BLOCK];
-        (Box::new(Toy { config: config(), limits, slots, knobs: knobs.clone() }), knobs)
+        (Box::new(Toy { config: config(), limits, slots, knobs: knobs.clone(), states: Vec::new() }), knobs)
     }
 
     /// Everything a backend may take for granted.
@@ -130,21 +136,32 @@ impl Model for Toy {
         let (failing, poison) = (knobs.failures > 0, knobs.poison);
         knobs.failures = knobs.failures.saturating_sub(1);
         knobs.rows += batch.rows();
+        knobs.outputs += batch.outputs.len();
         drop(knobs);
         self.store(batch, failing);
         if failing {
             return Err(Error::Backend { backend: "toy", verb: "attention", problem: "planted".into() });
         }
         logits.clear();
+        self.states.clear();
         for s in 0..batch.sequences() {
             let blocks = batch.blocks_of(s);
-            for row in batch.rows_of(s).filter(|&row| batch.outputs.contains(&(row as u32))) {
+            for row in batch.rows_of(s) {
                 let seen: Vec<_> =
                     (0..=batch.positions[row] as usize).map(|p| self.slots[Self::slot(blocks, p)]).collect();
                 let poisoned = seen.iter().any(|slot| Some(slot.0) == poison);
-                logits.extend(logits_of(&seen).map(|v| if poisoned { f32::NAN } else { v }));
+                let numbers = |v| if poisoned { f32::NAN } else { v };
+                self.states.extend(logits_of(&seen).take(self.config.hidden).map(numbers));
+                if batch.outputs.contains(&(row as u32)) {
+                    logits.extend(logits_of(&seen).map(numbers));
+                }
             }
         }
+        Ok(())
+    }
+
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        states.clone_from(&self.states);
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! config.json in the spelling of transformers 4 and of 5, whose differences all concern the rotary embedding.
 //!
-//! Defaults for absent keys are those of transformers' `LlamaConfig` and `MistralConfig`.
+//! Defaults for absent keys are those of transformers' `LlamaConfig` and `MistralConfig`. The class decides what the model
+//! gives: `ForCausalLM` logits of tokens, `ForSequenceClassification` scores of labels, `Model` its hidden states.
 
 use serde_json::Value;
 
 use super::json::Object;
 use super::rope;
-use crate::config::{Config, Keys};
+use crate::config::{Config, Head, Keys, Pooling, numbered_labels};
 use crate::error::{Error, Result};
 
 const KEYS: Keys = Keys {
@@ -23,12 +24,22 @@ const KEYS: Keys = Keys {
     rope_dims: "head_dim",
     scaling: "rope_scaling",
     window: "sliding_window",
+    labels: "id2label",
 };
 /// Mistral's window where config.json has no such key; `null` means none.
 const MISTRAL_WINDOW: usize = 4096;
 
-pub(super) fn config(json: Object<'_>) -> Result<Config> {
-    let architecture = architecture(json)?;
+/// What is built on the hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    CausalLm,
+    SequenceClassification,
+    Bare,
+}
+
+/// The configuration, for a model whose other files name this pooling.
+pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
+    let (architecture, class) = architecture(json)?;
     refuse_variants(json)?;
     let hidden = json.required(KEYS.hidden)?;
     let heads = json.required(KEYS.heads)?;
@@ -51,16 +62,22 @@ pub(super) fn config(json: Object<'_>) -> Result<Config> {
         eps: json.number(KEYS.eps)?.unwrap_or(1e-6) as f32,
         rope: rope::rope(json, head_dim, context)?,
         window: if architecture == "mistral" { window(json)? } else { None },
-        tied: json.bool("tie_word_embeddings")?.unwrap_or(false),
+        head: match (class, json.bool("tie_word_embeddings")?.unwrap_or(false)) {
+            (Class::SequenceClassification, _) | (Class::Bare, false) => Head::None,
+            (_, true) => Head::Tied,
+            (Class::CausalLm, false) => Head::Own,
+        },
+        pooling,
+        labels: if class == Class::SequenceClassification { labels(json)? } else { Vec::new() },
     };
     config.check(&KEYS)?;
     Ok(config)
 }
 
-/// `"llama"` or `"mistral"`, from `model_type` and `architectures`, which must agree where both are given.
-fn architecture(json: Object<'_>) -> Result<&'static str> {
+/// `"llama"` or `"mistral"` and the class, from `model_type` and `architectures`, which must agree where both are given.
+fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     let refuse = |what: String| {
-        let advice = "LlamaForCausalLM and MistralForCausalLM are read".into();
+        let advice = "Llama and Mistral are read: ForCausalLM, ForSequenceClassification and Model".into();
         Err(Error::Unsupported { what, advice })
     };
     let class = match json.get("architectures") {
@@ -68,10 +85,42 @@ fn architecture(json: Object<'_>) -> Result<&'static str> {
         Some(Value::Array(list)) if list.len() == 1 => list[0].as_str(),
         Some(other) => return refuse(format!("architectures {other}")),
     };
-    match (json.string("model_type")?, class) {
-        (Some("llama") | None, Some("LlamaForCausalLM")) | (Some("llama"), None) => Ok("llama"),
-        (Some("mistral") | None, Some("MistralForCausalLM")) | (Some("mistral"), None) => Ok("mistral"),
-        (model_type, class) => refuse(format!("model_type {model_type:?} with architecture {class:?}")),
+    let model_type = json.string("model_type")?;
+    let found = match class {
+        Some(class) => by_class(class).filter(|(name, _)| model_type.is_none_or(|model_type| model_type == *name)),
+        None => {
+            ["llama", "mistral"].into_iter().find(|&name| model_type == Some(name)).map(|name| (name, Class::CausalLm))
+        }
+    };
+    match found {
+        Some(found) => Ok(found),
+        None => refuse(format!("model_type {model_type:?} with architecture {class:?}")),
+    }
+}
+
+fn by_class(name: &str) -> Option<(&'static str, Class)> {
+    let llama = name.strip_prefix("Llama").map(|class| ("llama", class));
+    let (architecture, class) = llama.or_else(|| Some(("mistral", name.strip_prefix("Mistral")?)))?;
+    match class {
+        "ForCausalLM" => Some((architecture, Class::CausalLm)),
+        "ForSequenceClassification" => Some((architecture, Class::SequenceClassification)),
+        "Model" => Some((architecture, Class::Bare)),
+        _ => None,
+    }
+}
+
+/// `id2label`, whose keys are `"0"` up to one less than their number; else `num_labels`, else 2 labels named by their numbers.
+fn labels(json: Object<'_>) -> Result<Vec<String>> {
+    let Some(names) = json.object(KEYS.labels)? else {
+        return numbered_labels("num_labels", json.size("num_labels")?.unwrap_or(2));
+    };
+    let name = |i: usize| {
+        let name = names.string(&i.to_string())?;
+        name.map(str::to_owned).ok_or_else(|| Error::config(KEYS.labels, format!("has no label {i}")))
+    };
+    match names.0.len() {
+        0 => Err(Error::config(KEYS.labels, "is empty")),
+        count => (0..count).map(name).collect(),
     }
 }
 

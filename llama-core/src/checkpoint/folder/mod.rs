@@ -18,8 +18,11 @@ use self::json::Object;
 use super::json as file;
 use super::names::Name;
 use super::safetensors;
-use crate::config::Config;
+use crate::config::{Config, Pooling};
 use crate::error::{Error, Result};
+
+/// Where sentence-transformers keeps the settings of its second module, which pools.
+const POOLING: &str = "1_Pooling/config.json";
 
 /// An opened folder. Its JSON files are read when it is opened, its weights and tokenizer when asked for.
 #[derive(Debug)]
@@ -84,7 +87,27 @@ impl Folder {
     }
 
     pub(super) fn config(&self) -> Result<Config> {
-        config::config(Object(&self.config))
+        config::config(Object(&self.config), self.pooling()?)
+    }
+
+    /// How sentence-transformers pools, where the folder has its file; else the default.
+    fn pooling(&self) -> Result<Pooling> {
+        let Some(path) = confined(&self.path, POOLING)? else { return Ok(Pooling::default()) };
+        let object = file::object(&path)?;
+        let mut modes = Vec::new();
+        for key in object.keys().filter(|key| key.starts_with("pooling_mode_")) {
+            if Object(&object).bool(key)?.unwrap_or(false) {
+                modes.push(key.as_str());
+            }
+        }
+        match modes[..] {
+            ["pooling_mode_lasttoken"] => Ok(Pooling::Last),
+            ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),
+            _ => Err(Error::Unsupported {
+                what: format!("pooling by {modes:?} in {}", path.display()),
+                advice: "pooling_mode_lasttoken and pooling_mode_mean_tokens are read, one of them alone".into(),
+            }),
+        }
     }
 
     pub(super) fn weights(&self, single: Option<&Path>) -> Result<Vec<safetensors::File>> {

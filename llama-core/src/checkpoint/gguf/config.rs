@@ -8,8 +8,8 @@
 use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
-use crate::config::RopeLayout;
-use crate::config::{Config, Keys, Rope, RopeScaling, yarn_scale};
+use crate::config::{Config, Head, Keys, Pooling, Rope, RopeScaling, yarn_scale};
+use crate::config::{RopeLayout, numbered_labels};
 use crate::error::{Error, Result};
 
 const KEYS: Keys = Keys {
@@ -26,8 +26,11 @@ const KEYS: Keys = Keys {
     rope_dims: "llama.rope.dimension_count",
     scaling: "llama.rope.scaling",
     window: "llama.attention.sliding_window",
+    labels: "llama.classifier.output_labels",
 };
 const VALUE_LENGTH: &str = "llama.attention.value_length";
+const CAUSAL: &str = "llama.attention.causal";
+const POOLING: &str = "llama.pooling_type";
 const EXPERTS: &str = "llama.expert_count";
 const SCALING_TYPE: &str = "llama.rope.scaling.type";
 const SCALING_FACTOR: &str = "llama.rope.scaling.factor";
@@ -46,6 +49,8 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
     let heads = per_layer(metadata, KEYS.heads, layers)?.ok_or_else(|| missing(KEYS.heads))?;
     let head_dim = head_dim(metadata, hidden, heads)?;
     let context = required(metadata, KEYS.context)?;
+    let pooling = pooling(metadata)?;
+    let labels = labels(metadata, shards)?;
     let config = Config {
         architecture: "llama".into(),
         vocab: vocab(metadata, shards)?,
@@ -59,7 +64,14 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
         eps: metadata.f32(KEYS.eps)?.ok_or_else(|| missing(KEYS.eps))?,
         rope: rope(metadata, shards, head_dim, context)?,
         window: metadata.usize(KEYS.window)?.filter(|&window| window > 0),
-        tied: shards.find(&Name::Head.gguf()).is_none(),
+        head: match shards.find(&Name::Head.gguf()) {
+            Some(_) => Head::Own,
+            // A model made to pool, or to classify, was saved without a head because it has none.
+            None if pooling.is_some() || !labels.is_empty() => Head::None,
+            None => Head::Tied,
+        },
+        pooling: pooling.unwrap_or_default(),
+        labels,
     };
     config.check(&KEYS)?;
     Ok(config)
@@ -88,9 +100,37 @@ fn check_architecture(metadata: &Metadata) -> Result<()> {
         None | Some("model") => {}
         Some(other) => return refuse(format!("general.type {other:?}"), "open the model that it belongs to"),
     }
+    if metadata.bool(CAUSAL)? == Some(false) {
+        return refuse(format!("{CAUSAL} false"), "models whose tokens see what comes before them are read");
+    }
     match metadata.usize(EXPERTS)? {
         None | Some(0) => Ok(()),
         Some(experts) => refuse(format!("{EXPERTS} {experts}"), "dense models are read, mixtures of experts are not"),
+    }
+}
+
+/// As llama.cpp numbers them: 0 none, 1 mean, 2 the first token, 3 the last, 4 the last for a classifier.
+fn pooling(metadata: &Metadata) -> Result<Option<Pooling>> {
+    match metadata.usize(POOLING)? {
+        None | Some(0) => Ok(None),
+        Some(1) => Ok(Some(Pooling::Mean)),
+        Some(3 | 4) => Ok(Some(Pooling::Last)),
+        Some(other) => Err(Error::Unsupported {
+            what: format!("{POOLING} {other}"),
+            advice: "0 (none), 1 (mean), 3 (last) and 4 (rank) are read; a first token has seen nothing of its text"
+                .into(),
+        }),
+    }
+}
+
+/// Names of the labels that `cls.output.weight` scores, by their numbers where the file has none.
+fn labels(metadata: &Metadata, shards: &Shards) -> Result<Vec<String>> {
+    let named = metadata.strings(KEYS.labels)?;
+    match (shards.find(&Name::Score.gguf()), named) {
+        (None, _) => Ok(Vec::new()),
+        (Some(_), Some([])) => Err(Error::config(KEYS.labels, "is empty")),
+        (Some(_), Some(labels)) => Ok(labels.to_vec()),
+        (Some(score), None) => numbered_labels(KEYS.labels, shards.info(score).rows),
     }
 }
 
