@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, Tokenizer, folder};
 
 impl Checkpoint {
     /// The model's tokenizer; its end tokens are all that any of the files name.
@@ -12,7 +12,7 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let mut tokenizer = match (self.metadata(), self.folder()) {
             (Some(metadata), _) => Tokenizer::from_gguf(metadata)?,
-            (None, Some(folder)) => Tokenizer::from_folder(folder.path())?,
+            (None, Some(folder)) => Tokenizer::new(folder::vocab(folder.path())?.without_rowless(self.config().vocab))?,
             (None, None) => return Err(Error::tokenizer("tokenizer.json", "this checkpoint has none")),
         };
         tokenizer.add_end_tokens(&self.end_tokens())?;

@@ -1,11 +1,15 @@
 //! The vocabulary in a GGUF file: the keys under `tokenizer.ggml`.
 //!
 //! Defaults for absent keys are llama.cpp's: a SentencePiece model begins a prompt with its begin-of-sequence token and
-//! puts a space in front, a byte-level one does neither, except that Llama 3 and Mistral Nemo want the former.
+//! puts a space in front, a byte-level one does neither, except that Llama 3 and Mistral Nemo want the former. Whether a
+//! word that is a token needs no merges (`ignore_merges`) is not in the file at all: it goes by the pre-tokenizer's name.
+//!
+//! Converters up to spring 2024 wrote a model's added tokens as user-defined ones, which text may become. One that looks
+//! like `<|this|>` steers the model all the same.
 
 use super::pretokenize::Pattern;
 use super::tokenizer::Tokenizer;
-use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab};
+use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab, looks_like_control};
 use crate::checkpoint::gguf::Metadata;
 use crate::error::{Error, Result};
 
@@ -31,7 +35,7 @@ fn missing(name: &str) -> Error {
 
 fn vocab(metadata: &Metadata) -> Result<Vocab> {
     let tokens = metadata.strings(&key("tokens"))?.ok_or_else(|| missing("tokens"))?.to_vec();
-    let kinds = kinds(metadata)?;
+    let kinds = kinds(metadata, &tokens)?;
     let scheme = scheme(metadata)?;
     let spm = matches!(scheme, Scheme::SentencePiece { .. });
     let id = |name: &str| metadata.u32(&key(name));
@@ -43,24 +47,31 @@ fn vocab(metadata: &Metadata) -> Result<Vocab> {
     let end_tokens = ends.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     let add_bos = match metadata.bool(&key("add_bos_token"))? {
         Some(asked) => asked,
-        None => bos.is_some() && begins_with_bos(&scheme),
+        None => bos.is_some() && (spm || metadata.string(&key("pre"))?.is_some_and(begins_with_bos)),
     };
     let add_eos = metadata.bool(&key("add_eos_token"))?.unwrap_or(false);
     Ok(Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens, add_bos, add_eos, strips: Vec::new() })
 }
 
-fn begins_with_bos(scheme: &Scheme) -> bool {
-    match scheme {
-        Scheme::SentencePiece { .. } => true,
-        Scheme::ByteLevel { pattern, .. } => matches!(pattern, Pattern::Llama3 | Pattern::Tekken),
-    }
+/// Names of Llama 3's pre-tokenizer under which llama.cpp begins with `bos`; `dbrx` and `smaug-bpe` are not among them.
+const LLAMA3: [&str; 8] = ["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"];
+
+fn begins_with_bos(pre: &str) -> bool {
+    LLAMA3.contains(&pre) || pre == "tekken"
 }
 
-fn kinds(metadata: &Metadata) -> Result<Vec<TokenKind>> {
+/// `ignore_merges` of the models with this pre-tokenizer.
+fn has_whole_words(pre: &str) -> bool {
+    begins_with_bos(pre) || pre == "minicpm5"
+}
+
+fn kinds(metadata: &Metadata, tokens: &[String]) -> Result<Vec<TokenKind>> {
     let numbers = metadata.i32s(&key("token_type"))?.ok_or_else(|| missing("token_type"))?;
     let kind = |(id, &n): (usize, &i32)| {
         let problem = || format!("token {id} is of kind {n}; kinds are 1 to 6");
-        TokenKind::from_gguf(n).ok_or_else(|| Error::tokenizer(key("token_type"), problem()))
+        let kind = TokenKind::from_gguf(n).ok_or_else(|| Error::tokenizer(key("token_type"), problem()))?;
+        let steers = kind == TokenKind::UserDefined && tokens.get(id).is_some_and(|token| looks_like_control(token));
+        Ok(if steers { TokenKind::Control } else { kind })
     };
     numbers.iter().enumerate().map(kind).collect()
 }
@@ -82,7 +93,7 @@ fn scheme(metadata: &Metadata) -> Result<Scheme> {
                     .into(),
             })?;
             let pattern = Pattern::from_gguf_name(name)?;
-            let whole_words = matches!(pattern, Pattern::Llama3 | Pattern::Tekken);
+            let whole_words = has_whole_words(name);
             Ok(Scheme::ByteLevel { pattern, merges: merges(metadata)?, whole_words })
         }
         other => Err(Error::Unsupported {

@@ -1,4 +1,4 @@
-//! The tokenizer of a Hugging Face folder: `tokenizer.json` and `tokenizer_config.json`.
+//! The tokenizer of a `tokenizer.json` and `tokenizer_config.json`.
 //!
 //! `tokenizer.json` describes a pipeline of freely combined parts. Here the combinations that the Llama family ships are
 //! recognised and mapped onto the two schemes of [`super::vocab`]; any other is an error that names the part, because a
@@ -7,38 +7,24 @@
 //! One liberty: a special token marked `normalized` is looked for in the text itself, not in its normal form, where the
 //! reference would only find it behind a space.
 
-use serde_json::Value;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use super::bytes;
+use super::folder::ADDED;
 use super::gguf::split_merge;
 use super::json::Node;
 use super::pretokenize::Pattern;
 use super::tokenizer::Tokenizer;
-use super::vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab};
+use super::vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab, looks_like_control};
 use crate::error::{Error, Result};
 
 /// How SentencePiece spells a space.
 const SPACE: &str = "\u{2581}";
 
 impl Tokenizer {
-    /// The tokenizer of a Hugging Face folder: its `tokenizer.json`, and `tokenizer_config.json` if there is one.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if `tokenizer.json` cannot be read, otherwise as [`Tokenizer::from_json`].
-    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
-        let path = folder.as_ref().join("tokenizer.json");
-        let tokenizer = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let problem = format!("{} is not there; put the model's own beside its weights", path.display());
-                return Err(Error::tokenizer("tokenizer.json", problem));
-            }
-            read => read.map_err(|e| Error::io(&path, e))?,
-        };
-        let config = read_if_there(&folder.as_ref().join("tokenizer_config.json"))?;
-        Tokenizer::from_json(&tokenizer, config.as_deref())
-    }
-
     /// The tokenizer that the contents of a `tokenizer.json` and a `tokenizer_config.json` describe.
     ///
     /// # Errors
@@ -47,9 +33,13 @@ impl Tokenizer {
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self> {
         let tokenizer = parse("tokenizer.json", tokenizer)?;
         let config = config.map_or(Ok(Value::Null), |bytes| parse("tokenizer_config.json", bytes))?;
-        let root = Node::root("tokenizer.json", &tokenizer);
-        Tokenizer::new(vocab(&root, &Node::root("tokenizer_config.json", &config))?)
+        Tokenizer::new(vocab_from_json(&tokenizer, &config)?)
     }
+}
+
+/// The vocabulary of a parsed tokenizer.json and tokenizer_config.json, which may be null.
+pub(super) fn vocab_from_json(tokenizer: &Value, config: &Value) -> Result<Vocab> {
+    vocab(&Node::root("tokenizer.json", tokenizer), &Node::root("tokenizer_config.json", config))
 }
 
 /// A file's bytes, or `None` if there is no such file.
@@ -75,7 +65,8 @@ fn vocab(root: &Node<'_>, config: &Node<'_>) -> Result<Vocab> {
     if matches!(scheme, Scheme::SentencePiece { .. }) && model.get("byte_fallback").bool_or(false)? {
         table.mark_byte_tokens();
     }
-    let strips = table.add_tokens(&root.get("added_tokens"), unk_token)?;
+    let mut strips = table.add_tokens(&root.get("added_tokens"), unk_token)?;
+    strips.extend(table.add_later_tokens(&config.get(ADDED), unk_token)?);
     let find = |node: Node<'_>, spelling: &str| {
         table.find(spelling).ok_or_else(|| node.error(format!("{spelling:?} is not in the vocabulary")))
     };
@@ -98,7 +89,7 @@ fn vocab(root: &Node<'_>, config: &Node<'_>) -> Result<Vocab> {
 }
 
 /// A token in `tokenizer_config.json`: a string, or an object with `content`.
-fn named_token(config: &Node<'_>, key: &str) -> Result<Option<String>> {
+pub(super) fn named_token(config: &Node<'_>, key: &str) -> Result<Option<String>> {
     let node = config.get(key);
     match node.value {
         Value::Null => Ok(None),
@@ -124,16 +115,17 @@ fn check_model(model: &Node<'_>) -> Result<()> {
 }
 
 /// Spellings and kinds by id, while they are collected.
-struct Table {
-    tokens: Vec<String>,
-    kinds: Vec<TokenKind>,
+#[derive(Default)]
+pub(super) struct Table {
+    pub tokens: Vec<String>,
+    pub kinds: Vec<TokenKind>,
 }
 
 impl Table {
     fn read(model: &Node<'_>) -> Result<Self> {
         let vocab = model.get("vocab");
         let entries = vocab.object()?;
-        let mut table = Table { tokens: Vec::new(), kinds: Vec::new() };
+        let mut table = Table::default();
         table.grow(entries.len());
         for (spelling, id) in entries {
             let node = Node { path: format!("{}[{spelling:?}]", vocab.path), value: id };
@@ -164,7 +156,7 @@ impl Table {
         Ok(())
     }
 
-    fn find(&self, spelling: &str) -> Option<u32> {
+    pub fn find(&self, spelling: &str) -> Option<u32> {
         let there = |(token, kind): (&String, &TokenKind)| token == spelling && *kind != TokenKind::Unused;
         self.tokens.iter().zip(&self.kinds).position(there).map(|id| id as u32)
     }
@@ -180,24 +172,57 @@ impl Table {
     fn add_tokens(&mut self, added: &Node<'_>, unk: Option<&str>) -> Result<Vec<(u32, Strip)>> {
         let mut strips = Vec::new();
         for token in added.array()? {
-            let content = token.get("content").str()?;
-            let id = token.get("id").id()?;
-            if token.get("single_word").bool_or(false)? {
-                return Err(token.get("single_word").unsupported());
-            }
-            self.set(&token, id, content, added_kind(content, token.get("special").bool_or(false)?, unk))?;
-            let strip = Strip { left: token.get("lstrip").bool_or(false)?, right: token.get("rstrip").bool_or(false)? };
-            if strip != Strip::default() {
-                strips.push((id, strip));
+            strips.extend(self.add(&token, token.get("id").id()?, unk)?);
+        }
+        Ok(strips)
+    }
+
+    /// Adds the tokens of `added_tokens_decoder`, an object by id, that are not there yet. One whose spelling has an id
+    /// keeps it.
+    pub fn add_later_tokens(&mut self, added: &Node<'_>, unk: Option<&str>) -> Result<Vec<(u32, Strip)>> {
+        let (mut later, none) = (Vec::new(), Map::new());
+        for (id, value) in if added.is_null() { &none } else { added.object()? } {
+            let token = Node { path: format!("{}[{id}]", added.path), value };
+            let id = id.parse::<u32>().map_err(|_| token.error("is not under a token id"))?;
+            later.push((id, token.get("content").str()?, token));
+        }
+        let ids = self.ids_of(later.iter().map(|(_, content, _)| *content).collect());
+        let mut strips = Vec::new();
+        for (id, content, token) in later {
+            let id = ids.get(content).copied().unwrap_or(id);
+            if !self.is_added(id, content) {
+                strips.extend(self.add(&token, id, unk)?);
             }
         }
         Ok(strips)
     }
+
+    /// The ids of those of `spellings` that are there.
+    fn ids_of<'a>(&self, spellings: HashSet<&'a str>) -> HashMap<&'a str, u32> {
+        let tokens = (0u32..).zip(self.tokens.iter().zip(&self.kinds));
+        let there = tokens.filter(|(_, (_, kind))| **kind != TokenKind::Unused);
+        there.filter_map(|(id, (token, _))| Some((*spellings.get(token.as_str())?, id))).collect()
+    }
+
+    fn is_added(&self, id: u32, content: &str) -> bool {
+        let added = [TokenKind::Control, TokenKind::UserDefined, TokenKind::Unknown];
+        let slot = id as usize;
+        self.tokens.get(slot).is_some_and(|there| there == content) && added.contains(&self.kinds[slot])
+    }
+
+    fn add(&mut self, token: &Node<'_>, id: u32, unk: Option<&str>) -> Result<Option<(u32, Strip)>> {
+        let content = token.get("content").str()?;
+        if token.get("single_word").bool_or(false)? {
+            return Err(token.get("single_word").unsupported());
+        }
+        self.set(token, id, content, added_kind(content, token.get("special").bool_or(false)?, unk))?;
+        let strip = Strip { left: token.get("lstrip").bool_or(false)?, right: token.get("rstrip").bool_or(false)? };
+        Ok((strip != Strip::default()).then_some((id, strip)))
+    }
 }
 
-/// A token that looks like `<|this|>` steers the model whatever the file calls it.
 fn added_kind(content: &str, special: bool, unk: Option<&str>) -> TokenKind {
-    let steers = content.starts_with("<|") && content.ends_with("|>");
+    let steers = looks_like_control(content);
     match special || steers {
         true if !steers && unk == Some(content) => TokenKind::Unknown,
         true => TokenKind::Control,
@@ -232,29 +257,33 @@ fn scheme(root: &Node<'_>, model: &Node<'_>) -> Result<Scheme> {
     Ok(Scheme::SentencePiece { order: Order::Merges(merges), space_prefix })
 }
 
-/// The words of a byte-level tokenizer: an optional `Split` or `Digits`, then `ByteLevel`, which may bring GPT-2's own.
+/// The words of a byte-level tokenizer: `Split`s or `Digits` or neither, then `ByteLevel`, which may bring GPT-2's own.
 fn byte_level_pattern(whole: &Node<'_>, parts: &[Node<'_>]) -> Result<Pattern> {
-    let (last, first) = parts.split_last().ok_or_else(|| whole.unsupported())?;
+    let (last, cuts) = parts.split_last().ok_or_else(|| whole.unsupported())?;
     if last.get("add_prefix_space").bool_or(true)? {
         return Err(last.get("add_prefix_space").unsupported());
     }
-    let own_regex = last.get("use_regex").bool_or(true)?;
-    match (first, own_regex) {
+    let regexes = cuts.iter().map(cut_regex).collect::<Result<Vec<&str>>>()?;
+    match (regexes.as_slice(), last.get("use_regex").bool_or(true)?) {
         ([], true) => Ok(Pattern::Gpt2),
-        ([digits], true) if digits.kind()? == "Digits" && digits.get("individual_digits").bool_or(false)? => {
-            Ok(Pattern::SmolLm)
-        }
-        ([split], false) if split.kind()? == "Split" => split_pattern(split),
-        _ => Err(whole.unsupported()),
+        ([r"\p{N}"], true) => Ok(Pattern::SmolLm),
+        ([], false) | (_, true) => Err(whole.unsupported()),
+        (regexes, false) => Pattern::from_regexes(regexes).ok_or_else(|| match cuts {
+            [split] => split.unsupported(),
+            _ => whole.unsupported(),
+        }),
     }
 }
 
-fn split_pattern(split: &Node<'_>) -> Result<Pattern> {
-    if split.get("behavior").str()? != "Isolated" || split.get("invert").bool_or(false)? {
-        return Err(split.unsupported());
+/// The expression whose matches a part cuts out: of `Digits`, one by one, `\p{N}`.
+fn cut_regex<'a>(part: &Node<'a>) -> Result<&'a str> {
+    match part.kind()? {
+        "Digits" if part.get("individual_digits").bool_or(false)? => Ok(r"\p{N}"),
+        "Split" if part.get("behavior").str()? == "Isolated" && !part.get("invert").bool_or(false)? => {
+            part.get("pattern").get("Regex").str()
+        }
+        _ => Err(part.unsupported()),
     }
-    let regex = split.get("pattern").get("Regex");
-    Pattern::from_regex(regex.str()?).ok_or_else(|| regex.unsupported())
 }
 
 /// Where a SentencePiece tokenizer puts a space: by the normalizer `Prepend`, or by the pre-tokenizer `Metaspace`.

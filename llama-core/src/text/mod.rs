@@ -3,11 +3,13 @@
 mod bytes;
 mod chat;
 mod checkpoint;
+mod folder;
 mod gguf;
 mod huggingface;
 mod json;
 mod merge;
 pub mod pretokenize;
+mod sentencepiece;
 mod special;
 mod stop;
 mod stream;

@@ -8,6 +8,8 @@
 //! Sources: the `Split` patterns in the models' `tokenizer.json`, and the list of `tokenizer.ggml.pre` names in
 //! llama.cpp (`src/llama-vocab.cpp`), which also fixes which names share a pattern.
 
+mod deepseek;
+
 use unicode_properties::{GeneralCategory as Category, GeneralCategoryGroup as Group, UnicodeGeneralCategory};
 
 use crate::error::{Error, Result};
@@ -27,12 +29,20 @@ pub enum Pattern {
     SmolLm,
     /// llama.cpp's `default`: punctuation first, then [`Pattern::Gpt2`], then digits in threes.
     Default,
+    /// Seed-Coder: as [`Pattern::SingleDigits`], but newlines after punctuation are words of their own.
+    SeedCoder,
+    /// MiniCPM 5: digits in threes first, then [`Pattern::Llama3`] on what lies between.
+    MiniCpm5,
+    /// deepseek-coder: newlines, letters, punctuation, East Asian characters and digits, one cut after the other.
+    DeepseekCoder,
+    /// deepseek-llm: the same with classes of its own.
+    DeepseekLlm,
 }
 
 const CONTRACTIONS: [&str; 7] = ["s", "t", "re", "ve", "m", "ll", "d"];
 
 /// `Split` patterns of `tokenizer.json` files, letter by letter.
-const REGEXES: [(&str, Pattern); 4] = [
+const REGEXES: [(&str, Pattern); 5] = [
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         Pattern::Llama3,
@@ -45,7 +55,32 @@ const REGEXES: [(&str, Pattern); 4] = [
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         Pattern::Tekken,
     ),
+    (
+        concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^",
+            "\r\n",
+            r"\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}",
+            "\r\n",
+            r"]+|\s*[",
+            "\r\n",
+            r"]+|\s+(?!\S)|\s+"
+        ),
+        Pattern::SeedCoder,
+    ),
     (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", Pattern::Gpt2),
+];
+
+/// Several `Split` patterns that cut one after the other. `\p{N}` also stands for `Digits`, one by one.
+const CHAINS: [(&[&str], Pattern); 3] = [
+    (
+        &[
+            r"\p{N}{1,3}",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        Pattern::MiniCpm5,
+    ),
+    (&deepseek::CODER, Pattern::DeepseekCoder),
+    (&deepseek::LLM, Pattern::DeepseekLlm),
 ];
 
 impl Pattern {
@@ -57,15 +92,21 @@ impl Pattern {
         Ok(match name {
             "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
             | "dbrx" | "smaug-bpe" => Pattern::Llama3,
-            "qwen2" | "stablelm2" | "deepseek-r1-qwen" => Pattern::SingleDigits,
+            "qwen2" | "stablelm2" | "deepseek-r1-qwen" | "megrez" => Pattern::SingleDigits,
             "tekken" => Pattern::Tekken,
-            "gpt-2" | "phi-2" | "mpt" | "olmo" => Pattern::Gpt2,
+            "gpt-2" | "phi-2" | "mpt" | "olmo" | "mellum" | "trillion" => Pattern::Gpt2,
             "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => Pattern::SmolLm,
             "default" => Pattern::Default,
+            "seed-coder" => Pattern::SeedCoder,
+            "minicpm5" => Pattern::MiniCpm5,
+            "deepseek-coder" => Pattern::DeepseekCoder,
+            "deepseek-llm" => Pattern::DeepseekLlm,
             _ => {
                 return Err(Error::Unsupported {
                     what: format!("tokenizer.ggml.pre = {name:?}"),
-                    advice: "known pre-tokenizers are llama-bpe, smollm, tekken, qwen2, gpt-2 and default".into(),
+                    advice: "known pre-tokenizers are llama-bpe, smollm, tekken, qwen2, gpt-2, deepseek-llm, \
+                             deepseek-coder, seed-coder, minicpm5, default and their other names"
+                        .into(),
                 });
             }
         })
@@ -76,11 +117,26 @@ impl Pattern {
         REGEXES.iter().find(|(known, _)| *known == regex).map(|(_, pattern)| *pattern)
     }
 
+    /// The pattern of regular expressions that cut one after the other, if they are known ones.
+    pub fn from_regexes(regexes: &[&str]) -> Option<Self> {
+        match regexes {
+            [regex] => Pattern::from_regex(regex),
+            _ => CHAINS.iter().find(|(known, _)| *known == regexes).map(|(_, pattern)| *pattern),
+        }
+    }
+
     /// Calls `word` with every word of `text`, in order; together they are the whole text.
     pub fn split<'a>(self, text: &'a str, mut word: impl FnMut(&'a str)) {
         match self {
-            Pattern::Llama3 => each(text, |s| llama3(s, 3), &mut word),
-            Pattern::SingleDigits => each(text, |s| llama3(s, 1), &mut word),
+            Pattern::Llama3 => each(text, |s| llama3(s, 3, is_newline), &mut word),
+            Pattern::SingleDigits => each(text, |s| llama3(s, 1, is_newline), &mut word),
+            Pattern::SeedCoder => each(text, |s| llama3(s, 1, |_| false), &mut word),
+            Pattern::MiniCpm5 => isolate(text, is_number, 3, &mut |part, digits| match digits {
+                true => word(part),
+                false => each(part, |s| llama3(s, 3, is_newline), &mut word),
+            }),
+            Pattern::DeepseekCoder => deepseek::coder(text, &mut word),
+            Pattern::DeepseekLlm => deepseek::llm(text, &mut word),
             Pattern::Tekken => each(text, tekken, &mut word),
             Pattern::Gpt2 => each(text, gpt2, &mut word),
             Pattern::SmolLm => isolate(text, is_number, 1, &mut |part, digit| match digit {
@@ -125,12 +181,12 @@ fn digits_in_threes<'a>(text: &'a str, word: &mut impl FnMut(&'a str)) {
     });
 }
 
-/// Length of the next word of Llama 3's pattern, with at most `digits` digits together.
-fn llama3(s: &str, digits: usize) -> usize {
+/// Length of the next word of Llama 3's pattern, with at most `digits` digits together and `trailing` after punctuation.
+fn llama3(s: &str, digits: usize, trailing: fn(char) -> bool) -> usize {
     contraction(s, true)
         .or_else(|| prefixed_letters(s))
         .or_else(|| some(run_of(s, is_number, digits)))
-        .or_else(|| punctuation(s, |c| matches!(c, '\r' | '\n')))
+        .or_else(|| punctuation(s, trailing))
         .or_else(|| up_to_newline(s))
         .unwrap_or_else(|| spaces(s))
 }
@@ -248,6 +304,10 @@ fn is_number(c: char) -> bool {
     c.is_numeric()
 }
 
+fn is_newline(c: char) -> bool {
+    matches!(c, '\r' | '\n')
+}
+
 /// `[^\s\p{L}\p{N}]`
 fn is_symbol(c: char) -> bool {
     !c.is_whitespace() && !is_letter(c) && !is_number(c)
@@ -255,7 +315,7 @@ fn is_symbol(c: char) -> bool {
 
 /// `[^\r\n\p{L}\p{N}]`
 fn is_word_prefix(c: char) -> bool {
-    !matches!(c, '\r' | '\n') && !is_letter(c) && !is_number(c)
+    !is_newline(c) && !is_letter(c) && !is_number(c)
 }
 
 /// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`

@@ -35,6 +35,12 @@ impl TokenKind {
     }
 }
 
+/// Whether a token is spelled `<|like this|>`, or with DeepSeek's bars: it steers the model whatever a file calls it.
+pub(super) fn looks_like_control(spelling: &str) -> bool {
+    let between = |open, close| spelling.strip_prefix(open).is_some_and(|rest: &str| rest.ends_with(close));
+    between("<|", "|>") || between("<｜", "｜>")
+}
+
 /// Which segments of a text (the stretches between special tokens) get a space in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpacePrefix {
