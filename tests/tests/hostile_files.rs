@@ -167,6 +167,23 @@ fn good_neighbours() {
     accept("the largest ids", &|f| {
         f.set("tokenizer.ggml.eos_token_id", Value::u32(7)).set("tokenizer.ggml.padding_token_id", Value::u32(0));
     });
+    accept("-1 as the id of a token that nobody reads", &|f| {
+        for token in ["padding", "seperator", "mask"] {
+            f.set(&format!("tokenizer.ggml.{token}_token_id"), Value::u32(u32::MAX));
+        }
+    });
+    accept("keys of other families that change nothing", &|f| {
+        f.set("llama.logit_scale", Value::f32(1.0))
+            .set("llama.embedding_scale", Value::f32(0.0))
+            .set("llama.final_logit_softcapping", Value::f32(0.0))
+            .set("llama.attention.scale", Value::f32(0.5))
+            .set("llama.attention.causal", Value::raw(7, [1]));
+    });
+    accept("stored rotary frequencies, and tensors outside the graph", &|f| {
+        for name in ["blk.0.attn_rot_embd.weight", "v.blk.0.attn_q.weight", "mm.0.weight"] {
+            f.tensors.push(Tensor::f32(name, &[2], 1.0));
+        }
+    });
 }
 
 #[test]
@@ -178,6 +195,37 @@ fn good_folders() {
         assert_eq!(checkpoint.end_tokens(), [4, 2, 3]);
         assert_eq!(checkpoint.chat_template_source().unwrap(), "{{ messages[0].content }}");
     }
+}
+
+/// What changes nothing in a folder that could be another family's.
+#[test]
+fn good_neighbours_among_folders() {
+    let accept = |name: &str, change: &dyn Fn(&mut folder::Folder)| {
+        let (place, mut files) = (tempfile::tempdir().unwrap(), folder::model());
+        change(&mut files);
+        files.write(place.path()).unwrap();
+        if let Err(error) = Checkpoint::open(place.path()) {
+            panic!("{name}: {error}");
+        }
+    };
+    for keys in [
+        r#""embedding_multiplier": 1.0, "residual_multiplier": 1, "logits_scaling": 1, "num_experts": 0"#,
+        r#""attention_multiplier": null, "quantization_config": null, "final_logit_softcapping": null"#,
+        r#""rope_interleaved": false, "qk_layernorm": false, "is_causal": true, "no_rope_layers": [1, 1]"#,
+        r#""layer_types": ["full_attention"], "sliding_window": null, "pretraining_tp": 2"#,
+        r#""rope_scaling": {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}"#,
+    ] {
+        accept(keys, &|f| {
+            f.replace("config.json", "\"model_type\"", &format!("{keys}, \"model_type\""));
+        });
+    }
+    accept("silu by its other name", &|f| {
+        f.replace("config.json", "\"silu\"", "\"swish\"");
+    });
+    accept("stored rotary frequencies, and tensors outside the graph", &|f| {
+        let more: [(&str, &[usize]); 2] = [("model.layers.0.self_attn.rotary_emb.inv_freq", &[2]), ("vision.x", &[1])];
+        f.set("model.safetensors", folder::shard(&[&folder::TENSORS, more.as_slice()].concat()));
+    });
 }
 
 #[test]

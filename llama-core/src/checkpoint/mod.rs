@@ -9,6 +9,7 @@
 
 mod checksum;
 mod folder;
+mod foreign;
 pub mod gguf;
 mod json;
 mod lookup;
@@ -16,6 +17,8 @@ pub mod map;
 mod names;
 pub mod safetensors;
 mod shards;
+mod strangers;
+mod tied;
 mod view;
 
 use std::collections::HashMap;
@@ -27,7 +30,7 @@ pub use names::Name;
 pub use shards::TensorInfo;
 pub use view::TensorView;
 
-use crate::config::Config;
+use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use shards::{Shard, Shards};
 
@@ -81,7 +84,11 @@ impl Checkpoint {
         let shards = Shards::new(folder.weights(weights)?.into_iter().map(Shard::Safetensors).collect())?;
         let names = |name: &str| shards.find(name).is_some();
         let bare = names("embed_tokens.weight") && !names("model.embed_tokens.weight");
-        let roles = roles(&shards, &config, |name| name.hf().map(|name| if bare { unprefixed(name) } else { name }))?;
+        let spell = |name: Name| name.hf().map(|name| if bare { unprefixed(name) } else { name });
+        if config.head == Head::Tied {
+            tied::check(&shards, spell)?;
+        }
+        let roles = roles(&shards, &config, spell)?;
         folder.check_biases(&roles)?;
         Ok(Checkpoint { config, shards, roles, end_tokens, chat_template, folder: Some(folder) })
     }
@@ -181,6 +188,7 @@ fn unprefixed(name: String) -> String {
 
 /// Which tensor has which role: all that the graph needs, in the shapes it needs, in formats it reads.
 fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String>) -> Result<HashMap<Name, usize>> {
+    strangers::refuse(shards, config, &spell)?;
     let mut roles = HashMap::new();
     for name in Name::all(config) {
         let Some(spelling) = spell(name) else { continue };

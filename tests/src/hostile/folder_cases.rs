@@ -110,7 +110,7 @@ const HEADERS: &[Header] = &[
 
 /// Bad folders.
 pub fn folders() -> Vec<Case<Folder>> {
-    [files(), index(), config(), weights()].concat()
+    [files(), foreign(), index(), config(), weights(), strangers()].concat()
 }
 
 /// The model, to be pooled by sentence-transformers as `settings` say.
@@ -176,6 +176,42 @@ fn files() -> Vec<Case<Folder>> {
         changed("a chat template without its text", &["chat_template"], |f| {
             f.set("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\"}]}");
         }),
+    ]
+}
+
+/// Folders and files that are something else: the words are of what to do.
+fn foreign() -> Vec<Case<Folder>> {
+    let without_config = |name: &str, file: &str, says: &[&str]| {
+        changed(name, &[&["config.json"], says].concat(), |f| {
+            f.unset("config.json").set(file, "{}");
+        })
+    };
+    let only = |file: &str, says: &str| {
+        changed(&format!("only {file}"), &["model.safetensors", says], |f| {
+            f.unset("model.safetensors").set(file, "x");
+        })
+    };
+    let instead = |name: &str, weights: &[u8], says: &[&str]| {
+        changed(name, &[&["model.safetensors"], says].concat(), |f| {
+            f.set("model.safetensors", weights);
+        })
+    };
+    let cache = Folder { folders: ["snapshots", "blobs", "refs"].map(String::from).to_vec(), ..Folder::default() };
+    vec![
+        without_config("an adapter", "adapter_config.json", &["LoRA", "merge"]),
+        without_config("Meta's own format", "params.json", &["own format"]),
+        without_config("a folder of GGUF files", "b.gguf", &["open b.gguf itself"]),
+        Case::new("the hub's cache", cache, &["snapshots"]),
+        only("adapter_model.safetensors", "merge it"),
+        only("consolidated.safetensors", "own format"),
+        only("consolidated.00.pth", "own format"),
+        only("model-00001-of-00002.safetensors", "index"),
+        only("gptq_model-4bit-128g.safetensors", "open it by its path"),
+        only("model.Q4_0.gguf", "open it by its path"),
+        only("pytorch_model.bin", "convert it to safetensors"),
+        instead("a pointer of LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", &["git lfs pull"]),
+        instead("a web page", b"<!DOCTYPE html><html></html>", &["web page", "download"]),
+        instead("a .bin with another ending", b"PK\x03\x04\x14\0\0\0archive/data.pkl", &["PyTorch", "convert"]),
     ]
 }
 
@@ -281,6 +317,34 @@ const CONFIGS: &[(&str, &str, &str)] = &[
     ("\"rope_type\": \"llama3\"", "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"),
     ("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", "hidden_act"),
     ("\"hidden_act\": \"silu\"", "\"quantization_config\": {}", "quantization_config"),
+    ("\"hidden_act\": \"silu\"", "\"quantization_config\": {\"quant_method\": \"gptq\"}", "\"gptq\""),
+    ("\"hidden_act\": \"silu\"", "\"quantization\": {\"group_size\": 64, \"bits\": 4}", "\"mlx\""),
+    ("\"hidden_act\": \"silu\"", "\"compression_config\": {}", "compression_config"),
+    ("\"hidden_act\": \"silu\"", "\"attention_multiplier\": 0.0078125", "attention_multiplier"),
+    ("\"hidden_act\": \"silu\"", "\"embedding_multiplier\": 12", "embedding_multiplier"),
+    ("\"hidden_act\": \"silu\"", "\"residual_multiplier\": 0.22", "residual_multiplier"),
+    ("\"hidden_act\": \"silu\"", "\"logits_scaling\": 8", "logits_scaling"),
+    ("\"hidden_act\": \"silu\"", "\"logit_scale\": \"1\"", "logit_scale"),
+    ("\"hidden_act\": \"silu\"", "\"scale_emb\": 12", "scale_emb"),
+    ("\"hidden_act\": \"silu\"", "\"scale_depth\": 1.4", "scale_depth"),
+    ("\"hidden_act\": \"silu\"", "\"dim_model_base\": 256", "dim_model_base"),
+    ("\"hidden_act\": \"silu\"", "\"final_logit_softcapping\": 30.0", "final_logit_softcapping"),
+    ("\"hidden_act\": \"silu\"", "\"attn_logit_softcapping\": 50.0", "attn_logit_softcapping"),
+    ("\"hidden_act\": \"silu\"", "\"query_pre_attn_scalar\": 224", "query_pre_attn_scalar"),
+    ("\"hidden_act\": \"silu\"", "\"clip_qkv\": 8.0", "clip_qkv"),
+    ("\"hidden_act\": \"silu\"", "\"no_rope_layers\": [1, 1, 1, 0]", "no_rope_layers"),
+    ("\"hidden_act\": \"silu\"", "\"rope_interleaved\": true", "rope_interleaved"),
+    ("\"hidden_act\": \"silu\"", "\"qk_layernorm\": true", "qk_layernorm"),
+    ("\"hidden_act\": \"silu\"", "\"attn_temperature_tuning\": true", "attn_temperature_tuning"),
+    ("\"hidden_act\": \"silu\"", "\"use_parallel_residual\": true", "use_parallel_residual"),
+    ("\"hidden_act\": \"silu\"", "\"is_causal\": false", "is_causal"),
+    ("\"hidden_act\": \"silu\"", "\"num_local_experts\": 8", "num_local_experts"),
+    ("\"hidden_act\": \"silu\"", "\"draft_vocab_size\": 8", "draft_vocab_size"),
+    ("\"hidden_act\": \"silu\"", "\"layer_types\": [\"sliding_attention\"]", "layer_types"),
+    ("\"hidden_act\": \"silu\"", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}", "rope_scaling"),
+    ("\"rope_type\": \"llama3\"", "\"full_attention\": {\"rope_type\": \"default\"}", "full_attention"),
+    ("\"factor\": 8.0", "\"factor\": 8.0, \"mrope_section\": [1, 1]", "mrope_section"),
+    ("\"factor\": 8.0", "\"factor\": 8.0, \"llama_4_scaling_beta\": 0.1", "llama_4_scaling_beta"),
     ("\"LlamaForCausalLM\"", "\"Qwen2ForCausalLM\"", "Qwen2ForCausalLM"),
     ("[\"LlamaForCausalLM\"]", "[]", "architectures"),
     ("\"LlamaForCausalLM\"", "\"LlamaForTokenClassification\"", "LlamaForTokenClassification"),
@@ -336,6 +400,45 @@ fn weights() -> Vec<Case<Folder>> {
     let end = integers.find('\0').unwrap_or(integers.len());
     cases.push(changed("an embedding of integers", &["model.embed_tokens.weight", "I32"], |f| {
         f.set("model.safetensors", safetensors(&integers[..end], &integers.as_bytes()[end..]));
+    }));
+    cases
+}
+
+/// Tensors that no Llama has, in the places where it has its own.
+fn strangers() -> Vec<Case<Folder>> {
+    let layer = "model.layers.0.self_attn";
+    let stranger = |name: &str, says: &[&str]| {
+        changed(&format!("a stranger: {name}"), &[&[name], says].concat(), |f| {
+            f.set("model.safetensors", shard(&[&TENSORS, [(name, [8].as_slice())].as_slice()].concat()));
+        })
+    };
+    let mut cases = vec![
+        stranger("model.layers.1.input_layernorm.weight", &["past the last of 1 layers"]),
+        stranger("model.layers.00.input_layernorm.weight", &["no Llama has"]),
+        stranger("model.layers.0.input_layernorm.bias", &["no Llama has"]),
+        stranger("model.norm.bias", &["no Llama has"]),
+        stranger("lm_head.bias", &["no Llama has"]),
+        stranger("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", &["LoRA", "merge"]),
+        stranger("model.layers.0.mlp.experts.0.gate_proj.weight", &["mixture of experts"]),
+        stranger("model.layers.0.mlp.ffn_sub_norm.weight", &["BitNet"]),
+    ];
+    for (tensor, says) in [
+        ("q_proj.qweight", "GPTQ"),
+        ("q_proj.weight_scale", "FP8"),
+        ("q_proj.input_scale", "FP8"),
+        ("q_proj.weight_packed", "compressed-tensors"),
+        ("q_proj.weight.absmax", "bitsandbytes"),
+        ("q_proj.scales", "quantised"),
+        ("q_norm.weight", "queries"),
+        ("k_norm.weight", "keys"),
+        ("qkv_proj.weight", "fused"),
+    ] {
+        cases.push(stranger(&format!("{layer}.{tensor}"), &[says]));
+    }
+    cases.push(changed("a tied model with another head", &["lm_head.weight", "tie_word_embeddings"], |f| {
+        f.replace("config.json", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+        let weights = &mut f.files.last_mut().expect("weights").1;
+        weights.last_mut().expect("the head").clone_from(&0x3f);
     }));
     cases
 }

@@ -1,6 +1,7 @@
 //! Bad containers: what is wrong before any model is looked at.
 
 use super::Case;
+use super::folder;
 use super::gguf::{Gguf, Tensor, Value, model, string};
 
 type Cases = Vec<Case<Vec<u8>>>;
@@ -28,6 +29,13 @@ fn front() -> Cases {
         Case::new("magic alone", b"GGUF".to_vec(), &["version at byte 4"]),
         Case::new("ends in version", b"GGUF\x03\0".to_vec(), &["version at byte 4"]),
         Case::new("ends before counts", b"GGUF\x03\0\0\0".to_vec(), &["tensor_count at byte 8"]),
+        Case::new("a pointer of LFS", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), &["git lfs pull"]),
+        Case::new("a web page", b"<html><body>404</body></html>".to_vec(), &["web page", "download"]),
+        Case::new("a .bin of PyTorch", b"PK\x03\x04\x14\0\0\0archive/data.pkl".to_vec(), &["PyTorch", "convert"]),
+        Case::new("an older .pth", b"\x80\x02\x8a\nl\xfc\x9cF".to_vec(), &["PyTorch", "convert"]),
+        Case::new("ggml of 2023", b"tjgg\x03\0\0\0".to_vec(), &["before August 2023", "convert"]),
+        Case::new("config.json", b"{\"model_type\": \"llama\"}".to_vec(), &["JSON", "open the folder"]),
+        Case::new("a blob of safetensors", folder::shard(&folder::TENSORS), &["safetensors without that ending"]),
         changed("magic of ggml", &["magic at byte 0"], |f| f.magic = *b"ggml"),
         changed("magic backwards", &["magic at byte 0"], |f| f.magic = *b"FUGG"),
         changed("version 0", &["version at byte 4"], |f| f.version = 0),

@@ -42,7 +42,7 @@ const CAUSAL: &str = "llama.attention.causal";
 
 /// All impossible models.
 pub fn cases() -> Cases {
-    [sizes(), missing(), numbers(), rotary(), vocabulary(), kinds(), tensors()].concat()
+    [sizes(), missing(), numbers(), rotary(), vocabulary(), kinds(), variants(), tensors()].concat()
 }
 
 /// Every key that is read, with a value of every type that it must not have.
@@ -190,7 +190,9 @@ fn vocabulary() -> Cases {
     let mut cases = Vec::new();
     for token in ["bos", "eos", "eot", "eom", "unknown", "padding", "seperator", "fim_pre"] {
         let key = format!("tokenizer.ggml.{token}_token_id");
-        for id in [8, u32::MAX] {
+        // Of ids that nobody reads, -1 as a u32 is none.
+        let read = ["bos", "eos", "eot", "eom", "unknown"].contains(&token);
+        for id in if read { vec![8, u32::MAX] } else { vec![8] } {
             cases.push(with(format!("{token} = {id} of 8"), &[&key, &id.to_string()], &key, Value::u32(id)));
         }
         cases.push(with(format!("{token} = -1"), &[&key], &key, Value::raw(5, (-1i32).to_le_bytes())));
@@ -220,6 +222,49 @@ fn kinds() -> Cases {
         with("attention to what comes after", &[CAUSAL], CAUSAL, Value::raw(7, [0])),
         with("pooling of the first token", &["llama.pooling_type 2"], "llama.pooling_type", Value::u32(2)),
         with("pooling of no known kind", &["llama.pooling_type 5"], "llama.pooling_type", Value::u32(5)),
+    ]
+}
+
+/// Keys and tensors of models that are Llamas otherwise.
+fn variants() -> Cases {
+    let key = |name: &str, value: Value| {
+        let key = format!("llama.{name}");
+        with(format!("{name} of another family"), &[&key, "not supported"], &key, value)
+    };
+    let tensor = |name: &str, says: &[&str]| {
+        changed(format!("a stranger: {name}"), &[&[name], says].concat(), |f| {
+            f.tensors.push(Tensor::f32(name, &[8], 1.0));
+        })
+    };
+    vec![
+        key("logit_scale", Value::f32(0.0625)),
+        key("logit_scale", Value::f32(f32::NAN)),
+        key("embedding_scale", Value::f32(12.0)),
+        key("residual_scale", Value::f32(0.22)),
+        key("attn_logit_softcapping", Value::f32(50.0)),
+        key("final_logit_softcapping", Value::f32(30.0)),
+        key("attention.scale", Value::f32(0.0078125)),
+        key("attention.clamp_kqv", Value::f32(8.0)),
+        key("attention.max_alibi_bias", Value::f32(8.0)),
+        key("attention.temperature_scale", Value::f32(0.1)),
+        key("rope.scaling.yarn_ext_factor", Value::f32(0.0)),
+        key("rope.scaling.yarn_attn_factor", Value::f32(0.9)),
+        key("use_parallel_residual", Value::raw(7, [1])),
+        key("rope.dimension_sections", Value::i32s(&[1, 1, 0, 0])),
+        key("attention.sliding_window_pattern", Value::u32(4)),
+        tensor("blk.0.attn_q_norm.weight", &["queries"]),
+        tensor("blk.0.attn_k_norm.weight", &["keys"]),
+        tensor("blk.0.attn_qkv.weight", &["fused"]),
+        tensor("blk.0.ffn_gate_inp.weight", &["experts"]),
+        tensor("blk.0.ffn_up_exps.weight", &["experts"]),
+        tensor("blk.0.attn_sub_norm.weight", &["BitNet"]),
+        tensor("blk.0.attn_norm.bias", &["no Llama has"]),
+        tensor("blk.0.attn_q.scale", &["no Llama has"]),
+        tensor("blk.1.attn_norm.weight", &["past the last of 1 layers"]),
+        tensor("rope_factors_long.weight", &["longrope"]),
+        tensor("output_norm.bias", &["no Llama has"]),
+        tensor("output.bias", &["no Llama has"]),
+        tensor("token_embd_norm.weight", &["no Llama has"]),
     ]
 }
 

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::json::Object;
-use super::rope;
+use super::{rope, variants};
 use crate::config::{Config, Head, Keys, Pooling, numbered_labels};
 use crate::error::{Error, Result};
 
@@ -40,7 +40,8 @@ enum Class {
 /// The configuration, for a model whose other files name this pooling.
 pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     let (architecture, class) = architecture(json)?;
-    refuse_variants(json)?;
+    let window = if architecture == "mistral" { window(json)? } else { None };
+    variants::refuse(json, window)?;
     let hidden = json.required(KEYS.hidden)?;
     let heads = json.required(KEYS.heads)?;
     let head_dim = match json.size(KEYS.head_dim)? {
@@ -61,7 +62,7 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         context,
         eps: json.number(KEYS.eps)?.unwrap_or(1e-6) as f32,
         rope: rope::rope(json, head_dim, context)?,
-        window: if architecture == "mistral" { window(json)? } else { None },
+        window,
         head: match (class, json.bool("tie_word_embeddings")?.unwrap_or(false)) {
             (Class::SequenceClassification, _) | (Class::Bare, false) => Head::None,
             (_, true) => Head::Tied,
@@ -94,7 +95,10 @@ fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     };
     match found {
         Some(found) => Ok(found),
-        None => refuse(format!("model_type {model_type:?} with architecture {class:?}")),
+        None => {
+            let said = |word: Option<&str>| word.map_or("absent".into(), |word| format!("{word:?}"));
+            refuse(format!("model_type {} with architecture {}", said(model_type), said(class)))
+        }
     }
 }
 
@@ -121,20 +125,6 @@ fn labels(json: Object<'_>) -> Result<Vec<String>> {
     match names.0.len() {
         0 => Err(Error::config(KEYS.labels, "is empty")),
         count => (0..count).map(name).collect(),
-    }
-}
-
-/// Keys whose other values would change the arithmetic.
-fn refuse_variants(json: Object<'_>) -> Result<()> {
-    if json.get("quantization_config").is_some() {
-        return Err(Error::Unsupported {
-            what: "quantization_config in config.json".into(),
-            advice: "open the unquantised model, or a GGUF".into(),
-        });
-    }
-    match json.string("hidden_act")? {
-        None | Some("silu") => Ok(()),
-        Some(other) => Err(Error::Unsupported { what: format!("hidden_act {other:?}"), advice: "silu is read".into() }),
     }
 }
 

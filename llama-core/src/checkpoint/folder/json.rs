@@ -57,7 +57,7 @@ impl<'a> Object<'a> {
 }
 
 /// A value as JSON, cut where it is long.
-fn shortened(value: &Value) -> String {
+pub(super) fn shortened(value: &Value) -> String {
     match value {
         Value::Array(list) => format!("a list of {}", list.len()),
         Value::Object(object) => format!("an object of {} keys", object.len()),

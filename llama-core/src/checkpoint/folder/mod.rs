@@ -3,9 +3,11 @@
 //! Files are taken from the folder itself and nowhere else: names in an index have no path, and links may lead to other
 //! files of the folder or, in the hub's cache, from `snapshots/<revision>/` to the `blobs/` beside it.
 
+mod absent;
 mod config;
 mod json;
 mod rope;
+mod variants;
 mod weights;
 
 use std::collections::HashMap;
@@ -32,22 +34,11 @@ pub struct Folder {
     generation: Map<String, Value>,
 }
 
-/// For a folder of GGUF files the error names one, which is what to open.
-fn no_config(folder: &Path) -> Error {
-    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
-    let gguf = names.filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "gguf")).min();
-    let problem = match gguf {
-        Some(name) => format!("is not in this folder; open {} itself", name.display()),
-        None => "is not in this folder".into(),
-    };
-    Error::io(folder.join("config.json"), io::Error::new(io::ErrorKind::NotFound, problem))
-}
-
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Folder> {
         let config = match confined(path, "config.json")? {
             Some(path) => file::object(&path)?,
-            None => return Err(no_config(path)),
+            None => return Err(absent::config(path)),
         };
         let generation = match confined(path, "generation_config.json")? {
             Some(path) => file::object(&path)?,

@@ -10,10 +10,13 @@ use crate::error::{Error, Result};
 const ORIGINAL: &str = "original_max_position_embeddings";
 
 pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize) -> Result<Rope> {
-    let parameters = match json.object("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => json.object("rope_scaling")?,
+    let parameters = match (json.object("rope_parameters")?, json.object("rope_scaling")?) {
+        (Some(parameters), Some(scaling)) if !is_part(scaling, parameters) => {
+            return Err(Error::config("rope_scaling", "says other than rope_parameters; keep the one that is meant"));
+        }
+        (parameters, scaling) => parameters.or(scaling),
     };
+    parameters.map_or(Ok(()), refuse_other_embeddings)?;
     let nested = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
     let theta = match nested {
         Some(theta) => theta,
@@ -29,6 +32,26 @@ pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize) -> Result<
     }
     let scaling = parameters.map_or(Ok(RopeScaling::None), |parameters| scaling(json, parameters, context))?;
     Ok(Rope { theta, dims: head_dim, layout: RopeLayout::Halves, scaling })
+}
+
+/// Whether all that `part` says `whole` says, too.
+fn is_part(part: Object<'_>, whole: Object<'_>) -> bool {
+    part.0.iter().all(|(key, value)| whole.0.get(if key == "type" { "rope_type" } else { key }) == Some(value))
+}
+
+/// Parameters of embeddings that are not Llama's, though they may call themselves by the same `rope_type`.
+fn refuse_other_embeddings(parameters: Object<'_>) -> Result<()> {
+    for (key, value) in parameters.0 {
+        let what = match key.as_str() {
+            _ if value.is_object() => format!("a rotary embedding for each kind of layer ({key})"),
+            "mrope_section" | "llama_4_scaling_beta" | "alpha" if !value.is_null() && value.as_f64() != Some(0.0) => {
+                format!("{key} of a rotary embedding")
+            }
+            _ => continue,
+        };
+        return Err(Error::Unsupported { what, advice: "Llama has one embedding of positions for all layers".into() });
+    }
+    Ok(())
 }
 
 fn scaling(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<RopeScaling> {

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use serde_json::{Map, Value};
 
-use super::confined;
+use super::{absent, confined};
 use crate::checkpoint::json as file;
 use crate::checkpoint::safetensors::File;
 use crate::error::{Error, Result};
@@ -24,7 +24,15 @@ pub(super) fn open(folder: &Path) -> Result<Vec<File>> {
     }
     match confined(folder, INDEX)? {
         Some(path) => open_indexed(folder, &path),
-        None => Err(Error::file(folder, SINGLE, 0, format!("is not in this folder, and neither is {INDEX}"))),
+        None => {
+            let there = absent::weights(folder);
+            Err(Error::file(
+                folder,
+                SINGLE,
+                0,
+                format!("is not in this folder, and neither is {INDEX}: it has {there}"),
+            ))
+        }
     }
 }
 

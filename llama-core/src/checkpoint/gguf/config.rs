@@ -48,6 +48,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
     let layers = required(metadata, KEYS.layers)?;
     let heads = per_layer(metadata, KEYS.heads, layers)?.ok_or_else(|| missing(KEYS.heads))?;
     let head_dim = head_dim(metadata, hidden, heads)?;
+    super::variants::refuse(metadata, head_dim)?;
     let context = required(metadata, KEYS.context)?;
     let pooling = pooling(metadata)?;
     let labels = labels(metadata, shards)?;

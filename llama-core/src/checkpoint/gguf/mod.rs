@@ -19,6 +19,7 @@ mod reader;
 mod split;
 mod tensor;
 mod value;
+mod variants;
 mod vocabulary;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ use reader::Reader;
 pub use tensor::Tensor;
 pub use value::{Array, Metadata, Value};
 
+use super::foreign;
 use super::lookup::Lookup;
 use super::map::Map;
 use super::view::TensorView;
@@ -96,7 +98,7 @@ impl Header {
     /// Parses the front of `bytes`, a whole file; `path` is for error messages.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         let reader = &mut Reader::new(path, bytes);
-        let version = version(reader, path)?;
+        let version = version(reader, path, bytes)?;
         let tensor_count = reader.count(Tensor::LEAST, &"tensor_count")?;
         let pair_count = reader.count(Metadata::LEAST, &"metadata_kv_count")?;
         let metadata = Metadata::read(reader, pair_count)?;
@@ -130,10 +132,11 @@ impl Header {
 }
 
 /// Magic and version.
-fn version(reader: &mut Reader<'_>, path: &Path) -> Result<u32> {
+fn version(reader: &mut Reader<'_>, path: &Path, bytes: &[u8]) -> Result<u32> {
     let magic: [u8; 4] = reader.array(&"magic")?;
     if &magic != b"GGUF" {
-        return Err(reader.error(&"magic", 0, format!("is {magic:02x?}; \"GGUF\" was expected")));
+        let unknown = || reader.error(&"magic", 0, format!("is {magic:02x?}; \"GGUF\" was expected"));
+        return Err(foreign::refusal(path, bytes).unwrap_or_else(unknown));
     }
     let version = reader.u32(&"version")?;
     let refuse = |what: &str, advice: &str| {

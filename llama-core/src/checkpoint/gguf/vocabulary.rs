@@ -7,6 +7,8 @@ pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const ENDS: [&str; 3] = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+/// Keys of the ids that a tokenizer or an engine will use.
+const READ: [&str; 5] = [ENDS[0], ENDS[1], ENDS[2], "tokenizer.ggml.bos_token_id", "tokenizer.ggml.unknown_token_id"];
 
 /// Checks every `tokenizer.*` key that a tokenizer will read, for a model with `vocab` tokens.
 pub(in crate::checkpoint) fn check_vocabulary(metadata: &Metadata, vocab: usize) -> Result<()> {
@@ -36,8 +38,10 @@ pub(in crate::checkpoint) fn check_vocabulary(metadata: &Metadata, vocab: usize)
     Ok(())
 }
 
+/// Of ids that no one here reads, -1 written as a u32, as llama2.c's converter has it, is none.
 fn check_id(metadata: &Metadata, key: &str, vocab: usize) -> Result<()> {
-    match metadata.u32(key)? {
+    let none = |&id: &u32| id == u32::MAX && !READ.contains(&key);
+    match metadata.u32(key)?.filter(|id| !none(id)) {
         Some(id) if id as usize >= vocab => Err(Error::config(key, format!("is {id} of {vocab} tokens"))),
         _ => Ok(()),
     }

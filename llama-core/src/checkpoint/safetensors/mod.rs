@@ -13,6 +13,7 @@ mod header;
 use std::ops::Range;
 use std::path::Path;
 
+use super::foreign;
 use super::json;
 use super::lookup::Lookup;
 use super::map::Map;
@@ -120,6 +121,9 @@ impl Header {
         };
         let length = u64::from_le_bytes(*length);
         if length > LONGEST_HEADER {
+            if let Some(refusal) = foreign::refusal(path, bytes) {
+                return Err(refusal);
+            }
             return error("header length", 0, format!("is {length}; at most {LONGEST_HEADER} is allowed"));
         }
         let Some((json, buffer)) = rest.split_at_checked(length as usize) else {

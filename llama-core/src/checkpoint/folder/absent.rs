@@ -1,0 +1,58 @@
+//! Folders without config.json or without weights: the errors say what is there instead, and what to do with it.
+
+use std::io;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// The error of a folder without config.json. Where it has a GGUF file, that is what to open.
+pub(super) fn config(folder: &Path) -> Error {
+    let names = names(folder);
+    let first = |fits: fn(&str) -> bool| names.iter().find(|name| fits(name));
+    let problem = if let Some(name) = first(|name| name.ends_with(".gguf")) {
+        format!("is not in this folder; open {name} itself")
+    } else if first(|name| name == "adapter_config.json").is_some() {
+        "is not in this folder, which holds a LoRA adapter; merge it into its base model (peft's merge_and_unload) and \
+         open the result"
+            .into()
+    } else if first(|name| name == "params.json").is_some() {
+        "is not in this folder, which is in Meta's or Mistral's own format; open the model's Hugging Face folder, or \
+         convert it"
+            .into()
+    } else if first(|name| name == "snapshots").is_some() {
+        "is not in this folder, which is the hub's cache; open the folder of a revision under snapshots".into()
+    } else {
+        "is not in this folder".into()
+    };
+    Error::io(folder.join("config.json"), io::Error::new(io::ErrorKind::NotFound, problem))
+}
+
+/// What to say of a folder without model.safetensors and without its index.
+pub(super) fn weights(folder: &Path) -> String {
+    let names = names(folder);
+    let first = |fits: fn(&str) -> bool| names.iter().find(|name| fits(name));
+    let numbered = |name: &str| name.ends_with(".safetensors") && name.contains("-of-");
+    if first(|name| name == "adapter_model.safetensors").is_some() {
+        "only a LoRA adapter's; merge it into its base model (peft's merge_and_unload) and open the result".into()
+    } else if let Some(name) = first(|name| name.starts_with("consolidated")) {
+        format!("only {name}, in Meta's or Mistral's own format; open the model's Hugging Face folder, or convert it")
+    } else if first(numbered).is_some() {
+        "only its shards; put the model's own index beside them".into()
+    } else if let Some(name) = first(|name| name.ends_with(".safetensors")) {
+        format!("only {name}; if it is the model, open it by its path")
+    } else if let Some(name) = first(|name| name.ends_with(".gguf")) {
+        format!("only {name}; open it by its path")
+    } else if let Some(name) = first(|name| name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".pt")) {
+        format!("only PyTorch's {name}; convert it to safetensors (transformers' save_pretrained)")
+    } else {
+        "no weights at all; fetch them".into()
+    }
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
