@@ -151,6 +151,14 @@ fn with(mut json: Value, path: &str, value: Value) -> Value {
     json
 }
 
+/// The tiny tokenizer's added tokens and ten more, of which each has twice the id of the one before: none is far beyond it,
+/// and the last is four million.
+fn doubling() -> Value {
+    let mut added = tiny_byte_level()["added_tokens"].as_array().expect("a list").clone();
+    added.extend((0..10).map(|k| json!({"id": 4000 << k, "content": format!("<{k}>"), "special": true})));
+    json!(added)
+}
+
 #[test]
 fn bad_json_is_refused() {
     let bytes = tiny_byte_level;
@@ -197,6 +205,7 @@ fn bad_json_is_refused() {
         ("added without content", with(bytes(), "/added_tokens/0", json!({"id": 1}))),
         ("added id taken", with(bytes(), "/added_tokens/0/id", json!(3))),
         ("added id huge", with(bytes(), "/added_tokens/0/id", json!(u32::MAX))),
+        ("added ids that double", with(bytes(), "/added_tokens", doubling())),
         ("added twice", with(bytes(), "/added_tokens/0/content", json!("<|eot_id|>"))),
         ("added too long", with(bytes(), "/added_tokens/0/content", json!("<".repeat(300)))),
         ("single word", with(bytes(), "/added_tokens/0", json!({"id": 9999, "content": "x", "single_word": true}))),

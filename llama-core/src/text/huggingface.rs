@@ -84,7 +84,7 @@ fn vocab(root: &Node<'_>, config: &Node<'_>) -> Result<Vocab> {
     if (add_bos && before.is_some() && before != bos) || (add_eos && after.is_some() && after != eos) {
         return Err(root.get("post_processor").unsupported());
     }
-    let Table { tokens, kinds } = table;
+    let Table { tokens, kinds, .. } = table;
     Ok(Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens: Vec::new(), add_bos, add_eos, strips })
 }
 
@@ -119,13 +119,15 @@ fn check_model(model: &Node<'_>) -> Result<()> {
 pub(super) struct Table {
     pub tokens: Vec<String>,
     pub kinds: Vec<TokenKind>,
+    /// Tokens that the files give, as far as they have been read.
+    pub given: usize,
 }
 
 impl Table {
     fn read(model: &Node<'_>) -> Result<Self> {
         let vocab = model.get("vocab");
         let entries = vocab.object()?;
-        let mut table = Table::default();
+        let mut table = Table { given: entries.len(), ..Table::default() };
         table.grow(entries.len());
         for (spelling, id) in entries {
             let node = Node { path: format!("{}[{spelling:?}]", vocab.path), value: id };
@@ -144,8 +146,8 @@ impl Table {
     /// Gives `id` its spelling. A file may leave ids out, but not so many that it makes us allocate for nothing.
     fn set(&mut self, node: &Node<'_>, id: u32, spelling: &str, kind: TokenKind) -> Result<()> {
         let slot = id as usize;
-        if slot > 2 * self.tokens.len() + 4096 {
-            return Err(node.error(format!("id {id} is far beyond the {} tokens before it", self.tokens.len())));
+        if slot > 2 * self.given + 4096 {
+            return Err(node.error(format!("id {id} is far beyond the {} tokens that there are", self.given)));
         }
         self.grow(slot + 1);
         if self.kinds[slot] != TokenKind::Unused && self.tokens[slot] != spelling {
@@ -215,6 +217,7 @@ impl Table {
         if token.get("single_word").bool_or(false)? {
             return Err(token.get("single_word").unsupported());
         }
+        self.given += 1;
         self.set(token, id, content, added_kind(content, token.get("special").bool_or(false)?, unk))?;
         let strip = Strip { left: token.get("lstrip").bool_or(false)?, right: token.get("rstrip").bool_or(false)? };
         Ok((strip != Strip::default()).then_some((id, strip)))

@@ -116,6 +116,7 @@ impl Model {
             }
         }
         let kind = i32::try_from(kind).ok().and_then(TokenKind::from_gguf);
+        self.table.given += 1;
         self.table.tokens.push(spelling.to_owned());
         self.table.kinds.push(kind.ok_or_else(|| error(format!("piece {id} is of no known kind")))?);
         self.scores.push(score);
