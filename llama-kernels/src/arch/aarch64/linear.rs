@@ -8,6 +8,7 @@
 use std::arch::aarch64::*;
 
 use super::dot::{Dot, Dotprod, I8mm, Widening};
+use super::linear_bits::Codes;
 use super::linear_blocks::*;
 use super::linear_i8mm::{self, Pairs};
 use super::linear_many::{Lanes, Tiles, WIDEST, many, quarter_bytes};

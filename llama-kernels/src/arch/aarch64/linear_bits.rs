@@ -2,8 +2,10 @@
 
 use std::arch::aarch64::*;
 
-use super::linear_blocks::Codes;
 use super::vector::widen;
+
+/// Eight code vectors: a quarter of a group.
+pub(super) type Codes = [int8x16_t; 8];
 
 /// Four f16 as f32.
 #[target_feature(enable = "neon")]
@@ -143,6 +145,15 @@ pub(super) fn load(raw: &[u8], at: usize) -> uint8x16_t {
     let bytes: &[u8; 16] = raw[at..].first_chunk().expect("16 bytes");
     // SAFETY: the reference is to as many bytes as are read, and the load has no alignment.
     unsafe { vld1q_u8(bytes.as_ptr()) }
+}
+
+/// Stores the 16 bytes from `at`.
+#[target_feature(enable = "neon")]
+#[inline]
+pub(super) fn store(x: uint8x16_t, out: &mut [u8], at: usize) {
+    let bytes: &mut [u8; 16] = out[at..].first_chunk_mut().expect("16 bytes");
+    // SAFETY: the reference is to as many bytes as are written, and the store has no alignment.
+    unsafe { vst1q_u8(bytes.as_mut_ptr(), x) }
 }
 
 /// The 8 bytes from `at`.

@@ -7,9 +7,6 @@ use std::arch::aarch64::*;
 use super::linear_bits::*;
 use crate::weight::pack::{E2M1, IQ4};
 
-/// Eight code vectors: a quarter of a group.
-pub(super) type Codes = [int8x16_t; 8];
-
 /// Scale and minimum of four rows for each of `S` sub-blocks.
 pub(super) struct Scales<const S: usize> {
     pub scale: [float32x4_t; S],

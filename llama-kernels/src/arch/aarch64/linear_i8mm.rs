@@ -9,9 +9,9 @@ use std::arch::aarch64::*;
 use std::ops::Range;
 
 use super::dot::smmla;
-use super::linear_bits::load;
-use super::linear_blocks::{Codes, Scales};
-use super::linear_many::{Column, Inputs, Tiles, WIDEST, store};
+use super::linear_bits::{Codes, load, store};
+use super::linear_blocks::Scales;
+use super::linear_many::{Column, Inputs, Tiles, WIDEST};
 use super::vector::{load_quarter, store_quarter};
 use crate::arch::linear::Acts;
 use crate::quant::QuantTile;

@@ -10,13 +10,13 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::dot::DotColumns;
-use super::linear_bits::load;
-use super::linear_blocks::{Block, Codes, Scales};
+use super::linear_bits::{Codes, load, store};
+use super::linear_blocks::{Block, Scales};
 use super::vector::{load_quarter, store_quarter};
 use crate::arch::linear::{Acts, Columns, ROOM, Room};
 
-/// Columns of the widest tile: eight sums, eight dot products and eight quants leave registers for codes and scales; with
-/// pairs, where sums and dot products take twice as many for twelve, more than eight begin to be kept in memory.
+/// Columns of the widest tile: eight sums, eight dot products and eight quants leave registers for codes and scales. Pairs
+/// would have room for twelve, but beyond eight the compiler begins to keep sums in memory.
 pub(super) const WIDEST: usize = 8;
 
 /// Bytes of a quarter of an expanded group with `subs` sub-blocks: codes, and scales and minima, each for four rows twice at
@@ -202,13 +202,4 @@ fn lanes<D: DotColumns, const S: usize, const MIN: bool, const STEP: usize, cons
             store_quarter(&mut column.as_chunks_mut().0[q], acc);
         }
     }
-}
-
-/// Stores the 16 bytes from `at`.
-#[target_feature(enable = "neon")]
-#[inline]
-pub(super) fn store(x: uint8x16_t, out: &mut [u8], at: usize) {
-    let bytes: &mut [u8; 16] = out[at..].first_chunk_mut().expect("16 bytes");
-    // SAFETY: the reference is to as many bytes as are written, and the store has no alignment.
-    unsafe { vst1q_u8(bytes.as_mut_ptr(), x) }
 }

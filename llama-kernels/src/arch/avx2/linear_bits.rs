@@ -3,6 +3,9 @@
 
 use std::arch::x86_64::*;
 
+/// Eight code vectors: half a group.
+pub(in crate::arch) type Codes = [__m256i; 8];
+
 /// Eight f16 as f32.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -19,7 +22,7 @@ pub(super) fn minus_halves(raw: &[u8], at: usize) -> __m256 {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn bytes(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
+pub(super) fn bytes(raw: &[u8], at: usize, half: usize) -> Codes {
     let mut codes = [_mm256_setzero_si256(); 8];
     for (j, code) in codes.iter_mut().enumerate() {
         *code = load(raw, at + 64 * j + 32 * half);
@@ -30,7 +33,7 @@ pub(super) fn bytes(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
 /// Takes off a zero point of 128.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn signed(mut codes: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn signed(mut codes: Codes) -> Codes {
     for code in &mut codes {
         *code = _mm256_xor_si256(*code, _mm256_set1_epi8(-128));
     }
@@ -39,7 +42,7 @@ pub(super) fn signed(mut codes: [__m256i; 8]) -> [__m256i; 8] {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn nibbles(raw: &[u8], at: usize, half: usize) -> [__m256i; 8] {
+pub(super) fn nibbles(raw: &[u8], at: usize, half: usize) -> Codes {
     let mask = _mm256_set1_epi8(15);
     let mut codes = [_mm256_setzero_si256(); 8];
     for j in 0..4 {
@@ -61,7 +64,7 @@ pub(super) fn or_masked(a: __m256i, b: __m256i, mask: i8) -> __m256i {
 /// masked off.)
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn with_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
+pub(super) fn with_bits(mut codes: Codes, bits: __m256i) -> Codes {
     let shifted = [
         _mm256_slli_epi16::<4>(bits),
         _mm256_slli_epi16::<3>(bits),
@@ -81,7 +84,7 @@ pub(super) fn with_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] 
 /// Bits `2 i` and `2 i + 1` of `pairs[h]` become bits 4 and 5 of code vector `4 h + i`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn with_pairs(mut codes: [__m256i; 8], pairs: [__m256i; 2]) -> [__m256i; 8] {
+pub(super) fn with_pairs(mut codes: Codes, pairs: [__m256i; 2]) -> Codes {
     for (h, pairs) in pairs.into_iter().enumerate() {
         let shifted =
             [_mm256_slli_epi16::<4>(pairs), _mm256_slli_epi16::<2>(pairs), pairs, _mm256_srli_epi16::<2>(pairs)];
@@ -95,7 +98,7 @@ pub(super) fn with_pairs(mut codes: [__m256i; 8], pairs: [__m256i; 2]) -> [__m25
 /// Bits `2 i` and `2 i + 1` of `pairs[h]` are code vector `4 h + i`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn low_pairs(pairs: [__m256i; 2]) -> [__m256i; 8] {
+pub(super) fn low_pairs(pairs: [__m256i; 2]) -> Codes {
     let mask = _mm256_set1_epi8(3);
     let mut codes = [_mm256_setzero_si256(); 8];
     for (h, pairs) in pairs.into_iter().enumerate() {
@@ -110,7 +113,7 @@ pub(super) fn low_pairs(pairs: [__m256i; 2]) -> [__m256i; 8] {
 /// Bit `j` of `bits` becomes bit 2 of code vector `j`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn with_third_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
+pub(super) fn with_third_bits(mut codes: Codes, bits: __m256i) -> Codes {
     let shifted = [
         _mm256_slli_epi16::<2>(bits),
         _mm256_slli_epi16::<1>(bits),
@@ -130,7 +133,7 @@ pub(super) fn with_third_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256
 /// The values of a table of sixteen bytes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn look_up(table: &[u8; 16], mut codes: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn look_up(table: &[u8; 16], mut codes: Codes) -> Codes {
     let table = _mm256_broadcastsi128_si256(load128(table, 0));
     for code in &mut codes {
         *code = _mm256_shuffle_epi8(table, *code);

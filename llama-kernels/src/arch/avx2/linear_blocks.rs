@@ -5,9 +5,6 @@ use std::arch::x86_64::*;
 use super::linear_bits::*;
 use crate::weight::pack::{E2M1, IQ4};
 
-/// Eight code vectors: half a group.
-pub(in crate::arch) type Codes = [__m256i; 8];
-
 /// Scale and minimum of eight rows for each of `S` sub-blocks.
 pub(in crate::arch) struct Scales<const S: usize> {
     pub scale: [__m256; S],

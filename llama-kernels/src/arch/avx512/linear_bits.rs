@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::linear_blocks::Codes;
+/// The eight code vectors of a group.
+pub(super) type Codes = [__m512i; 8];
 
 /// Sixteen f16 as f32.
 #[target_feature(enable = "avx512f")]

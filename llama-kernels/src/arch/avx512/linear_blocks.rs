@@ -5,9 +5,6 @@ use std::arch::x86_64::*;
 use super::linear_bits::*;
 use crate::weight::pack::{E2M1, IQ4};
 
-/// The eight code vectors of a group.
-pub(super) type Codes = [__m512i; 8];
-
 /// Scale and minimum of sixteen rows for each of `S` sub-blocks.
 pub(super) struct Scales<const S: usize> {
     pub scale: [__m512; S],
