@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use llama_core::backend::{Backend, KvFormat, Numerics};
 use llama_core::checkpoint::Checkpoint;
+use llama_core::engine::draft::DraftModel;
 use llama_core::engine::{Engine, EngineOptions};
 use llama_core::sample::Sampling;
 use llama_core::{Error, Loader, Result};
@@ -50,6 +51,13 @@ pub struct ModelArgs {
     /// Refuse to use more than this many MiB
     #[arg(long)]
     pub memory_limit: Option<u64>,
+    /// Guess so many tokens ahead, and check them together: the same text in fewer steps where it is easily guessed [default:
+    /// 0; 4 with --draft-model]
+    #[arg(long)]
+    pub drafts: Option<usize>,
+    /// A smaller model with the same tokens that guesses [default: what followed the same words before]
+    #[arg(long)]
+    pub draft_model: Option<PathBuf>,
 }
 
 /// `--device`
@@ -183,6 +191,7 @@ impl ModelArgs {
                 KvArg::Q8 => KvFormat::Q8,
             },
             memory_limit: self.memory_limit.map(|mib| mib.saturating_mul(1 << 20)),
+            drafts: self.drafts.unwrap_or(if self.draft_model.is_some() { 4 } else { 0 }),
             ..EngineOptions::default()
         }
     }
@@ -200,7 +209,15 @@ impl ModelArgs {
 
     /// Loads what is open already.
     pub fn load_from(&self, loader: Loader, sequences: usize) -> Result<Engine> {
-        self.on_device(Load(loader.options(self.engine_options(sequences))))
+        let options = self.engine_options(sequences);
+        let engine = self.on_device(Load(loader.options(options.clone())))?;
+        match &self.draft_model {
+            None => Ok(engine),
+            Some(path) => {
+                let drafter = self.on_device(LoadDrafter(Loader::open(path)?.options(options), &engine))?;
+                engine.with_drafter(drafter)
+            }
+        }
     }
 }
 
@@ -221,6 +238,16 @@ impl Use for Load {
         });
         bar.finish_and_clear();
         engine
+    }
+}
+
+struct LoadDrafter<'a>(Loader, &'a Engine);
+
+impl Use for LoadDrafter<'_> {
+    type Outcome = DraftModel;
+
+    fn with<B: Backend>(self, backend: B) -> Result<DraftModel> {
+        self.0.drafter(backend, self.1)
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use crate::backend::{Backend, Limits};
 use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
+use crate::engine::draft::DraftModel;
 use crate::engine::{self, Classifier, Engine, EngineOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Llama, MemoryPlan, Progress};
+use crate::text::Tokenizer;
 
 /// An opened checkpoint and what its engine is to be made for.
 pub struct Loader {
@@ -82,6 +84,41 @@ impl Loader {
         match Classifier::of(&self.checkpoint)? {
             Some(classifier) => engine.with_classifier(classifier),
             None => Ok(engine),
+        }
+    }
+
+    /// Prepares the weights on `backend` to draft for `engine` ([`Engine::with_drafter`]), for as many sequences, as far as
+    /// the context of both goes.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the two models do not know the same tokens by the same ids; otherwise as [`Loader::load`].
+    pub fn drafter<B: Backend>(mut self, backend: B, engine: &Engine) -> Result<DraftModel> {
+        self.knows_tokens_of(engine)?;
+        let Limits { context, sequences, .. } = *engine.model().limits();
+        let context = Some(context.min(self.checkpoint.config().context));
+        self.options = EngineOptions { context, sequences, drafts: 0, embeddings: false, ..self.options };
+        let (limits, limit) = (self.limits(&backend)?, self.options.memory_limit);
+        DraftModel::new(Box::new(Llama::load(backend, &self.checkpoint, limits, limit, &mut |_| ())?))
+    }
+
+    fn knows_tokens_of(&self, engine: &Engine) -> Result<()> {
+        let (vocab, own) = (engine.model().config().vocab, self.checkpoint.config().vocab);
+        if own != vocab {
+            return Err(Error::parameter("drafter", own, format!("must know the model's {vocab} tokens")));
+        }
+        let Some(theirs) = engine.tokenizer() else { return Ok(()) };
+        let ours = self.checkpoint.tokenizer()?;
+        let spelled = |tokenizer: &Tokenizer, id| tokenizer.piece(id).map(<[u8]>::to_vec).unwrap_or_default();
+        match (0..vocab as u32).find(|&id| spelled(&ours, id) != spelled(theirs, id)) {
+            None => Ok(()),
+            Some(id) => {
+                let [ours, theirs] =
+                    [spelled(&ours, id), spelled(theirs, id)].map(|piece| piece.escape_ascii().to_string());
+                let problem = format!(
+                    "is the token \"{ours}\", and the model's is \"{theirs}\": draft with a model of its family"
+                );
+                Err(Error::parameter("drafter", id, problem))
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 //! they were picked from, for each format of keys and values that the reference backend's.
 //!
 //! The company is other requests, some with the same beginning, some cancelled; prompts go in chunks of any size, teams
-//! have one to three threads, blocks run out and sequences give theirs up, prefixes are found or not. The prompt ends just
+//! have one to three threads, blocks run out and sequences give theirs up, prefixes are found or not, tokens are drafted and
+//! the drafts right or wrong. The prompt ends just
 //! below a border of attention's partitions and the answer crosses it, so that a lone sequence is at times attended to in
 //! pieces and at times in tiles.
 
@@ -14,6 +15,7 @@ use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::config::Config;
+use llama_core::engine::draft::{Draft, Drafter};
 use llama_core::engine::{Engine, EngineOptions, Event, Finish, Request, SequenceId, Stats};
 use llama_core::model::Model;
 use llama_core::sample::{Draw, Outputs, Sampling};
@@ -31,8 +33,9 @@ fn prompt() -> Vec<u32> {
     (0..252).map(|i| 3 + i * 37 % 509).collect()
 }
 
-/// Logits by position, as bits.
-type Rows = Arc<Mutex<Vec<(u64, Vec<u32>)>>>;
+/// Where logits were drawn from: the position, the tokens after the prompt up to there, the bits.
+type Row = (u64, Vec<u32>, Vec<u32>);
+type Rows = Arc<Mutex<Vec<Row>>>;
 
 /// A model whose logits for answers to [`prompt`] are written down.
 struct Watched {
@@ -61,7 +64,8 @@ impl Model for Watched {
         for draw in draws.iter().filter(|draw| draw.history.tokens[..draw.history.prompt] == prompt) {
             let row = &outputs.logits[draw.row * vocab..][..vocab];
             let bits = row.iter().map(|x| x.to_bits()).collect();
-            self.rows.lock().expect("one thread").push((draw.position, bits));
+            let told = draw.history.tokens[draw.history.prompt..].to_vec();
+            self.rows.lock().expect("one thread").push((draw.position, told, bits));
         }
         Ok(())
     }
@@ -79,13 +83,44 @@ impl Model for Watched {
     }
 }
 
-fn engine(machine: Machine, kv: KvFormat, chunk: usize, sequences: usize, blocks: usize) -> (Engine, Rows) {
+/// Knows the answer, errs in a third of its drafts for it, and guesses at random for everybody else.
+struct Gossip {
+    answer: Vec<u32>,
+    random: Random,
+}
+
+impl Drafter for Gossip {
+    fn draft(&mut self, drafts: &mut [Draft<'_>]) -> Result<()> {
+        let prompt = prompt();
+        for draft in drafts {
+            while draft.room() > 0 {
+                let told = draft.tokens().strip_prefix(&prompt[..]).map_or(usize::MAX, <[u32]>::len);
+                let right = self.answer.get(told).copied().filter(|_| self.random.below(3) > 0);
+                assert!(draft.push(right.unwrap_or(3 + self.random.below(509) as u32)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sizes of an engine.
+#[derive(Clone, Copy)]
+struct Size {
+    chunk: usize,
+    sequences: usize,
+    blocks: usize,
+    drafts: usize,
+}
+
+fn engine(machine: Machine, kv: KvFormat, size: Size) -> (Engine, Rows) {
     let checkpoint = Checkpoint::open(stories260k()).expect("the model");
-    let limits = Limits { tokens: chunk.max(sequences), sequences, outputs: sequences, context: CONTEXT, blocks, kv };
+    let Size { chunk, sequences, blocks, drafts } = size;
+    let outputs = sequences + drafts;
+    let limits = Limits { tokens: chunk.max(outputs), sequences, outputs, context: CONTEXT, blocks, kv };
     let rows = Rows::default();
     let model = Watched { model: machine.load(&checkpoint, limits, Numerics::Default), rows: rows.clone() };
-    let engine = Engine::new(Box::new(model), None, &EngineOptions::default()).expect("an engine");
-    (engine, rows)
+    let options = EngineOptions { drafts, ..EngineOptions::default() };
+    (Engine::new(Box::new(model), None, &options).expect("an engine"), rows)
 }
 
 fn question() -> Request {
@@ -104,9 +139,11 @@ struct Company {
 impl Company {
     /// Asks the reference backend, alone.
     fn new(kv: KvFormat) -> Self {
-        let (mut engine, rows) = engine(Machine::Reference, kv, CONTEXT, 1, CONTEXT / 16);
+        let size = Size { chunk: CONTEXT, sequences: 1, blocks: CONTEXT / 16, drafts: 0 };
+        let (mut engine, rows) = engine(Machine::Reference, kv, size);
         let answer = engine.complete(question()).expect("an answer").tokens;
-        let logits: HashMap<_, _> = rows.lock().expect("one thread").drain(..).collect();
+        let rows = std::mem::take(&mut *rows.lock().expect("one thread"));
+        let logits: HashMap<_, _> = rows.into_iter().map(|(position, _, bits)| (position, bits)).collect();
         assert_eq!((answer.len(), logits.len()), (ANSWER, ANSWER));
         Company { random: Random(kv as u64), answer, logits, neighbours: Vec::new(), cancelled: 0 }
     }
@@ -160,9 +197,11 @@ impl Company {
         let what = engine.model().backend();
         assert!(matches!(finish, Some(Finish::Length)), "{finish:?} on {what}");
         assert_eq!(answer, self.answer, "on {what}");
-        let rows: Vec<_> = rows.lock().expect("one thread").drain(..).collect();
+        // What was drawn after a wrong draft says nothing.
+        let mut rows: Vec<_> = rows.lock().expect("one thread").drain(..).collect();
+        rows.retain(|(_, told, _)| self.answer.starts_with(told));
         assert_eq!(rows.len(), ANSWER, "logits on {what}");
-        for (position, bits) in rows {
+        for (position, _, bits) in rows {
             assert!(self.logits.get(&position) == Some(&bits), "logits at {position} on {what}");
         }
     }
@@ -177,11 +216,16 @@ fn a_thousand_runs_among_random_company_give_one_answer() {
         let teams = [1, 2, 2, 3].into_iter().enumerate();
         for (i, threads) in teams {
             let scarce = i % 2 == 0;
-            let (chunk, sequences) =
-                (1 + company.random.below(120), if scarce { 6 } else { 1 + company.random.below(6) });
-            let blocks = if scarce { 19 + company.random.below(5) } else { 120 };
-            let machine = Machine::Cpu(Tier::best(), threads);
-            let (mut engine, rows) = engine(machine, kv, chunk, sequences, blocks);
+            let random = &mut company.random;
+            let size = Size {
+                chunk: 1 + random.below(120),
+                sequences: if scarce { 6 } else { 1 + random.below(6) },
+                blocks: if scarce { 19 + random.below(5) } else { 120 },
+                drafts: random.below(3) * (1 + random.below(5)),
+            };
+            let (engine, rows) = engine(Machine::Cpu(Tier::best(), threads), kv, size);
+            let gossip = Gossip { answer: company.answer.clone(), random: Random(i as u64) };
+            let mut engine = engine.with_drafter(gossip).expect("any drafter");
             company.neighbours.clear();
             for _ in 0..RUNS.div_ceil(FORMATS.len() * 4) {
                 company.ask(&mut engine, &rows);
@@ -190,10 +234,13 @@ fn a_thousand_runs_among_random_company_give_one_answer() {
             let stats = engine.stats();
             total.preemptions += stats.preemptions;
             total.cached_tokens += stats.cached_tokens;
+            total.drafted += stats.drafted;
+            total.accepted += stats.accepted;
         }
         cancelled += company.cancelled;
     }
     // What is claimed to have happened did.
     assert!(asked >= RUNS && cancelled > 100, "{asked} runs, {cancelled} cancelled");
     assert!(total.preemptions > 10 && total.cached_tokens > 10_000, "{total:?}");
+    assert!(total.accepted > 500 && total.drafted > 2 * total.accepted, "{total:?}");
 }

@@ -9,6 +9,7 @@ use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::config::{Config, Head, Pooling, Rope, RopeScaling};
+use llama_core::engine::draft::DraftModel;
 use llama_core::engine::{Embed, Engine, EngineOptions, Request};
 use llama_core::model::Model;
 use llama_core::sample::Sampling;
@@ -59,7 +60,7 @@ impl Model for Constant {
     }
 }
 
-fn engine(tokenizer: Option<Arc<Tokenizer>>) -> Engine {
+fn engine(tokenizer: Option<Arc<Tokenizer>>, drafts: usize) -> Engine {
     let rope = Rope { theta: 10_000.0, dims: 4, layout: RopeLayout::Halves, scaling: RopeScaling::None };
     let config = Config {
         architecture: "constant".into(),
@@ -78,15 +79,18 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>) -> Engine {
         pooling: Pooling::Last,
         labels: Vec::new(),
     };
-    let limits = Limits { tokens: 64, sequences: 8, outputs: 8, context: 1024, blocks: 600, kv: KvFormat::Half };
-    let options = EngineOptions { end_tokens: Some(Vec::new()), embeddings: true, ..EngineOptions::default() };
-    Engine::new(Box::new(Constant { config, limits, rows: 0 }), tokenizer, &options).expect("an engine")
+    let limits = Limits { tokens: 64, sequences: 8, outputs: 40, context: 1024, blocks: 600, kv: KvFormat::Half };
+    let options = EngineOptions { end_tokens: Some(Vec::new()), embeddings: true, drafts, ..EngineOptions::default() };
+    let model = || Box::new(Constant { config: config.clone(), limits, rows: 0 });
+    let engine = Engine::new(model(), tokenizer, &options).expect("an engine");
+    let drafter = DraftModel::new(model()).expect("a drafter");
+    if drafts > 0 { engine.with_drafter(drafter).expect("the same tokens") } else { engine }
 }
 
 /// Allocations of 600 steps of 8 sequences, and how many of their events have text.
 fn allocations(tokenizer: Option<Arc<Tokenizer>>) -> (usize, usize) {
     let stop_strings = if tokenizer.is_some() { vec!["never to be found".into()] } else { Vec::new() };
-    let mut engine = engine(tokenizer);
+    let mut engine = engine(tokenizer, 0);
     for seed in 0..8 {
         let sampling = Sampling { temperature: 0.9, top_p: 0.9, repetition_penalty: 1.1, seed, ..Sampling::greedy() };
         let prompt = vec![seed as u32; 40];
@@ -111,10 +115,22 @@ fn allocations(tokenizer: Option<Arc<Tokenizer>>) -> (usize, usize) {
     (allocations, texts)
 }
 
+/// Allocations of 100 steps of 8 sequences with drafts by a model, three for each, and how many were accepted.
+fn allocations_of_drafts() -> (usize, u64) {
+    let mut engine = engine(None, 24);
+    for seed in 0..8 {
+        engine.submit(Request { max_tokens: Some(900), ..Request::new(vec![seed; 40]) }).expect("a sequence");
+    }
+    (0..20).for_each(|_| assert!(engine.step().is_ok()));
+    let (before, accepted) = (COUNTING.allocations(), engine.stats().accepted);
+    (0..100).for_each(|_| assert!(engine.step().is_ok()));
+    (COUNTING.allocations() - before, engine.stats().accepted - accepted)
+}
+
 /// Allocations of the steps that embed 6 prompts of 700 tokens side by side, once others went before them, and how many
 /// vectors they handed out.
 fn allocations_of_embeddings(pooling: Pooling) -> (usize, usize) {
-    let mut engine = engine(None);
+    let mut engine = engine(None, 0);
     let submit = |engine: &mut Engine, seed: u32| {
         let embed =
             Embed { pooling: Some(pooling), ..Embed::new((seed..seed + 700).map(|t| t % 512).collect::<Vec<_>>()) };
@@ -131,6 +147,9 @@ fn allocations_of_embeddings(pooling: Pooling) -> (usize, usize) {
 #[test]
 fn a_step_allocates_nothing_but_text_after_warm_up() {
     assert_eq!(allocations(None), (0, 0));
+    let (allocations_of_drafts, accepted) = allocations_of_drafts();
+    assert_eq!(allocations_of_drafts, 0);
+    assert!(accepted > 1_600, "{accepted} drafts accepted");
     // A vector is made when its prompt is submitted, unless there is one for each token.
     assert_eq!(allocations_of_embeddings(Pooling::Last), (0, 6));
     assert_eq!(allocations_of_embeddings(Pooling::Mean), (0, 6));

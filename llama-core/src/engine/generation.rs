@@ -114,7 +114,7 @@ impl Generation<'_> {
         if !self.ended {
             self.ended = true;
             self.ready.clear();
-            self.engine.scheduler.remove(self.id);
+            self.engine.withdraw(self.id);
         }
     }
 }

@@ -33,6 +33,7 @@
 //! For programs that want one answer there are [`Engine::generate`], an iterator, and [`Engine::complete`]; they step
 //! the engine too, so whatever else was submitted gets on meanwhile, and its events wait for the next step.
 
+pub mod draft;
 mod embed;
 mod event;
 mod generation;
@@ -63,6 +64,7 @@ use crate::model::Model;
 use crate::sample::{Draw, Outputs, Refusal, Sampler};
 use crate::text::{Specials, Tokenizer};
 
+use draft::{Draft, Drafter, Lookup};
 use scheduler::Scheduler;
 use sequence::{Rows, Sequence};
 use text::Text;
@@ -88,6 +90,10 @@ pub struct Stats {
     pub preemptions: u64,
     /// Tokens whose KV came out of the prefix cache instead of being computed, so far.
     pub cached_tokens: u64,
+    /// Drafts checked so far.
+    pub drafted: u64,
+    /// Drafts that turned out right so far: tokens that took no step of their own.
+    pub accepted: u64,
 }
 
 /// A model at work for many requests at once.
@@ -109,6 +115,11 @@ pub struct Engine {
     classifier: Option<Arc<Classifier>>,
     /// Empty between steps.
     draws: Vec<Draw<'static>>,
+    drafter: Box<dyn Drafter>,
+    /// Empty between steps.
+    drafts: Vec<Draft<'static>>,
+    drafted: u64,
+    accepted: u64,
 }
 
 impl Engine {
@@ -133,7 +144,7 @@ impl Engine {
             tokenizer,
             end_tokens,
             prefix_cache: options.prefix_cache,
-            scheduler: Scheduler::new(limits)?,
+            scheduler: Scheduler::new(limits, options.drafts)?,
             submitted: 0,
             steps: 0,
             rows: 0,
@@ -143,7 +154,28 @@ impl Engine {
             states,
             classifier: None,
             draws: Vec::with_capacity(limits.outputs),
+            drafter: Box::new(Lookup),
+            drafts: Vec::with_capacity(limits.sequences),
+            drafted: 0,
+            accepted: 0,
         })
+    }
+
+    /// The same engine with drafts from `drafter` instead of [`Lookup`], as many as [`EngineOptions::drafts`] allows.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a drafter that knows another number of tokens than the model.
+    pub fn with_drafter(mut self, drafter: impl Drafter + 'static) -> Result<Self> {
+        let vocab = self.model.config().vocab;
+        match drafter.vocab() {
+            Some(known) if known != vocab => {
+                Err(Error::parameter("drafter", known, format!("must know the model's {vocab} tokens")))
+            }
+            _ => {
+                self.drafter = Box::new(drafter);
+                Ok(self)
+            }
+        }
     }
 
     /// The same engine, which may be asked to classify.
@@ -184,12 +216,7 @@ impl Engine {
     /// how many there may be; [`Error::Unsupported`] is for models without a head. Nothing is queued then.
     pub fn submit(&mut self, mut request: Request) -> Result<SequenceId> {
         let config = self.model.config();
-        if config.head == Head::None {
-            return Err(Error::Unsupported {
-                what: "generation by a model without a head".into(),
-                advice: "ask for embeddings or labels, or load the ForCausalLM model".into(),
-            });
-        }
+        check_generates(config)?;
         let max_tokens = request.check(config.vocab, self.model.limits(), self.tokenizer.is_some())?;
         let id = self.next_id();
         let stop_strings = std::mem::take(&mut request.stop_strings);
@@ -201,7 +228,7 @@ impl Engine {
     /// Ends a sequence wherever it stands and frees its blocks at once. Its last event comes with the next step. False if
     /// there is no such sequence, or it has ended already.
     pub fn cancel(&mut self, id: SequenceId) -> bool {
-        let Some(mut sequence) = self.scheduler.remove(id) else { return false };
+        let Some(mut sequence) = self.withdraw(id) else { return false };
         let mut event = Event::new(id);
         sequence.finish(Finish::Cancelled, &mut event);
         self.outbox.push(event);
@@ -243,7 +270,15 @@ impl Engine {
             rows: self.rows,
             preemptions: self.scheduler.preemptions(),
             cached_tokens: self.scheduler.cached_tokens(),
+            drafted: self.drafted,
+            accepted: self.accepted,
         }
+    }
+
+    /// Takes a sequence out wherever it stands, without a report.
+    fn withdraw(&mut self, id: SequenceId) -> Option<Sequence> {
+        self.drafter.forget(id);
+        self.scheduler.remove(id)
     }
 
     fn next_id(&mut self) -> SequenceId {
@@ -253,6 +288,7 @@ impl Engine {
 
     /// Plans, runs and evaluates one step; events go to the outbox.
     fn advance(&mut self) -> Result<()> {
+        self.draft()?;
         self.scheduler.plan(&mut self.batch);
         if self.batch.rows() == 0 {
             return Ok(());
@@ -264,8 +300,20 @@ impl Engine {
         self.steps += 1;
         self.rows += self.batch.rows() as u64;
         self.evaluate();
-        self.scheduler.retire();
+        self.scheduler.retire(|id| self.drafter.forget(id));
         Ok(())
+    }
+
+    /// Has guesses made for the sequences that decode.
+    fn draft(&mut self) -> Result<()> {
+        if self.scheduler.most_drafts() == 0 {
+            return Ok(());
+        }
+        let mut drafts = emptied(std::mem::take(&mut self.drafts));
+        drafts.extend(self.scheduler.drafts(self.model.config().vocab));
+        let result = if drafts.is_empty() { Ok(()) } else { self.drafter.draft(&mut drafts) };
+        self.drafts = emptied(drafts);
+        result
     }
 
     /// Runs the model. Tokens are picked where the logits are; only sequences that want log-probabilities have the step's
@@ -275,9 +323,8 @@ impl Engine {
         let (mut row, mut wants_logits) = (0, false);
         for sequence in self.scheduler.planned() {
             wants_logits |= sequence.wants_logits();
-            let outputs = sequence.planned_outputs();
-            draws.extend(sequence.draw(row + outputs.saturating_sub(1)));
-            row += outputs;
+            draws.extend(sequence.draws(row));
+            row += sequence.planned_outputs();
         }
         self.outputs.wants_logits = wants_logits;
         let result = self.model.sample(&self.batch, &draws, &mut self.outputs);
@@ -307,32 +354,42 @@ impl Engine {
         let mut states = self.states.as_deref().unwrap_or_default();
         let Outputs { wants_logits, logits, picks, sampler } = &mut self.outputs;
         let mut logits = if *wants_logits { logits.as_slice() } else { &[] };
-        let mut picks = picks.iter().copied();
+        let mut picks = picks.as_slice();
         let (pool, sequences) = self.scheduler.planned_mut();
         for sequence in sequences {
             let logits = front(&mut logits, sequence.planned_outputs() * vocab).chunks_exact(vocab);
             let states = front(&mut states, sequence.planned_rows() * hidden);
-            let pick = sequence.draw(0).and_then(|_| picks.next());
-            let rows = Rows { logits, states, pick, sampler };
-            let event = sequence.advance(pool, rows, &self.end_tokens);
-            if !event.is_empty() {
-                self.outbox.push(event);
-            }
+            let picks = front(&mut picks, sequence.draws(0).len());
+            let rows = Rows { logits, states, picks, sampler };
+            let checked = sequence.advance(pool, rows, &self.end_tokens, &mut self.outbox);
+            self.drafted += checked.drafted as u64;
+            self.accepted += checked.accepted as u64;
         }
     }
 }
 
+/// That a model has a head to generate with.
+fn check_generates(config: &Config) -> Result<()> {
+    if config.head != Head::None {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: "generation by a model without a head".into(),
+        advice: "ask for embeddings or labels, or load the ForCausalLM model".into(),
+    })
+}
+
 /// Cuts the first `count` off `rest`; where nothing was brought there is nothing.
-fn front<'a>(rest: &mut &'a [f32], count: usize) -> &'a [f32] {
+fn front<'a, T>(rest: &mut &'a [T], count: usize) -> &'a [T] {
     let (front, later) = rest.split_at(count.min(rest.len()));
     *rest = later;
     front
 }
 
-/// The list's memory, for draws of another step: collecting a list's own iterator reuses its allocation.
-fn emptied<'a>(mut draws: Vec<Draw<'_>>) -> Vec<Draw<'a>> {
-    draws.clear();
-    draws.into_iter().map(|_| unreachable!("the list is empty")).collect()
+/// The list's memory, for borrows of another step: collecting a list's own iterator reuses its allocation.
+fn emptied<T, U>(mut list: Vec<T>) -> Vec<U> {
+    list.clear();
+    list.into_iter().map(|_| unreachable!("the list is empty")).collect()
 }
 
 /// Bytes that an engine holds for itself, beside its model and tokenizer, before anything is submitted.
@@ -341,7 +398,8 @@ pub(crate) fn bytes(limits: &Limits, config: &Config, options: &EngineOptions) -
     let batch = size_of::<u32>() * (2 * (limits.tokens + limits.sequences) + limits.blocks + limits.outputs);
     let sequences = limits.sequences * size_of::<Sequence>();
     let draws = limits.outputs * (size_of::<Draw<'_>>() + size_of::<Result<u32, Refusal>>());
-    let lists = (batch + sequences + draws) as u64;
+    let drafts = limits.sequences * size_of::<Draft<'_>>();
+    let lists = (batch + sequences + draws + drafts) as u64;
     let states = if options.embeds(config) { states_bytes(limits, config) } else { 0 };
     let rows = [logits_bytes(limits, vocab), states, Classifier::bytes(config)];
     let rest = [BlockPool::bytes(limits.blocks), Sampler::bytes(vocab), lists];

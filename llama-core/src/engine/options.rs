@@ -17,6 +17,7 @@ const SCORED_ROWS: usize = 32;
 const MAX_CONTEXT: usize = 1 << 31;
 const MAX_SEQUENCES: usize = 1 << 16;
 const MAX_ROWS: usize = 1 << 20;
+const MAX_DRAFTS: usize = 1 << 10;
 
 /// What an engine is made for. Everything that is sized is sized by this, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,10 @@ pub struct EngineOptions {
     /// [`Engine::classify`](super::Engine::classify)): the engine then keeps room for a step's, `[rows, hidden]` in f32. A model
     /// without a head has nothing else to give, so its engine always does.
     pub embeddings: bool,
+    /// Tokens guessed ahead that one step may check, over all sequences ([`draft`](super::draft)): speculative decoding, which
+    /// changes no token. 0: none. Worth it where a step of a few rows costs little more than one of one: few sequences
+    /// and text that is easily guessed.
+    pub drafts: usize,
     /// Tokens that end a generation. `None`: those the tokenizer's file names.
     pub end_tokens: Option<Vec<u32>>,
 }
@@ -56,6 +61,7 @@ impl Default for EngineOptions {
             memory_limit: None,
             prefix_cache: true,
             embeddings: false,
+            drafts: 0,
             end_tokens: None,
         }
     }
@@ -84,10 +90,14 @@ impl EngineOptions {
         within("context", context, MAX_CONTEXT)?;
         within("sequences", self.sequences, MAX_SEQUENCES)?;
         within("chunk", self.chunk, MAX_ROWS)?;
-        let tokens = self.chunk.max(self.sequences);
+        if self.drafts > MAX_DRAFTS {
+            return Err(Error::parameter("drafts", self.drafts, format!("must be at most {MAX_DRAFTS}")));
+        }
+        let decoding = self.sequences + self.drafts;
+        let tokens = self.chunk.max(decoding);
         let outputs = match config.head {
             Head::None => 1,
-            _ => self.sequences.max(tokens.min(SCORED_ROWS)),
+            _ => decoding.max(tokens.min(SCORED_ROWS)),
         };
         let limits = Limits {
             tokens,

@@ -1,6 +1,6 @@
 //! Which sequences get which rows of a step, and which blocks.
 //!
-//! First come, first served. Sequences that only need their next token come first, one row each; prompts share the rest
+//! First come, first served. Sequences that only need their next token come first, one row each and one for each draft; prompts share the rest
 //! of the step's rows in chunks, oldest first; then new sequences are admitted while there is room. A sequence takes
 //! blocks as it grows. When none is left for it, the newest running sequence gives up all of its blocks and goes back
 //! to the head of the queue, to be computed again later: its tokens are kept, so nothing it produced changes, and what
@@ -16,6 +16,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::kv::BlockPool;
 
+use super::draft::Draft;
 use super::event::SequenceId;
 use super::sequence::Sequence;
 
@@ -26,6 +27,8 @@ pub(super) struct Budget {
     pub tokens: usize,
     /// Rows of logits.
     pub outputs: usize,
+    /// Drafts.
+    pub drafts: usize,
     /// Tokens that the prefix cache spared this step.
     pub cached: usize,
 }
@@ -33,6 +36,8 @@ pub(super) struct Budget {
 pub(super) struct Scheduler {
     pool: BlockPool,
     limits: Limits,
+    /// Drafts of one step; so few that no sequence has to wait for them.
+    drafts: usize,
     /// Oldest first; all newer than those running.
     waiting: VecDeque<Sequence>,
     /// Oldest first.
@@ -42,10 +47,12 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(limits: Limits) -> Result<Self> {
+    pub fn new(limits: Limits, drafts: usize) -> Result<Self> {
+        let spare = limits.tokens.min(limits.outputs).saturating_sub(limits.sequences);
         Ok(Scheduler {
             pool: BlockPool::new(limits.blocks)?,
             limits,
+            drafts: drafts.min(spare),
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.sequences),
             preemptions: 0,
@@ -89,7 +96,8 @@ impl Scheduler {
 
     /// Plans a step: gives rows and blocks out and fills `batch`. The batch is empty only when nothing is left to do.
     pub fn plan(&mut self, batch: &mut Batch) {
-        let mut budget = Budget { tokens: self.limits.tokens, outputs: self.limits.outputs, cached: 0 };
+        let Limits { tokens, outputs, .. } = self.limits;
+        let mut budget = Budget { tokens, outputs, drafts: self.drafts, cached: 0 };
         let before = self.preemptions;
         self.plan_running(&mut budget, Sequence::is_decoding);
         self.plan_running(&mut budget, |sequence| !sequence.is_decoding());
@@ -99,6 +107,19 @@ impl Scheduler {
         self.cached_tokens += budget.cached as u64;
         batch.clear();
         self.planned().for_each(|sequence| sequence.push_to(batch));
+    }
+
+    /// What may be guessed before a step is planned, an even share for each sequence that decodes. Drafts of an earlier step
+    /// that came to nothing are gone.
+    pub fn drafts(&mut self, vocab: usize) -> impl Iterator<Item = Draft<'_>> {
+        let decoding = self.running.iter().filter(|sequence| sequence.is_decoding()).count();
+        let share = self.drafts.div_ceil(decoding.max(1));
+        self.running.iter_mut().filter_map(move |sequence| sequence.draft(share, vocab))
+    }
+
+    /// Drafts of one step.
+    pub fn most_drafts(&self) -> usize {
+        self.drafts
     }
 
     /// The sequences of the planned step in the order of its batch.
@@ -117,8 +138,13 @@ impl Scheduler {
     }
 
     /// Drops the sequences that ended in this step; their blocks are free already.
-    pub fn retire(&mut self) {
-        self.running.retain(|sequence| !sequence.is_finished());
+    pub fn retire(&mut self, mut gone: impl FnMut(SequenceId)) {
+        self.running.retain(|sequence| {
+            if sequence.is_finished() {
+                gone(sequence.id);
+            }
+            !sequence.is_finished()
+        });
     }
 
     fn plan_running(&mut self, budget: &mut Budget, chosen: impl Fn(&Sequence) -> bool) {

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::kv::BlockPool;
 use crate::sample::{Draw, History, Refusal, Sampled, Sampler, Sampling};
 
+use super::draft::{Checked, Draft, Width};
 use super::event::{Event, Finish, Score, SequenceId};
 use super::pool::{NotFinite, Pool};
 use super::request::Request;
@@ -19,9 +20,12 @@ const ROOM: usize = 4096;
 
 pub(super) struct Sequence {
     pub id: SequenceId,
-    /// The prompt, then what was generated.
+    /// The prompt, then what was generated, then drafts.
     tokens: Vec<u32>,
     prompt: usize,
+    /// Prompt and what was generated.
+    known: usize,
+    width: Width,
     max_tokens: usize,
     sampling: Sampling,
     stop_tokens: Vec<u32>,
@@ -47,6 +51,8 @@ impl Sequence {
             id,
             tokens,
             prompt,
+            known: prompt,
+            width: Width::MOST,
             max_tokens,
             sampling: request.sampling,
             stop_tokens: request.stop_tokens,
@@ -71,7 +77,7 @@ impl Sequence {
 impl Sequence {
     /// Whether only the newest token lacks its KV.
     pub fn is_decoding(&self) -> bool {
-        self.table.computed() + 1 == self.tokens.len()
+        self.table.computed() + 1 == self.known
     }
 
     pub fn is_finished(&self) -> bool {
@@ -84,14 +90,14 @@ impl Sequence {
 
     /// Blocks still to be allocated for the tokens there are.
     pub fn missing_blocks(&self) -> usize {
-        self.table.missing(self.tokens.len())
+        self.table.missing(self.known)
     }
 
     /// Takes what the prefix cache holds. The last token is always computed, because its logits or its state are wanted,
     /// and so is every token of the prompt whose row still has to score the next, or to be pooled. Returns how many tokens
     /// that saved.
     pub fn reuse(&mut self, pool: &mut BlockPool) -> usize {
-        let last = self.tokens.len() - 1;
+        let last = self.known - 1;
         let scored = if self.scored + 1 < self.prompt { self.scored } else { last };
         let pooled = self.pool.as_ref().map_or(last, Pool::needed_from);
         self.table.reuse(pool, &self.tokens[..scored.min(pooled)])
@@ -100,8 +106,13 @@ impl Sequence {
     /// Plans as many of the remaining tokens as budget and blocks allow. False if only blocks were lacking for even one.
     pub fn plan(&mut self, pool: &mut BlockPool, budget: &mut Budget) -> bool {
         budget.cached += self.reuse(pool);
-        let wanted = self.rows_within(budget);
-        self.chunk = self.table.reserve(pool, wanted);
+        let (wanted, certain) = (self.rows_within(budget), self.known - self.table.computed());
+        self.chunk = self.table.reserve(pool, wanted.min(certain));
+        if self.chunk == certain {
+            // Drafts may fill the last block, and take none of their own.
+            self.chunk = wanted.min(self.table.room());
+            budget.drafts -= self.chunk - certain;
+        }
         budget.tokens -= self.chunk;
         budget.outputs -= self.outputs(self.chunk);
         self.chunk > 0 || wanted == 0
@@ -110,13 +121,31 @@ impl Sequence {
     /// Undoes [`Sequence::plan`].
     pub fn rollback(&mut self, pool: &mut BlockPool) {
         self.chunk = 0;
+        self.tokens.truncate(self.known);
         self.table.rollback(pool);
     }
 
     /// Gives all blocks back; the tokens stay.
     pub fn release(&mut self, pool: &mut BlockPool) {
         self.chunk = 0;
+        self.tokens.truncate(self.known);
         self.table.release(pool);
+    }
+
+    /// Drafts of at most `share` tokens for a sequence that decodes and will be told more than one token.
+    pub fn draft(&mut self, share: usize, vocab: usize) -> Option<Draft<'_>> {
+        self.tokens.truncate(self.known);
+        let rest = self.prompt + self.max_tokens - self.known;
+        let room = self.width.within(share).min(rest.saturating_sub(1));
+        (self.is_decoding() && room > 0).then_some(Draft {
+            id: self.id,
+            tokens: &mut self.tokens,
+            known: self.known,
+            most: self.known + room,
+            prompt: self.prompt,
+            sampling: &self.sampling,
+            vocab,
+        })
     }
 
     /// Appends the planned chunk.
@@ -127,7 +156,8 @@ impl Sequence {
     }
 
     fn rows_within(&self, budget: &Budget) -> usize {
-        let mut rows = (self.tokens.len() - self.table.computed()).min(budget.tokens);
+        let most = self.tokens.len().min(self.known + budget.drafts);
+        let mut rows = (most - self.table.computed()).min(budget.tokens);
         // Dropping a row drops at most one output.
         while self.outputs(rows) > budget.outputs {
             rows -= self.outputs(rows) - budget.outputs;
@@ -145,9 +175,9 @@ impl Sequence {
         self.is_scoring(position) || self.is_picking(position)
     }
 
-    /// Whether the next token follows `position`.
+    /// Whether a token that is not known follows `position`: the next one, or one after a draft.
     fn is_picking(&self, position: usize) -> bool {
-        position + 1 == self.tokens.len() && self.max_tokens > 0
+        position + 1 >= self.known && self.max_tokens > 0
     }
 
     fn is_scoring(&self, position: usize) -> bool {
@@ -161,8 +191,8 @@ pub(super) struct Rows<'a> {
     pub logits: ChunksExact<'a, f32>,
     /// Its rows of hidden states, one for each of its chunk; none where nobody wanted the step's.
     pub states: &'a [f32],
-    /// What became of its draw, if it had one.
-    pub pick: Option<Result<u32, Refusal>>,
+    /// What became of its draws, if it had any.
+    pub picks: &'a [Result<u32, Refusal>],
     /// For the rows that are not picked from elsewhere.
     pub sampler: &'a mut Sampler,
 }
@@ -172,6 +202,11 @@ impl Sequence {
     /// Rows of the planned chunk.
     pub fn planned_rows(&self) -> usize {
         self.chunk
+    }
+
+    /// Drafts in the planned chunk.
+    pub fn planned_drafts(&self) -> usize {
+        (self.table.computed() + self.chunk).saturating_sub(self.known)
     }
 
     /// Rows of logits of the planned chunk.
@@ -192,40 +227,57 @@ impl Sequence {
         self.pool.as_ref().is_some_and(|pool| pool.needed_from() < self.table.computed() + self.chunk)
     }
 
-    /// How to pick the next token out of `row`, if the planned chunk gets that far and no log-probabilities are wanted.
-    pub fn draw(&self, row: usize) -> Option<Draw<'_>> {
-        let position = self.tokens.len() - 1;
-        let picks = self.table.computed() + self.chunk == self.tokens.len() && self.is_picking(position);
-        (picks && self.sampling.logprobs.is_none()).then(|| Draw {
-            row,
-            sampling: &self.sampling,
-            history: self.history(),
-            position: position as u64,
-        })
+    /// How to pick the tokens that the planned chunk gets to, if it gets that far and no log-probabilities are wanted. `row` is
+    /// its first row of logits.
+    pub fn draws(&self, row: usize) -> impl ExactSizeIterator<Item = Draw<'_>> {
+        let end = self.table.computed() + self.chunk;
+        let first = self.table.computed().max(self.known - 1);
+        let picked = if self.max_tokens > 0 && self.sampling.logprobs.is_none() { first..end } else { end..end };
+        // The rows that are picked from are the chunk's last.
+        let row = row + self.planned_outputs() - picked.len();
+        picked.enumerate().map(move |(i, position)| self.draw(row + i, position))
     }
 
-    fn history(&self) -> History<'_> {
-        History { tokens: &self.tokens, prompt: self.prompt }
+    fn draw(&self, row: usize, position: usize) -> Draw<'_> {
+        Draw { row, sampling: &self.sampling, history: self.history(position), position: position as u64 }
+    }
+
+    /// What the token after `position` is drawn with.
+    fn history(&self, position: usize) -> History<'_> {
+        History { tokens: &self.tokens[..=position], prompt: self.prompt }
     }
 }
 
 // What happens after a step.
 impl Sequence {
-    /// Takes the planned chunk's outputs and moves on. The event may have nothing to say.
-    pub fn advance(&mut self, pool: &mut BlockPool, mut rows: Rows<'_>, end_tokens: &[u32]) -> Event {
+    /// Takes the planned chunk's outputs and moves on; what there is to say goes to `events`. Returns what became of its drafts.
+    pub fn advance(
+        &mut self,
+        pool: &mut BlockPool,
+        mut rows: Rows<'_>,
+        end_tokens: &[u32],
+        events: &mut Vec<Event>,
+    ) -> Checked {
+        let (certain, drafted) = (self.known, self.planned_drafts());
         let mut event = Event::new(self.id);
-        match self.take_outputs(&mut rows, end_tokens, &mut event) {
-            Ok(()) => self.table.commit(pool, &self.tokens, self.chunk),
+        match self.take_outputs(&mut rows, end_tokens, &mut event, events) {
+            Ok(end) => self.table.commit(pool, &self.tokens, end - self.table.computed()),
             Err(error) => {
                 self.table.discard(pool);
                 self.finish(Finish::Failed(error), &mut event);
             }
         }
         self.chunk = 0;
+        self.tokens.truncate(self.known);
         if self.finished {
             self.table.release(pool);
         }
-        event
+        if !event.is_empty() {
+            events.push(event);
+        }
+        let checked = Checked { drafted, accepted: drafted.min((self.known - certain).saturating_sub(1)) };
+        self.width.learn(checked);
+        checked
     }
 
     /// Ends the sequence; what text was held back comes out, unless a stop string ended it.
@@ -237,7 +289,14 @@ impl Sequence {
         self.finished = true;
     }
 
-    fn take_outputs(&mut self, rows: &mut Rows<'_>, end_tokens: &[u32], event: &mut Event) -> Result<()> {
+    /// Returns up to which position the chunk was computed after the right tokens. What is to be said last stays in `event`.
+    fn take_outputs(
+        &mut self,
+        rows: &mut Rows<'_>,
+        end_tokens: &[u32],
+        event: &mut Event,
+        events: &mut Vec<Event>,
+    ) -> Result<usize> {
         self.take_states(rows, event)?;
         let end = self.table.computed() + self.chunk;
         for position in self.table.computed()..end {
@@ -245,13 +304,18 @@ impl Sequence {
                 event.prompt.push(self.score_next(position, rows)?);
                 self.scored = position + 1;
             } else if self.is_picking(position) {
-                self.choose_next(rows, end_tokens, event)?;
+                if event.token.is_some() {
+                    events.push(std::mem::replace(event, Event::new(self.id)));
+                }
+                if !self.choose_next(position, rows, end_tokens, event)? {
+                    return Ok(position + 1);
+                }
             }
         }
-        if end == self.tokens.len() && self.max_tokens == 0 {
+        if end == self.known && self.max_tokens == 0 {
             self.finish(Finish::Length, event);
         }
-        Ok(())
+        Ok(end)
     }
 
     /// Pools the chunk's hidden states, and hands out what came of it.
@@ -276,26 +340,38 @@ impl Sequence {
         Ok(Score { token, logprob: logprob.unwrap_or(f32::NEG_INFINITY), top: top.to_vec() })
     }
 
-    /// Takes the next token, and decides whether it is the last.
-    fn choose_next(&mut self, rows: &mut Rows<'_>, end_tokens: &[u32], event: &mut Event) -> Result<()> {
-        let token = self.next_token(rows, event)?;
-        self.tokens.push(token);
+    /// Takes the token after `position`, the last one that is known, and decides whether it is the last at all. Returns whether
+    /// the next row was computed after it.
+    fn choose_next(
+        &mut self,
+        position: usize,
+        rows: &mut Rows<'_>,
+        end_tokens: &[u32],
+        event: &mut Event,
+    ) -> Result<bool> {
+        let token = self.next_token(position, rows, event)?;
+        let accepted = self.tokens.get(self.known) == Some(&token);
+        if !accepted {
+            self.tokens.truncate(self.known);
+            self.tokens.push(token);
+        }
+        self.known += 1;
         event.token = Some(token);
         if let Some(finish) = self.end_after(token, end_tokens, &mut event.text)? {
             self.finish(finish, event);
         }
-        Ok(())
+        Ok(accepted && !self.finished)
     }
 
     /// The token that was picked; one whose log-probability is wanted is picked here.
-    fn next_token(&self, rows: &mut Rows<'_>, event: &mut Event) -> Result<u32> {
-        let position = self.tokens.len() - 1;
+    fn next_token(&self, position: usize, rows: &mut Rows<'_>, event: &mut Event) -> Result<u32> {
         let error = |refusal| self.error(refusal, position);
-        if let Some(pick) = rows.pick {
+        if let Some((&pick, rest)) = rows.picks.split_first() {
+            rows.picks = rest;
             return pick.map_err(error);
         }
         let logits = rows.logits.next().unwrap_or_default();
-        let sampled = rows.sampler.sample(logits, &self.sampling, self.history(), position as u64);
+        let sampled = rows.sampler.sample(logits, &self.sampling, self.history(position), position as u64);
         let Sampled { token, logprob, top } = sampled.map_err(error)?;
         event.logprob = logprob;
         event.top.extend_from_slice(top);
@@ -317,6 +393,6 @@ impl Sequence {
         if let Some(stop) = self.text.push(token, text)? {
             return Ok(Some(Finish::Stop(stop)));
         }
-        Ok((self.tokens.len() - self.prompt == self.max_tokens).then_some(Finish::Length))
+        Ok((self.known - self.prompt == self.max_tokens).then_some(Finish::Length))
     }
 }

@@ -53,13 +53,18 @@ impl Table {
         self.computed - before
     }
 
+    /// Positions that its blocks have left.
+    pub fn room(&self) -> usize {
+        self.blocks.len() * BLOCK - self.computed
+    }
+
     /// Allocates blocks for the next `rows` tokens, as far as there are any. Returns how many tokens have room.
     pub fn reserve(&mut self, pool: &mut BlockPool, rows: usize) -> usize {
         for _ in 0..self.missing(self.computed + rows) {
             let Some(id) = pool.allocate() else { break };
             self.blocks.push(id);
         }
-        rows.min(self.blocks.len() * BLOCK - self.computed)
+        rows.min(self.room())
     }
 
     /// Notes that the next `rows` of `tokens` have their KV, and publishes the blocks they filled.
@@ -73,6 +78,13 @@ impl Table {
             self.through = through;
             self.published += 1;
         }
+    }
+
+    /// Forgets the KV of all positions from `positions` on, none of which is in a published block.
+    pub fn truncate(&mut self, pool: &mut BlockPool, positions: usize) {
+        assert!(self.published * BLOCK <= positions, "{positions} positions and {} published blocks", self.published);
+        self.computed = self.computed.min(positions);
+        self.rollback(pool);
     }
 
     /// Gives back what was reserved and never committed.

@@ -2,6 +2,7 @@
 //! slot or lost token changes what is generated. What each request should give is computed without any engine.
 
 mod conveniences;
+mod drafts;
 mod embed;
 mod faults;
 mod hostile;

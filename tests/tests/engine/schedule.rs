@@ -12,11 +12,18 @@ use super::toy::{self, Expected, expected};
 
 /// One thing a user does, and after how many steps.
 #[derive(Debug, Clone)]
-struct Arrival {
+pub struct Arrival {
     pause: usize,
     request: Request,
     /// Cancel after so many further steps.
     cancel: Option<usize>,
+}
+
+impl Arrival {
+    /// Whether its sequence may end before it has all of its tokens, other than by a cancel.
+    pub fn has_stops(&self) -> bool {
+        !self.request.stop_tokens.is_empty()
+    }
 }
 
 /// Greedy or not, with and without penalties, which depend on the whole history.
@@ -50,7 +57,7 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
-fn arrival() -> impl Strategy<Value = Arrival> {
+pub fn arrival() -> impl Strategy<Value = Arrival> {
     (0usize..6, request(), prop::option::weighted(0.2, 0usize..30)).prop_map(|(pause, request, cancel)| Arrival {
         pause,
         request,
@@ -59,7 +66,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 }
 
 /// From one row a step and a pool that fits one sequence to room for all.
-fn sizes() -> impl Strategy<Value = Limits> {
+pub fn sizes() -> impl Strategy<Value = Limits> {
     (1usize..80, 1usize..9, 1usize..12, 10usize..60)
         .prop_map(|(tokens, sequences, outputs, blocks)| toy::limits(tokens, sequences, outputs, blocks))
 }
@@ -99,7 +106,11 @@ impl Watch {
 
 fn check(limits: Limits, prefix_cache: bool, end_tokens: Vec<u32>, arrivals: &[Arrival]) {
     let options = EngineOptions { prefix_cache, end_tokens: Some(end_tokens.clone()), ..EngineOptions::default() };
-    let mut engine = toy::engine(limits, &options);
+    check_engine(toy::engine(limits, &options), &end_tokens, arrivals);
+}
+
+/// Checks everything that the engine says. Returns it as it is then.
+pub fn check_engine(mut engine: Engine, end_tokens: &[u32], arrivals: &[Arrival]) -> Engine {
     let mut watch = Watch::default();
     let mut submitted = Vec::new();
     for arrival in arrivals {
@@ -115,7 +126,7 @@ fn check(limits: Limits, prefix_cache: bool, end_tokens: Vec<u32>, arrivals: &[A
     }
     assert_eq!(engine.stats().blocks_used, 0, "blocks leaked");
     for (id, arrival) in submitted {
-        let want = expected(&arrival.request, &end_tokens);
+        let want = expected(&arrival.request, end_tokens);
         let got = watch.completion(id);
         if matches!(got.finish, Finish::Cancelled) {
             assert!(arrival.cancel.is_some() && want.tokens.starts_with(&got.tokens));
@@ -124,6 +135,7 @@ fn check(limits: Limits, prefix_cache: bool, end_tokens: Vec<u32>, arrivals: &[A
             assert_eq!(Expected::from(got), want, "sequence {id}");
         }
     }
+    engine
 }
 
 proptest! {
