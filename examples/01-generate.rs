@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example 01-generate
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "The Moon is" --max-tokens 100
+//! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "One two three four. One two" --drafts 4
 //! ```
 
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use llama_core::Result;
-use llama_core::engine::Request;
+use llama_core::engine::{Request, Stats};
 use llama_core::text::Specials;
 use llama_examples::{ModelArgs, SamplingArgs, exit, note, print, rate, resident_bytes};
 
@@ -59,6 +60,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let prompt_rate = rate(prompt_tokens, first);
     note(format_args!("prompt      {prompt_tokens:6} tokens  {prompt_rate:9.1} tok/s  (TTFT {first:.1?})"));
     note(format_args!("generation  {tokens:6} tokens  {:9.1} tok/s", rate(tokens.saturating_sub(1), decode)));
+    let Stats { drafted, accepted, .. } = engine.stats();
+    if drafted > 0 {
+        note(format_args!("drafts      {drafted:6} tokens, {accepted} of them accepted"));
+    }
     if let Some(bytes) = resident_bytes() {
         note(format_args!("memory      {:6.0} MiB resident", bytes as f64 / f64::from(1 << 20)));
     }

@@ -51,7 +51,7 @@ pub enum Finish {
     Failed(Error),
 }
 
-/// What one step did for one sequence.
+/// What one step did for one sequence. Where a step accepted drafts, it is told a token an event, in their order.
 #[derive(Debug)]
 pub struct Event {
     /// Which.

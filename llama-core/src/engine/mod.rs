@@ -6,7 +6,9 @@
 //! Yu et al., OSDI 2022), and prompts are worked through in chunks beside the other sequences' decoding (Sarathi-Serve,
 //! Agrawal et al. 2024, arXiv:2403.02310). Nothing runs between calls: no threads, no runtime, no clocks.
 //!
-//! What a sequence is told never depends on its company, on chunking, on a prefix-cache hit or on having been preempted,
+//! A sequence that decodes may have tokens guessed ahead, which one step checks together ([`draft`]).
+//!
+//! What a sequence is told never depends on its company, on chunking, on a prefix-cache hit, on drafts or on having been preempted,
 //! provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
 //! the model fails the step, which may be tried again: it left no trace.
 //!
