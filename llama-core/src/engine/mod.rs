@@ -39,6 +39,7 @@ pub mod draft;
 mod embed;
 mod event;
 mod generation;
+mod grammar;
 mod options;
 mod pool;
 mod request;
@@ -51,6 +52,7 @@ pub use crate::config::Pooling;
 pub use embed::Embed;
 pub use event::{Completion, Event, Finish, Score, SequenceId};
 pub use generation::Generation;
+pub use grammar::{Constraint, Grammar};
 pub use options::{DEFAULT_CONTEXT, DEFAULT_KV_BYTES, EngineOptions, block_bytes};
 pub use pool::Classifier;
 pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
@@ -63,7 +65,7 @@ use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
 use crate::model::Model;
-use crate::sample::{Draw, Outputs, Refusal, Sampler};
+use crate::sample::{Allowed, Draw, Outputs, Refusal, Sampler};
 use crate::text::{Specials, Tokenizer};
 
 use draft::{Draft, Drafter, Lookup};
@@ -115,6 +117,8 @@ pub struct Engine {
     /// Hidden states of the step, where one of them was wanted; `None` where nobody may want any.
     states: Option<Vec<f32>>,
     classifier: Option<Arc<Classifier>>,
+    /// For one draw.
+    allowed: Allowed,
     /// Empty between steps.
     draws: Vec<Draw<'static>>,
     drafter: Box<dyn Drafter>,
@@ -155,6 +159,7 @@ impl Engine {
             outputs: roomy_outputs(&limits, vocab)?,
             states,
             classifier: None,
+            allowed: Allowed::none(vocab),
             draws: Vec::with_capacity(limits.outputs),
             drafter: Box::new(Lookup),
             drafts: Vec::with_capacity(limits.sequences),
@@ -362,7 +367,7 @@ impl Engine {
             let logits = front(&mut logits, sequence.planned_outputs() * vocab).chunks_exact(vocab);
             let states = front(&mut states, sequence.planned_rows() * hidden);
             let picks = front(&mut picks, sequence.draws(0).len());
-            let rows = Rows { logits, states, picks, sampler };
+            let rows = Rows { logits, states, picks, sampler, allowed: &mut self.allowed };
             let checked = sequence.advance(pool, rows, &self.end_tokens, &mut self.outbox);
             self.drafted += checked.drafted as u64;
             self.accepted += checked.accepted as u64;
@@ -404,7 +409,7 @@ pub(crate) fn bytes(limits: &Limits, config: &Config, options: &EngineOptions) -
     let lists = (batch + sequences + draws + drafts) as u64;
     let states = if options.embeds(config) { states_bytes(limits, config) } else { 0 };
     let rows = [logits_bytes(limits, vocab), states, Classifier::bytes(config)];
-    let rest = [BlockPool::bytes(limits.blocks), Sampler::bytes(vocab), lists];
+    let rest = [BlockPool::bytes(limits.blocks), Sampler::bytes(vocab), Allowed::bytes(vocab), lists];
     rows.into_iter().chain(rest).fold(0, u64::saturating_add)
 }
 

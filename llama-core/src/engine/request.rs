@@ -1,11 +1,14 @@
 //! What is asked of the engine, checked before anything is queued.
 
+use std::sync::Arc;
+
 use crate::backend::Limits;
 use crate::batch::BLOCK;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
 
 use super::embed::Embed;
+use super::grammar::Grammar;
 
 /// Stop strings of one request.
 pub const MAX_STOP_STRINGS: usize = 16;
@@ -33,6 +36,8 @@ pub struct Request {
     /// Report the log-probability of every token of the prompt but the first, with as many alternatives as
     /// `sampling` asks for. Such a prompt is computed even where the prefix cache holds it.
     pub prompt_logprobs: bool,
+    /// Which texts may be generated; any, where there is none. Its tokens are drawn on the host.
+    pub grammar: Option<Arc<dyn Grammar>>,
 }
 
 impl Request {

@@ -1,14 +1,16 @@
 //! One request on its way: its tokens, its blocks, its sampler, its text.
 
 use std::slice::ChunksExact;
+use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
-use crate::sample::{Draw, History, Refusal, Sampled, Sampler, Sampling};
+use crate::sample::{Allowed, Draw, History, Refusal, Sampled, Sampler, Sampling};
 
 use super::draft::{Checked, Draft, Width};
 use super::event::{Event, Finish, Score, SequenceId};
+use super::grammar::{Constraint, Grammar};
 use super::pool::{NotFinite, Pool};
 use super::request::Request;
 use super::scheduler::Budget;
@@ -30,6 +32,9 @@ pub(super) struct Sequence {
     sampling: Sampling,
     stop_tokens: Vec<u32>,
     ignore_end: bool,
+    grammar: Option<Arc<dyn Grammar>>,
+    /// How far it has come in the grammar; nothing before its first token.
+    constraint: Option<Box<dyn Constraint>>,
     text: Text,
     table: Table,
     /// Rows whose logits have served to score the prompt's tokens: row `i` scores token `i + 1`.
@@ -57,6 +62,8 @@ impl Sequence {
             sampling: request.sampling,
             stop_tokens: request.stop_tokens,
             ignore_end: request.ignore_end,
+            grammar: request.grammar,
+            constraint: None,
             text,
             table: Table::new(sharing, prompt + max_tokens),
             scored: if request.prompt_logprobs { 0 } else { prompt - 1 },
@@ -195,6 +202,8 @@ pub(super) struct Rows<'a> {
     pub picks: &'a [Result<u32, Refusal>],
     /// For the rows that are not picked from elsewhere.
     pub sampler: &'a mut Sampler,
+    /// Room for what a grammar allows.
+    pub allowed: &'a mut Allowed,
 }
 
 // What is wanted of a step.
@@ -214,11 +223,12 @@ impl Sequence {
         self.outputs(self.chunk)
     }
 
-    /// Whether a row of the planned chunk has to come to the host: to score the prompt, or to report log-probabilities.
+    /// Whether a row of the planned chunk has to come to the host: to score the prompt, to report log-probabilities or to keep to
+    /// a grammar.
     /// Who was preempted may have scored the chunk's first rows before.
     pub fn wants_logits(&self) -> bool {
         let start = self.table.computed();
-        self.sampling.logprobs.is_some() && self.outputs(self.chunk) > 0
+        !self.picks_elsewhere() && self.outputs(self.chunk) > 0
             || (start..start + self.chunk).any(|position| self.is_scoring(position))
     }
 
@@ -227,15 +237,20 @@ impl Sequence {
         self.pool.as_ref().is_some_and(|pool| pool.needed_from() < self.table.computed() + self.chunk)
     }
 
-    /// How to pick the tokens that the planned chunk gets to, if it gets that far and no log-probabilities are wanted. `row` is
-    /// its first row of logits.
+    /// How to pick the tokens that the planned chunk gets to, if it gets that far and they can be picked where the logits are.
+    /// `row` is its first row of logits.
     pub fn draws(&self, row: usize) -> impl ExactSizeIterator<Item = Draw<'_>> {
         let end = self.table.computed() + self.chunk;
         let first = self.table.computed().max(self.known - 1);
-        let picked = if self.max_tokens > 0 && self.sampling.logprobs.is_none() { first..end } else { end..end };
+        let picked = if self.max_tokens > 0 && self.picks_elsewhere() { first..end } else { end..end };
         // The rows that are picked from are the chunk's last.
         let row = row + self.planned_outputs() - picked.len();
         picked.enumerate().map(move |(i, position)| self.draw(row + i, position))
+    }
+
+    /// Whether its tokens may be picked where the logits are: nothing but the tokens is wanted, and any may come.
+    fn picks_elsewhere(&self) -> bool {
+        self.sampling.logprobs.is_none() && self.grammar.is_none()
     }
 
     fn draw(&self, row: usize, position: usize) -> Draw<'_> {
@@ -350,6 +365,7 @@ impl Sequence {
         event: &mut Event,
     ) -> Result<bool> {
         let token = self.next_token(position, rows, event)?;
+        self.constraint.as_mut().map_or(Ok(()), |constraint| constraint.advance(token))?;
         let accepted = self.tokens.get(self.known) == Some(&token);
         if !accepted {
             self.tokens.truncate(self.known);
@@ -363,19 +379,35 @@ impl Sequence {
         Ok(accepted && !self.finished)
     }
 
-    /// The token that was picked; one whose log-probability is wanted is picked here.
-    fn next_token(&self, position: usize, rows: &mut Rows<'_>, event: &mut Event) -> Result<u32> {
-        let error = |refusal| self.error(refusal, position);
+    /// The token that was picked; one that cannot be picked elsewhere is picked here.
+    fn next_token(&mut self, position: usize, rows: &mut Rows<'_>, event: &mut Event) -> Result<u32> {
         if let Some((&pick, rest)) = rows.picks.split_first() {
             rows.picks = rest;
-            return pick.map_err(error);
+            return pick.map_err(|refusal| self.error(refusal, position));
         }
+        let constrained = self.allow(rows.allowed)?;
         let logits = rows.logits.next().unwrap_or_default();
-        let sampled = rows.sampler.sample(logits, &self.sampling, self.history(position), position as u64);
-        let Sampled { token, logprob, top } = sampled.map_err(error)?;
+        let (sampling, history, at) = (&self.sampling, self.history(position), position as u64);
+        let sampled = match constrained {
+            true => rows.sampler.sample_allowed(logits, sampling, history, at, rows.allowed),
+            false => rows.sampler.sample(logits, sampling, history, at),
+        };
+        let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
         event.logprob = logprob;
         event.top.extend_from_slice(top);
         Ok(token)
+    }
+
+    /// Fills `allowed` with what may come next. False, and nothing done, if that is any token.
+    fn allow(&mut self, allowed: &mut Allowed) -> Result<bool> {
+        let Some(grammar) = &self.grammar else { return Ok(false) };
+        let constraint = match &mut self.constraint {
+            Some(constraint) => constraint,
+            none => none.insert(grammar.begin()?),
+        };
+        allowed.clear();
+        constraint.allow(allowed)?;
+        Ok(true)
     }
 
     fn error(&self, refusal: Refusal, position: usize) -> Error {

@@ -1,6 +1,6 @@
 //! From logits to a token: pure functions over slices, no allocation once a [`Sampler`] is made.
 //!
-//! The order of the stages is that of transformers and vLLM: bias, penalties, temperature, top-k, top-p, min-p, draw.
+//! The order of the stages is that of transformers and vLLM: bias, penalties, what is allowed, temperature, top-k, top-p, min-p, draw.
 //! Temperature 0 takes the most probable token after bias and penalties; of equals the one with the lowest id.
 //!
 //! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own
@@ -9,6 +9,7 @@
 //! would have; and a device that samples beside its logits (`outputs.rs`) picks the same tokens.
 
 mod adjust;
+mod allowed;
 mod candidates;
 mod elementary;
 mod logprobs;
@@ -17,6 +18,7 @@ mod philox;
 #[cfg(test)]
 mod tests;
 
+pub use allowed::Allowed;
 pub use logprobs::Logprob;
 pub use outputs::{Draw, Outputs};
 
@@ -164,7 +166,7 @@ pub enum Refusal {
         /// Its logit.
         value: f32,
     },
-    /// [`Sampling::logit_bias`] forbids every token.
+    /// [`Sampling::logit_bias`] forbids every token, or every one that is [`Allowed`].
     NothingAllowed,
 }
 
@@ -173,7 +175,10 @@ impl Refusal {
     pub fn into_error(self, sequence: u64, position: u32) -> Error {
         match self {
             Refusal::NotFinite { token, value } => Error::NotFinite { sequence, token, position, value },
-            Refusal::NothingAllowed => Error::parameter("logit_bias", "-inf for every token", "must leave a token"),
+            Refusal::NothingAllowed => {
+                let problem = format!("must leave a token to follow position {position}");
+                Error::parameter("logit_bias or grammar", "every token forbidden", problem)
+            }
         }
     }
 }
@@ -223,6 +228,26 @@ impl Sampler {
         Ok(self.report(logits, token, sampling.logprobs))
     }
 
+    /// As [`Sampler::sample`], of the tokens that are `allowed`. Log-probabilities are the model's, as if all were.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    ///
+    /// # Panics
+    /// As [`Sampler::sample`], and if `allowed` is of another vocabulary.
+    pub fn sample_allowed(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        history: History<'_>,
+        position: u64,
+        allowed: &Allowed,
+    ) -> Result<Sampled<'_>, Refusal> {
+        assert_eq!(allowed.vocab(), self.vocab(), "allowed tokens and vocabulary");
+        let token = self.pick_among(logits, sampling, history, position, Some(allowed))?;
+        Ok(self.report(logits, token, sampling.logprobs))
+    }
+
     /// As [`Sampler::sample`], without log-probabilities.
     ///
     /// # Errors
@@ -237,9 +262,32 @@ impl Sampler {
         history: History<'_>,
         position: u64,
     ) -> Result<u32, Refusal> {
+        self.pick_among(logits, sampling, history, position, None)
+    }
+
+    fn pick_among(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        history: History<'_>,
+        position: u64,
+        allowed: Option<&Allowed>,
+    ) -> Result<u32, Refusal> {
         assert_eq!(logits.len(), self.vocab(), "logits and vocabulary");
         check_finite(logits)?;
-        self.choose(logits, sampling, history, position).ok_or(Refusal::NothingAllowed)
+        let logits = if sampling.adjusts() || allowed.is_some() {
+            self.adjusted.copy_from_slice(logits);
+            adjust(&mut self.adjusted, sampling, history, &mut self.tally);
+            allowed.inspect(|allowed| allowed.forbid_others(&mut self.adjusted));
+            &self.adjusted
+        } else {
+            logits
+        };
+        let token = match sampling.temperature {
+            0.0 => greatest(logits),
+            _ => draw(&mut self.candidates, logits, sampling, philox::bits(sampling.seed, position)),
+        };
+        token.ok_or(Refusal::NothingAllowed)
     }
 
     /// Tokens of the vocabulary.
@@ -267,20 +315,6 @@ impl Sampler {
             logprobs::logprob(logits[token as usize], log_sum)
         });
         Sampled { token, logprob, top: &self.top }
-    }
-
-    fn choose(&mut self, logits: &[f32], sampling: &Sampling, history: History<'_>, position: u64) -> Option<u32> {
-        let logits = if sampling.adjusts() {
-            self.adjusted.copy_from_slice(logits);
-            adjust(&mut self.adjusted, sampling, history, &mut self.tally);
-            &self.adjusted
-        } else {
-            logits
-        };
-        if sampling.temperature == 0.0 {
-            return greatest(logits);
-        }
-        draw(&mut self.candidates, logits, sampling, philox::bits(sampling.seed, position))
     }
 }
 

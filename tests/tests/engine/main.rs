@@ -5,6 +5,7 @@ mod conveniences;
 mod drafts;
 mod embed;
 mod faults;
+mod grammar;
 mod hostile;
 mod schedule;
 mod text;

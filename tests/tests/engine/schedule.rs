@@ -2,12 +2,14 @@
 //! checks on every step that the batch is within its limits and that no block is written that another may read.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use llama_core::backend::Limits;
-use llama_core::engine::{Completion, Engine, EngineOptions, Event, Finish, Request, SequenceId};
+use llama_core::engine::{Completion, Engine, EngineOptions, Event, Finish, Grammar, Request, SequenceId};
 use llama_core::sample::Sampling;
 use proptest::prelude::*;
 
+use super::grammar::Classes;
 use super::toy::{self, Expected, expected};
 
 /// One thing a user does, and after how many steps.
@@ -44,14 +46,16 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 /// Prompts are cut from a few long lists, so that prefixes coincide often and for any length.
 fn request() -> impl Strategy<Value = Request> {
     let shape = (0u64..3, 1usize..90, 1usize..60);
-    (shape, sampling(), prop::collection::vec(0u32..97, 0..2), any::<bool>(), 0u8..6).prop_map(
-        |((list, length, max_tokens), sampling, stop_tokens, ignore_end, scoring)| Request {
+    let grammar = prop::option::weighted(0.3, Classes::strategy());
+    (shape, sampling(), prop::collection::vec(0u32..97, 0..2), any::<bool>(), 0u8..6, grammar).prop_map(
+        |((list, length, max_tokens), sampling, stop_tokens, ignore_end, scoring, grammar)| Request {
             prompt: toy::prompt(list, length),
             max_tokens: Some(if scoring == 0 { 0 } else { max_tokens }),
             sampling,
             stop_tokens,
             ignore_end,
             prompt_logprobs: scoring < 2,
+            grammar: grammar.map(|grammar| Arc::new(grammar) as Arc<dyn Grammar>),
             ..Request::default()
         },
     )

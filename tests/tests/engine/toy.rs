@@ -8,7 +8,7 @@ use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::config::{Config, Head, Pooling, Rope, RopeScaling};
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Request, Score};
 use llama_core::model::Model;
-use llama_core::sample::{History, Sampled, Sampler};
+use llama_core::sample::{Allowed, History, Sampled, Sampler};
 use llama_core::{Error, Result};
 
 pub const VOCAB: usize = 97;
@@ -223,10 +223,20 @@ pub fn expected(request: &Request, end_tokens: &[u32]) -> Expected {
         expected.prompt.extend(score(sampled));
     }
     let mut tokens = prompt.clone();
+    let mut constraint = request.grammar.as_ref().map(|grammar| grammar.begin().unwrap());
     for _ in 0..request.max_tokens.unwrap_or(256 - prompt.len()) {
         let history = History { tokens: &tokens, prompt: prompt.len() };
-        let sampled = sampler.sample(&logits(&tokens), sampling, history, tokens.len() as u64 - 1).unwrap();
+        let (logits, position) = (logits(&tokens), tokens.len() as u64 - 1);
+        let sampled = match &mut constraint {
+            None => sampler.sample(&logits, sampling, history, position).unwrap(),
+            Some(constraint) => {
+                let mut allowed = Allowed::none(VOCAB);
+                constraint.allow(&mut allowed).unwrap();
+                sampler.sample_allowed(&logits, sampling, history, position, &allowed).unwrap()
+            }
+        };
         let token = sampled.token;
+        constraint.iter_mut().for_each(|constraint| constraint.advance(token).unwrap());
         expected.scores.extend(score(sampled));
         expected.tokens.push(token);
         tokens.push(token);
