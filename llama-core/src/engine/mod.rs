@@ -205,6 +205,11 @@ impl Engine {
         self.tokenizer.as_ref()
     }
 
+    /// The tokens that end a generation.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end_tokens
+    }
+
     /// A prompt as tokens, with the begin-of-sequence token where the model wants one.
     ///
     /// # Errors

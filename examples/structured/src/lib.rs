@@ -1,0 +1,171 @@
+//! Grammars for `llama_core`'s engine out of JSON schemas, regular expressions and context-free grammars: the llguidance
+//! crate says which tokens may come next, and the engine draws among them.
+//!
+//! ```
+//! # use llama_core::{Loader, Result, engine::Request, text::Specials};
+//! # use llama_kernels::Cpu;
+//! # use llama_structured::Grammars;
+//! # fn main() -> Result<()> {
+//! let mut engine = Loader::open(llama_examples::shipped_model())?.load(Cpu::new(Default::default())?)?;
+//! let grammars = Grammars::of(&engine)?;
+//! let grammar = Some(grammars.regex("(yes|no)")?);
+//! let prompt = engine.encode("Did the dog run?", Specials::AsText)?;
+//! let answer = engine.complete(Request { grammar, ..Request::new(prompt) })?;
+//! assert!(answer.text == "yes" || answer.text == "no");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use llama_core::engine::{Constraint, Engine, Grammar};
+use llama_core::sample::Allowed;
+use llama_core::text::Tokenizer;
+use llama_core::{Error, Result};
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+/// Makes grammars for the tokens of one model.
+pub struct Grammars {
+    factory: Arc<ParserFactory>,
+    ends: Arc<[u32]>,
+}
+
+impl Grammars {
+    /// For the tokenizer of `engine` and the tokens that end its texts. It takes a tenth of a second for 128,000 tokens, so one is
+    /// made for all requests.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the engine has no tokenizer, or no token ends a text: a grammar could never say that it is
+    /// complete.
+    pub fn of(engine: &Engine) -> Result<Self> {
+        let missing = |what| Error::tokenizer(what, "is needed for a grammar, and this engine has none");
+        let tokenizer = engine.tokenizer().ok_or_else(|| missing("tokenizer"))?;
+        let ends: Arc<[u32]> = engine.end_tokens().into();
+        let &end = ends.first().ok_or_else(|| missing("end token"))?;
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie(tokenizer, &ends, end)));
+        let mut factory = ParserFactory::new_simple(&env).map_err(|e| refused("tokenizer", "", e))?;
+        factory.quiet();
+        Ok(Grammars { factory: Arc::new(factory), ends })
+    }
+
+    /// Texts that are JSON and valid by `schema`, on one line with a space after each comma and colon: where any white space is
+    /// allowed, a model at a loss for words says nothing else. A schema may ask for another form by llguidance's `x-guidance`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with what llguidance says of a schema that it cannot keep to.
+    pub fn json_schema(&self, schema: &Value) -> Result<Arc<dyn Grammar>> {
+        let mut formed = schema.clone();
+        if let Some(keys) = formed.as_object_mut() {
+            let form = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
+            keys.entry("x-guidance").or_insert(form);
+        }
+        self.grammar("json_schema", &schema.to_string(), TopLevelGrammar::from_json_schema(formed))
+    }
+
+    /// Texts that are a JSON object.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn json_object(&self) -> Result<Arc<dyn Grammar>> {
+        self.json_schema(&json!({ "type": "object" }))
+    }
+
+    /// Texts that match the whole of a regular expression (as the `regex` crate writes them).
+    ///
+    /// # Errors
+    /// As [`Grammars::json_schema`].
+    pub fn regex(&self, regex: &str) -> Result<Arc<dyn Grammar>> {
+        self.grammar("regex", regex, TopLevelGrammar::from_regex(regex))
+    }
+
+    /// Texts of a context-free grammar in llguidance's dialect of Lark.
+    ///
+    /// # Errors
+    /// As [`Grammars::json_schema`].
+    pub fn lark(&self, lark: &str) -> Result<Arc<dyn Grammar>> {
+        self.grammar("lark", lark, TopLevelGrammar::from_lark(lark.to_owned()))
+    }
+
+    fn grammar(&self, kind: &'static str, source: &str, grammar: TopLevelGrammar) -> Result<Arc<dyn Grammar>> {
+        let parser = self.factory.create_parser(grammar);
+        let start = Matcher::new(parser);
+        match start.get_error() {
+            Some(problem) => Err(refused(kind, source, problem)),
+            None => Ok(Arc::new(Guided { kind, start, ends: self.ends.clone() })),
+        }
+    }
+}
+
+/// llguidance's tree of all tokens. Those that steer the model have no text in a grammar.
+fn trie(tokenizer: &Tokenizer, ends: &[u32], end: u32) -> TokTrie {
+    let vocab = tokenizer.vocab() as u32;
+    let steers = |id| tokenizer.is_control(id) || ends.contains(&id);
+    let words: Vec<Vec<u8>> = (0..vocab)
+        .map(|id| {
+            let piece = tokenizer.piece(id).unwrap_or_default();
+            let marker: &[u8] = if steers(id) { &[TokTrie::SPECIAL_TOKEN_MARKER] } else { &[] };
+            [marker, piece].concat()
+        })
+        .collect();
+    TokTrie::from(&TokRxInfo::new(vocab, end), &words)
+}
+
+/// A grammar that llguidance has compiled.
+struct Guided {
+    kind: &'static str,
+    start: Matcher,
+    ends: Arc<[u32]>,
+}
+
+impl fmt::Debug for Guided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guided").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl Grammar for Guided {
+    fn begin(&self) -> Result<Box<dyn Constraint>> {
+        Ok(Box::new(Place { kind: self.kind, matcher: self.start.deep_clone(), ends: self.ends.clone() }))
+    }
+}
+
+/// How far one text has come.
+struct Place {
+    kind: &'static str,
+    matcher: Matcher,
+    ends: Arc<[u32]>,
+}
+
+impl Constraint for Place {
+    fn allow(&mut self, allowed: &mut Allowed) -> Result<()> {
+        let mask = self.matcher.compute_mask_or_eos().map_err(|e| refused(self.kind, "", e))?;
+        let words = allowed.words_mut();
+        let len = words.len().min(mask.as_slice().len());
+        words[..len].copy_from_slice(&mask.as_slice()[..len]);
+        // llguidance knows one token that ends a text; a model may have several.
+        if allowed.allows(self.ends[0]) {
+            self.ends.iter().for_each(|&end| allowed.allow(end));
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, token: u32) -> Result<()> {
+        if self.ends.contains(&token) {
+            return Ok(());
+        }
+        self.matcher.consume_token(token).map_err(|e| refused(self.kind, "", e))
+    }
+}
+
+/// An error of llguidance's about a grammar, of which the message shows the beginning.
+fn refused(kind: &'static str, source: &str, problem: impl fmt::Display) -> Error {
+    const SHOWN: usize = 60;
+    let shown: String = source.chars().take(SHOWN).collect();
+    let more = if source.chars().count() > SHOWN { "..." } else { "" };
+    let problem = problem.to_string().replace('\n', " ");
+    Error::parameter(kind, format!("{shown}{more}"), problem)
+}
