@@ -1,10 +1,12 @@
 //! Drafts change nothing that a sequence is told, be they right, wrong or nonsense; they only save steps.
 
+use std::sync::Arc;
+
 use llama_core::Error;
 use llama_core::backend::Limits;
 use llama_core::engine::draft::{Draft, DraftModel, Drafter, Lookup};
-use llama_core::engine::{Engine, EngineOptions, Finish, Request, SequenceId};
-use llama_core::sample::{Sampler, Sampling};
+use llama_core::engine::{Constraint, Engine, EngineOptions, Finish, Grammar, Request, SequenceId};
+use llama_core::sample::{Allowed, Sampler, Sampling};
 use proptest::prelude::*;
 
 use super::schedule::{Arrival, arrival, check_engine, sizes};
@@ -133,6 +135,43 @@ fn right_drafts_save_their_steps() {
         // Eight tokens a step, and a few shorter steps where a block ends.
         assert!(steps < 100 / 5, "{steps} steps");
     }
+}
+
+/// Any token, but every third must be below ten: what nobody who drafts knows.
+#[derive(Debug)]
+struct Thirds(usize);
+
+impl Grammar for Thirds {
+    fn begin(&self) -> llama_core::Result<Box<dyn Constraint>> {
+        Ok(Box::new(Thirds(0)))
+    }
+}
+
+impl Constraint for Thirds {
+    fn allow(&mut self, allowed: &mut Allowed) -> llama_core::Result<()> {
+        let below = if self.0 % 3 == 2 { 10 } else { VOCAB };
+        (0..below).for_each(|token| allowed.allow(token));
+        Ok(())
+    }
+
+    fn advance(&mut self, _token: u32) -> llama_core::Result<()> {
+        self.0 += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_model_forgets_what_it_guessed_wrong() {
+    let stats = |who| {
+        let mut engine = engine(limits(), &options(3), who);
+        let request = Request { grammar: Some(Arc::new(Thirds(0))), ..sampled(8, 120) };
+        let want = expected(&request, &[]);
+        assert_eq!(Expected::from(engine.complete(request).unwrap()), want);
+        (engine.stats().drafted, engine.stats().accepted)
+    };
+    let (drafted, accepted) = stats(Who::Oracle { lies: 0 });
+    assert!(accepted > 20 && drafted > accepted + 20, "{accepted} of {drafted} accepted");
+    assert_eq!(stats(Who::Model { tokens: 64, blocks: 64 }), (drafted, accepted));
 }
 
 #[test]
