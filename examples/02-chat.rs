@@ -39,8 +39,9 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loader = arguments.model.open()?;
     let Some(template) = loader.checkpoint().chat_template()? else {
+        let path = Some(loader.checkpoint().path().to_owned());
         let advice = "give an instruct model with --model, or use 01-generate".into();
-        return Err(Error::Unsupported { what: "a conversation with a model without a chat template".into(), advice });
+        return Err(Error::Unsupported { path, what: "a conversation without a chat template".into(), advice });
     };
     let engine = arguments.model.load_from(loader, 1)?;
     Chat { engine, template, arguments, messages: first_messages(arguments) }.talk()
