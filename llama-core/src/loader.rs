@@ -80,7 +80,8 @@ impl Loader {
         let limits = self.limits(&backend)?;
         let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
         let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
-        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options).in_file(self.checkpoint.path())?;
+        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options);
+        let engine = engine.in_file(&self.checkpoint.tokenizer_file())?;
         match Classifier::of(&self.checkpoint)? {
             Some(classifier) => engine.with_classifier(classifier),
             None => Ok(engine),

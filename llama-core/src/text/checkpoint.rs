@@ -1,5 +1,7 @@
 //! What a checkpoint says about text.
 
+use std::path::PathBuf;
+
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, InFile, Result};
 use crate::text::{ChatTemplate, Tokenizer, folder};
@@ -20,17 +22,26 @@ impl Checkpoint {
         };
         for (id, path) in self.end_token_files() {
             let tokens = tokenizer.vocab();
-            let unknown =
-                |_| Error::tokenizer("eos_token_id", format!("is {id}, and the tokenizer has {tokens} tokens"));
+            let problem = format!("is {id}; one of the tokenizer's {tokens} tokens was expected");
+            let unknown = |_| Error::tokenizer("eos_token_id", problem);
             tokenizer.add_end_tokens(&[id]).map_err(unknown).in_file(path)?;
         }
         Ok(tokenizer)
     }
 
+    /// The file that most of the tokenizer is in.
+    pub(crate) fn tokenizer_file(&self) -> PathBuf {
+        match (self.metadata(), self.folder()) {
+            (Some(metadata), _) => metadata.path().to_owned(),
+            (None, Some(folder)) => folder::file(folder.path()),
+            (None, None) => self.path().to_owned(),
+        }
+    }
+
     /// The model's chat template, compiled; `None` where the files have none, as base models do.
     ///
     /// # Errors
-    /// [`Error::Template`] where it does not parse.
+    /// [`Error::Template`] where it does not parse. What it says later, while it runs, names the file, too.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         self.chat_template_file().map(|(path, source)| ChatTemplate::in_file(source, path)).transpose()
     }

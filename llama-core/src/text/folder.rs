@@ -16,6 +16,8 @@ use super::tokenizer::Tokenizer;
 use super::vocab::{TokenKind, Vocab};
 use crate::error::{Error, InFile, Result};
 
+const JSON: &str = "tokenizer.json";
+const MODEL: &str = "tokenizer.model";
 /// Key of tokens by their ids.
 pub(super) const ADDED: &str = "added_tokens_decoder";
 
@@ -30,30 +32,28 @@ impl Tokenizer {
     }
 }
 
-/// The tokenizer of a folder, whose model has this many rows.
-pub(super) fn tokenizer(folder: &Path, rows: Option<usize>) -> Result<Tokenizer> {
-    let (path, vocab) = vocab(folder)?;
-    let vocab = match rows {
-        Some(rows) => vocab.without_rowless(rows),
-        None => vocab,
-    };
-    Tokenizer::new(vocab).in_file(&path)
+/// The file that most of a folder's tokenizer is in: tokenizer.json unless there is only tokenizer.model.
+pub(super) fn file(folder: &Path) -> PathBuf {
+    let [json, model] = [JSON, MODEL].map(|name| folder.join(name));
+    if !json.exists() && model.exists() { model } else { json }
 }
 
-/// The vocabulary of a folder, and the file that most of it is in.
-fn vocab(folder: &Path) -> Result<(PathBuf, Vocab)> {
+/// The tokenizer of a folder, whose model has this many rows.
+pub(super) fn tokenizer(folder: &Path, rows: Option<usize>) -> Result<Tokenizer> {
+    let vocab = match (vocab(folder)?, rows) {
+        (vocab, Some(rows)) => vocab.without_rowless(rows),
+        (vocab, None) => vocab,
+    };
+    Tokenizer::new(vocab).in_file(&file(folder))
+}
+
+/// The vocabulary of a folder.
+fn vocab(folder: &Path) -> Result<Vocab> {
     let settings = Settings::of_folder(folder)?;
-    let path = folder.join("tokenizer.json");
-    if let Some(tokenizer) = read_if_there(&path)? {
-        let vocab = huggingface::vocab(&path, &tokenizer, &settings)?;
-        return Ok((path, vocab));
-    }
-    let path = folder.join("tokenizer.model");
+    let path = file(folder);
     match read_if_there(&path)? {
-        Some(model) => {
-            let vocab = sentencepiece::vocab(&path, &model, &settings)?;
-            Ok((path, vocab))
-        }
+        Some(model) if path.ends_with(MODEL) => sentencepiece::vocab(&path, &model, &settings),
+        Some(tokenizer) => huggingface::vocab(&path, &tokenizer, &settings),
         None => Err(absent(folder)),
     }
 }
@@ -64,9 +64,9 @@ fn absent(folder: &Path) -> Error {
         true => "tekken.json is Mistral's own format; take tokenizer.json from the model's Hugging Face folder",
         false => "put the model's own beside its weights",
     };
-    let problem = format!("is not in this folder, and neither is tokenizer.model; {advice}");
+    let problem = format!("is not in this folder, and neither is {MODEL}; {advice}");
     let missing = std::io::Error::new(std::io::ErrorKind::NotFound, problem);
-    Error::io(folder.join("tokenizer.json"), missing)
+    Error::io(folder.join(JSON), missing)
 }
 
 /// What the small files beside a tokenizer say: tokenizer_config.json, then for what it lacks the two that came before it.
