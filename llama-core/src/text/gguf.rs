@@ -90,7 +90,8 @@ fn scheme(metadata: &Metadata) -> Result<Scheme> {
             let name = metadata.string(&key("pre"))?.ok_or_else(|| {
                 Error::unsupported(
                     "a byte-level tokenizer without tokenizer.ggml.pre",
-                    "convert the model again with a newer llama.cpp; guessing the key would give wrong tokens",
+                    "convert the model again, or give the file the key (gguf-py's gguf-new-metadata --pre-tokenizer, with llama-bpe \
+                     if it is a Llama 3); a guess would give wrong tokens",
                 )
             })?;
             let pattern = Pattern::from_gguf_name(name)?;
