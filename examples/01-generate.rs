@@ -13,7 +13,7 @@ use clap::Parser;
 use llama_core::Result;
 use llama_core::engine::{Request, Stats};
 use llama_core::text::Specials;
-use llama_examples::{ModelArgs, SamplingArgs, exit, note, print, rate, resident_bytes};
+use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, note, print, rate, resident_bytes};
 
 /// Continue a prompt.
 #[derive(Parser)]
@@ -25,7 +25,7 @@ struct Arguments {
     /// Text to continue
     #[arg(long, short, default_value = "Once upon a time")]
     prompt: String,
-    /// Tokens to generate at most [default: until the context is full]
+    /// Tokens to generate at most; fewer where the context is full before [default: until it is]
     #[arg(long, short = 'n')]
     max_tokens: Option<usize>,
 }
@@ -41,8 +41,11 @@ fn run(arguments: &Arguments) -> Result<()> {
 
     let start = Instant::now();
     let (mut first, mut tokens) = (None, 0);
-    let request =
-        Request { max_tokens: arguments.max_tokens, sampling: arguments.sampling.sampling(), ..Request::new(prompt) };
+    let request = Request {
+        max_tokens: arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt_tokens)),
+        sampling: arguments.sampling.sampling(),
+        ..Request::new(prompt)
+    };
     let events = engine.generate(request)?;
     print(&arguments.prompt)?;
     let told = events.into_iter().try_for_each(|event| {

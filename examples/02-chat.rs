@@ -15,7 +15,7 @@ use clap::Parser;
 use llama_core::engine::{Engine, Request};
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Trust};
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, exit, lossy_lines, note, print, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, lossy_lines, note, print, rate, stdio};
 
 /// Talk with a model.
 #[derive(Parser)]
@@ -39,8 +39,9 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loader = arguments.model.open()?;
     let Some(template) = loader.checkpoint().chat_template()? else {
+        let path = Some(loader.checkpoint().path().to_owned());
         let advice = "give an instruct model with --model, or use 01-generate".into();
-        return Err(Error::Unsupported { what: "a conversation with a model without a chat template".into(), advice });
+        return Err(Error::Unsupported { path, what: "a conversation without a chat template".into(), advice });
     };
     let engine = arguments.model.load_from(loader, 1)?;
     Chat { engine, template, arguments, messages: first_messages(arguments) }.talk()
@@ -105,10 +106,8 @@ impl Chat<'_> {
     fn answer(&mut self) -> Result<String> {
         let prompt = self.prompt()?;
         let (prompt_tokens, cached) = (prompt.len(), self.engine.stats().cached_tokens);
-        // Where there is room for none, ask for one: the engine's error has the numbers.
-        let room = self.engine.model().limits().context.saturating_sub(prompt_tokens).max(1);
         let request = Request {
-            max_tokens: Some(self.arguments.max_tokens.min(room)),
+            max_tokens: Some(fitting(self.arguments.max_tokens, &self.engine, prompt_tokens)),
             sampling: self.arguments.sampling.sampling(),
             ..Request::new(prompt)
         };

@@ -15,7 +15,7 @@ use clap::Parser;
 use llama_core::engine::{Engine, Event, Finish, Request, SequenceId};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, bar, exit, lossy_lines, note, print, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, bar, exit, fitting, lossy_lines, note, print, rate, stdio};
 
 /// Continue every line of a file.
 #[derive(Parser)]
@@ -27,7 +27,7 @@ struct Arguments {
     /// Sequences decoded side by side
     #[arg(long, default_value_t = 16)]
     sequences: usize,
-    /// Tokens to generate for each prompt
+    /// Tokens to generate for each prompt at most; fewer where the context is full before
     #[arg(long, short = 'n', default_value_t = 64)]
     max_tokens: usize,
     /// Prompts, one a line [default: standard input]
@@ -82,10 +82,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn submit(engine: &mut Engine, arguments: &Arguments, prompt: &str) -> Result<SequenceId> {
+    let prompt = engine.encode(prompt, Specials::AsText)?;
     engine.submit(Request {
-        max_tokens: Some(arguments.max_tokens),
+        max_tokens: Some(fitting(arguments.max_tokens, engine, prompt.len())),
         sampling: arguments.sampling.sampling(),
-        ..Request::new(engine.encode(prompt, Specials::AsText)?)
+        ..Request::new(prompt)
     })
 }
 

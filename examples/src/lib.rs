@@ -272,6 +272,12 @@ pub fn bar(length: u64, template: &str) -> ProgressBar {
     ProgressBar::new(length).with_style(style)
 }
 
+/// Tokens to ask for after a prompt of `prompt` tokens: `wanted`, or those that the context has room for. Where it has room for
+/// none, one: the engine's error has the numbers.
+pub fn fitting(wanted: usize, engine: &Engine, prompt: usize) -> usize {
+    wanted.min(engine.model().limits().context.saturating_sub(prompt).max(1))
+}
+
 /// Tokens a second.
 pub fn rate(tokens: usize, time: Duration) -> f64 {
     tokens as f64 / time.as_secs_f64().max(1e-9)

@@ -8,7 +8,7 @@ use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
 use crate::engine::draft::DraftModel;
 use crate::engine::{self, Classifier, Engine, EngineOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::model::{Llama, MemoryPlan, Progress};
 use crate::text::Tokenizer;
 
@@ -80,7 +80,8 @@ impl Loader {
         let limits = self.limits(&backend)?;
         let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
         let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
-        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options)?;
+        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options);
+        let engine = engine.in_file(&self.checkpoint.tokenizer_file())?;
         match Classifier::of(&self.checkpoint)? {
             Some(classifier) => engine.with_classifier(classifier),
             None => Ok(engine),

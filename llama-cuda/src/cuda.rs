@@ -238,7 +238,7 @@ impl Backend for Cuda {
 
     fn gain(&self, view: TensorView<'_>) -> Result<Tensor> {
         if view.rows() != 1 {
-            return Err(Error::tensor(view.name(), format!("a gain has one row, not {}", view.rows())));
+            return Err(view.error(format!("a gain has one row, not {}", view.rows())));
         }
         let span = self.span("gains", 4 * view.cols() as u64)?;
         span.write(0, cast_slice(&view.to_f32()))?;

@@ -144,10 +144,8 @@ pub(crate) fn check(shape: &AttentionShape, limits: &Limits) -> Result<()> {
         return Err(Error::parameter("kv", name, "a GPU keeps keys and values as half, bf16, f32 or f8"));
     }
     if shape.head_dim > HEAD_DIMS[2] || !shape.head_dim.is_multiple_of(2) {
-        return Err(Error::Unsupported {
-            what: format!("head_dim {} on CUDA", shape.head_dim),
-            advice: "even sizes up to 256 are; use the CPU backend".into(),
-        });
+        let advice = "even sizes up to 256 are; use the CPU backend";
+        return Err(Error::unsupported(format!("head_dim {} on CUDA", shape.head_dim), advice));
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use llama_core::Result;
 use llama_core::backend::Part;
 use llama_core::format::Format;
-use llama_core::{Error, Result};
 
 use crate::device::Span;
 use crate::tiles::{TILE_ROWS, Tiles};
@@ -57,13 +57,13 @@ pub(crate) fn check(parts: &[Part<'_>]) -> Result<()> {
     let cols = parts.first().map_or(0, |part| part.weight.cols());
     for Part { weight, bias } in parts {
         if weight.cols() != cols {
-            return Err(Error::tensor(weight.name(), format!("{} columns are stacked on {cols}", weight.cols())));
+            return Err(weight.error(format!("{} columns are stacked on {cols}", weight.cols())));
         }
         if let Some(bias) = bias.filter(|bias| (bias.rows(), bias.cols()) != (1, weight.rows())) {
             let (rows, cols) = (bias.rows(), bias.cols());
             let problem =
                 format!("a bias of [{rows}, {cols}] does not fit the {} rows of {}", weight.rows(), weight.name());
-            return Err(Error::tensor(bias.name(), problem));
+            return Err(bias.error(problem));
         }
     }
     Ok(())

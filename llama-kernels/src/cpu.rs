@@ -175,7 +175,7 @@ impl Backend for Cpu {
 
     fn gain(&self, view: TensorView<'_>) -> Result<Tensor> {
         if view.rows() != 1 {
-            return Err(Error::tensor(view.name(), format!("a gain has one row, not {}", view.rows())));
+            return Err(view.error(format!("a gain has one row, not {}", view.rows())));
         }
         let mut gain = Tensor::new(1, view.cols())?;
         view.decode_row(0, gain.data_mut());

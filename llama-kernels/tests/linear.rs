@@ -370,7 +370,7 @@ fn damage_is_named() {
         }
         let error = Weight::new(&[matrix.part()], Numerics::Default, &threads).err().expect("damaged");
         assert!(
-            matches!(&error, Error::Tensor { name, problem } if name == "matrix" && problem.starts_with("row 29 ")),
+            matches!(&error, Error::Tensor { name, problem, .. } if name == "matrix" && problem.starts_with("row 29 ")),
             "{error}"
         );
     }

@@ -21,6 +21,8 @@ fn weights_and_references() {
     let ids = file.find("input_ids").unwrap();
     assert_eq!((ids.dtype(), ids.shape(), file.data(ids).len()), ("I64", [2, 80].as_slice(), 2 * 80 * 8));
     let refused = file.view(ids).unwrap_err().to_string();
-    assert_eq!(refused, "tensor input_ids: is stored as I64; F32, F16 or BF16 was expected");
+    assert!(
+        refused.ends_with("reference.safetensors: tensor input_ids: is stored as I64; F32, F16 or BF16 was expected")
+    );
     assert_eq!(file.view(file.find("logits").unwrap()).unwrap().rows(), 160);
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use llama_core::checkpoint::{Checkpoint, Name};
 use llama_core::config::RopeScaling;
 use llama_tests::hostile::gguf::{Gguf, Tensor, Value, model};
+use llama_tests::hostile::is_of_use;
 
 const COUNT: u32 = 3;
 
@@ -47,31 +48,35 @@ fn any_shard_opens_all() {
 
 #[test]
 fn shards_that_do_not_fit_are_refused() {
-    let refused = |says: &str, change: &dyn Fn(&mut Vec<Gguf>), keep: usize| {
+    let refused = |says: &str, blamed: usize, change: &dyn Fn(&mut Vec<Gguf>), keep: usize| {
         let folder = tempfile::tempdir().unwrap();
         let mut shards = shards();
         change(&mut shards);
         write(folder.path(), &shards[..keep]);
-        let text = Checkpoint::open(path(folder.path(), 0)).unwrap_err().to_string();
-        assert!(text.contains(says), "{text:?} does not say {says:?}");
+        let error = Checkpoint::open(path(folder.path(), 0)).unwrap_err();
+        assert!(error.to_string().contains(says), "{error} does not say {says:?}");
+        is_of_use(&error, folder.path()).unwrap_or_else(|lacks| panic!("{error} {lacks}"));
+        assert_eq!(error.path(), Some(path(folder.path(), blamed).as_path()), "{error}");
     };
     let nothing = |_: &mut Vec<Gguf>| {};
-    refused("m-00003-of-00003.gguf", &nothing, 2);
+    refused("m-00003-of-00003.gguf", 2, &nothing, 2);
     let set = |no: usize, key: &'static str, value: u32| {
         move |s: &mut Vec<Gguf>| {
             s[no].set(key, Value::u32(value));
         }
     };
-    refused("split.no", &set(1, "split.no", 2), 3);
-    refused("split.no", &set(0, "split.no", 3), 3);
-    refused("split.no", &set(0, "split.no", 1), 3);
-    refused("split.count", &set(1, "split.count", 2), 3);
-    refused("split.count", &set(0, "split.count", 0), 3);
-    refused("split.count", &set(0, "split.count", u32::MAX), 3);
-    refused("split.tensors.count", &set(2, "split.tensors.count", 11), 3);
-    refused("split.count", &|s| s[2].pairs.clear(), 3);
-    refused("another shard", &|s| s[2].tensors[0].name = b"token_embd.weight".to_vec(), 3);
-    refused("missing", &|s| s[2].tensors[2].name = b"x".to_vec(), 3);
+    refused("split.no", 1, &set(1, "split.no", 2), 3);
+    refused("split.no", 0, &set(0, "split.no", 3), 3);
+    refused("split.no", 0, &set(0, "split.no", 1), 3);
+    refused("split.count", 1, &set(1, "split.count", 2), 3);
+    refused("split.count", 0, &set(0, "split.count", 0), 3);
+    refused("split.count", 0, &set(0, "split.count", u32::MAX), 3);
+    refused("split.tensors.count", 2, &set(2, "split.tensors.count", 11), 3);
+    refused("split.count", 2, &|s| s[2].pairs.clear(), 3);
+    refused("another shard", 2, &|s| s[2].tensors[0].name = b"token_embd.weight".to_vec(), 3);
+    refused("missing", 0, &|s| s[2].tensors[2].name = b"x".to_vec(), 3);
+    refused("[4, 8] was expected", 1, &|s| s[1].tensors[0].dims = vec![4, 8], 3);
+    refused("no Llama has", 2, &|s| s[2].tensors[2].name = b"blk.0.x".to_vec(), 3);
 }
 
 #[test]
@@ -135,7 +140,7 @@ fn changes_under_a_map_are_noticed() {
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.set_len(100).unwrap();
     let text = checkpoint.verify().unwrap_err().to_string();
-    assert!(text.contains("file length at byte 100") && text.contains("100 now"), "{text}");
+    assert!(text.contains("file length: ") && text.contains("100 now"), "{text}");
 }
 
 /// Opening a FIFO for reading waits for a writer: it must be refused before.

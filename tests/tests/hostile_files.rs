@@ -8,7 +8,7 @@ use llama_core::checkpoint::{Checkpoint, safetensors};
 use llama_core::engine::EngineOptions;
 use llama_core::model::Llama;
 use llama_tests::hostile::gguf::{Gguf, Tensor, Value, model};
-use llama_tests::hostile::{Case, folder, folder_cases, gguf_cases, gguf_model_cases};
+use llama_tests::hostile::{Case, folder, folder_cases, gguf_cases, gguf_model_cases, is_of_use};
 
 /// What happens when `bytes` are opened as a file called `name`.
 fn open(folder: &Path, name: &str, bytes: &[u8]) -> llama_core::Result<Checkpoint> {
@@ -18,24 +18,31 @@ fn open(folder: &Path, name: &str, bytes: &[u8]) -> llama_core::Result<Checkpoin
     Checkpoint::open(path)
 }
 
-/// Runs every case, and lists those that were not refused with the words they must be refused with.
-fn refuse_all<T>(cases: Vec<Case<T>>, at_least: usize, mut open: impl FnMut(&T) -> Option<String>) {
+/// Runs every case, each in a folder of its own, and lists those that were not refused as they must be: with the words of
+/// the case, and as [`is_of_use`] has it.
+fn refuse_all<T>(cases: Vec<Case<T>>, at_least: usize, mut open: impl FnMut(&Path, &T) -> llama_core::Result<()>) {
     assert!(cases.len() >= at_least, "{} cases", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        match open(&case.input) {
-            None => wrong.push(format!("{}: accepted", case.name)),
-            Some(text) if case.says.iter().all(|says| text.contains(says)) => {}
-            Some(text) => wrong.push(format!("{}: {text:?} does not say {:?}", case.name, case.says)),
+        let folder = tempfile::tempdir().unwrap();
+        let Err(error) = open(folder.path(), &case.input) else {
+            wrong.push(format!("{}: accepted", case.name));
+            continue;
+        };
+        let text = error.to_string();
+        println!("{}: {text}", case.name);
+        if let Some(says) = case.says.iter().find(|&says| !text.contains(says)) {
+            wrong.push(format!("{}: {text:?} does not say {says:?}", case.name));
+        }
+        if let Err(lacks) = is_of_use(&error, folder.path()) {
+            wrong.push(format!("{}: {text:?} {lacks}", case.name));
         }
     }
-    println!("{} named files refused", cases.len() - wrong.len());
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
 fn refuse_gguf(cases: Vec<Case<Vec<u8>>>, at_least: usize) {
-    let folder = tempfile::tempdir().unwrap();
-    refuse_all(cases, at_least, |bytes| open(folder.path(), "model.gguf", bytes).err().map(|e| e.to_string()));
+    refuse_all(cases, at_least, |folder, bytes| open(folder, "model.gguf", bytes).map(|_| ()));
 }
 
 #[test]
@@ -55,20 +62,18 @@ fn every_key_with_every_wrong_type() {
 
 #[test]
 fn safetensors_containers() {
-    let folder = tempfile::tempdir().unwrap();
-    refuse_all(folder_cases::containers(), 35, |bytes| {
-        let path = folder.path().join("x.safetensors");
+    refuse_all(folder_cases::containers(), 35, |folder, bytes| {
+        let path = folder.join("x.safetensors");
         std::fs::write(&path, bytes).unwrap();
-        safetensors::File::open(path).err().map(|e| e.to_string())
+        safetensors::File::open(path).map(|_| ())
     });
 }
 
 #[test]
 fn folders() {
-    refuse_all(folder_cases::folders(), 35, |files| {
-        let folder = tempfile::tempdir().unwrap();
-        files.write(folder.path()).unwrap();
-        Checkpoint::open(folder.path()).err().map(|e| e.to_string())
+    refuse_all(folder_cases::folders(), 35, |folder, files| {
+        files.write(folder).unwrap();
+        Checkpoint::open(folder).map(|_| ())
     });
 }
 
@@ -104,10 +109,11 @@ fn gains_that_are_not_finite() {
             let tensor = file.tensor(name);
             tensor.data[4..8].copy_from_slice(&value.to_le_bytes());
             let checkpoint = open(folder.path(), "model.gguf", &file.bytes()).unwrap();
+            let path = checkpoint.path().display();
             let limits = EngineOptions::default().limits(checkpoint.config()).unwrap();
             let error =
                 Llama::load(Reference::default(), &checkpoint, limits, None, &mut |_| ()).map(|_| ()).unwrap_err();
-            assert_eq!(error.to_string(), format!("tensor {name}: element 1 is not finite"));
+            assert_eq!(error.to_string(), format!("{path}: tensor {name}: element 1 is not finite"));
         }
     }
 }

@@ -52,7 +52,7 @@ fn renders_as_transformers_does() {
         match (case["rendered"].as_str(), case["error"].as_str()) {
             (Some(expected), _) => assert_eq!(rendered.unwrap_or_else(|e| panic!("{what}: {e}")), expected, "{what}"),
             (None, Some(expected)) => match rendered {
-                Err(Error::Template { problem }) => assert_eq!(problem, expected, "{what}"),
+                Err(Error::Template { problem, .. }) => assert_eq!(problem, expected, "{what}"),
                 other => panic!("{what}: {other:?}"),
             },
             (None, None) => panic!("{what} says nothing"),
@@ -177,7 +177,7 @@ fn bombs_are_refused() {
     assert!(bombs.len() >= 25);
     for (name, source) in bombs {
         match render(&source) {
-            Err(Error::Template { problem }) => assert!(!problem.is_empty(), "{name}"),
+            Err(Error::Template { problem, .. }) => assert!(!problem.is_empty(), "{name}"),
             other => panic!("{name}: {other:?}"),
         }
     }
@@ -242,7 +242,7 @@ fn shared_structure_is_not_walked() {
         for walk in walks {
             let source = format!("{builder}{{{{ {walk} }}}}");
             match render(&source) {
-                Err(Error::Template { problem }) => assert!(!problem.is_empty()),
+                Err(Error::Template { problem, .. }) => assert!(!problem.is_empty()),
                 Ok(text) => assert!(text.len() < 1000, "{source}: {}", text.len()),
                 Err(other) => panic!("{source}: {other}"),
             }
@@ -258,7 +258,7 @@ fn shared_structure_is_not_walked() {
     let long_cycle = "{% set n = namespace() %}{% set n.x = [n] %}{{ n }}";
     for source in [lazy, macros, adding, &format!("{{% set x = [1] %}}{with}"), &changed, cycle, long_cycle] {
         match render(source) {
-            Err(Error::Template { problem }) => assert!(!problem.is_empty()),
+            Err(Error::Template { problem, .. }) => assert!(!problem.is_empty()),
             other => panic!("{source}: {other:?}"),
         }
     }

@@ -6,6 +6,7 @@ use llama_core::checkpoint::gguf::Header;
 use llama_core::text::{Specials, Tokenizer};
 use llama_tests::hostile::folder::{self, Folder};
 use llama_tests::hostile::gguf::{Gguf, Value, model};
+use llama_tests::hostile::is_of_use;
 use llama_tests::text::{tiny_byte_level, tiny_sentencepiece};
 use serde_json::{Value as Json, json};
 
@@ -69,7 +70,8 @@ fn from_folder(tokenizer: &Json, files: &[(&str, Json)]) -> Result<Tokenizer> {
         folder.set(name, contents.to_string());
     }
     folder.write(place.path()).unwrap();
-    Tokenizer::from_folder(place.path())
+    let opened = Tokenizer::from_folder(place.path());
+    opened.inspect_err(|error| is_of_use(error, place.path()).unwrap_or_else(|lacks| panic!("{error} {lacks}")))
 }
 
 #[test]
@@ -109,7 +111,8 @@ fn bad_files_beside_tokenizer_json() {
         ("special_tokens_map.json", json!({"bos_token": "<nobody>"})),
         ("special_tokens_map.json", json!({"eos_token": 2})),
     ] {
-        assert!(from_folder(&tiny_sentencepiece(), &[(name, contents.clone())]).is_err(), "{name}: {contents}");
+        let error = from_folder(&tiny_sentencepiece(), &[(name, contents.clone())]).unwrap_err();
+        assert!(error.path().is_some_and(|path| path.ends_with(name)), "{name}: {contents}: {error}");
     }
 }
 
@@ -135,6 +138,20 @@ fn a_folder_without_tokenizer_json() {
     assert!(says().contains("tekken.json is Mistral's own"));
     std::fs::write(place.path().join("tokenizer.model"), "IQ== 0\n").unwrap();
     assert!(says().contains("Llama 3's is tiktoken's"));
+}
+
+/// Of all files those of the tokenizer are the likeliest to be large enough for Git LFS, beside the weights.
+#[test]
+fn pointers_in_the_place_of_a_tokenizer() {
+    const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9085657\n";
+    for name in ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"] {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join(name), POINTER).unwrap();
+        let error = Tokenizer::from_folder(place.path()).unwrap_err();
+        is_of_use(&error, place.path()).unwrap();
+        assert!(error.path().is_some_and(|path| path.ends_with(name)), "{name}: {error}");
+        assert!(error.to_string().ends_with("fetch the file itself: git lfs pull"), "{error}");
+    }
 }
 
 /// Eight rows, and a tokenizer with a `<pad>` after them: the model is used without.

@@ -6,6 +6,7 @@
 use llama_core::checkpoint::gguf::Metadata;
 use llama_core::text::{Specials, Tokenizer};
 use llama_core::{Error, Result};
+use llama_tests::hostile::is_of_use;
 use llama_tests::text::{from_environment, gguf, vectors};
 
 /// A field of a message of Protocol Buffers.
@@ -66,7 +67,8 @@ fn open(model: &[u8], files: &[(&str, &str)]) -> Result<Tokenizer> {
     for (name, contents) in files {
         std::fs::write(folder.path().join(name), contents).unwrap();
     }
-    Tokenizer::from_folder(folder.path())
+    let opened = Tokenizer::from_folder(folder.path());
+    opened.inspect_err(|error| is_of_use(error, folder.path()).unwrap_or_else(|lacks| panic!("{error} {lacks}")))
 }
 
 #[test]
@@ -112,11 +114,12 @@ fn other_kinds_are_refused() {
         assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains(says), "{says}: {error}");
     }
     for (says, bytes) in [
-        ("no pieces", vec![]),
+        ("is empty; fetch it", vec![]),
+        ("pieces: are none", numbers(2, &[BPE])),
         ("no known kind", piece("a", 0.0, 7)),
         ("not UTF-8", field(1, Value::Bytes(&field(1, Value::Bytes(b"\xff"))))),
         ("tiktoken", b"IQ== 0\nIg== 1\n".to_vec()),
-        ("not a message", vec![10, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]),
+        ("message: is not one of SentencePiece's", vec![10, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]),
     ] {
         let error = open(&bytes, &[]).unwrap_err().to_string();
         assert!(error.contains("tokenizer.model") && error.contains(says), "{says}: {error}");

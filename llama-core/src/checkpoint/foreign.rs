@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::Error;
+use crate::error::{Error, InFile};
 
 /// First bytes of a file, what it is, what to do.
 const FRONTS: [(&[u8], &str, &str); 10] = [
@@ -10,8 +10,8 @@ const FRONTS: [(&[u8], &str, &str); 10] = [
     (b"<!DOCTYPE", PAGE, DOWNLOAD),
     (b"<!doctype", PAGE, DOWNLOAD),
     (b"<html", PAGE, DOWNLOAD),
-    (b"PK\x03\x04", "a ZIP archive, as PyTorch's .bin and .pt are", CONVERT),
-    (b"\x80\x02", "a pickle of Python's, as PyTorch's older .bin and .pth are", CONVERT),
+    (b"PK\x03\x04", "a ZIP archive (as PyTorch's .bin and .pt are)", CONVERT),
+    (b"\x80\x02", "a pickle of Python's (as PyTorch's older .bin and .pth are)", CONVERT),
     (b"tjgg", OLD, CONVERT),
     (b"fmgg", OLD, CONVERT),
     (b"lmgg", OLD, CONVERT),
@@ -22,11 +22,20 @@ const DOWNLOAD: &str = "download it again, and look at what the server says";
 const OLD: &str = "a ggml file from before August 2023";
 const CONVERT: &str = "convert the model to safetensors or GGUF";
 
-/// The refusal of `bytes`, a whole file, if it is one of those.
+/// The refusal of `bytes`, a whole file of weights, if it is one of those.
 pub(super) fn refusal(path: &Path, bytes: &[u8]) -> Option<Error> {
-    let known = FRONTS.into_iter().find(|(front, ..)| bytes.starts_with(front));
-    let (_, kind, advice) = known.or_else(|| nameless_safetensors(bytes))?;
-    Some(Error::Unsupported { what: format!("{}, which is {kind},", path.display()), advice: advice.into() })
+    let (_, kind, advice) = known(bytes).or_else(|| nameless_safetensors(bytes))?;
+    Some(Error::unsupported(kind, advice).in_file(path))
+}
+
+/// The refusal of `bytes`, a whole file that is no JSON, or no tokenizer, if it is one of those.
+pub(crate) fn refusal_of_text(path: &Path, bytes: &[u8]) -> Option<Error> {
+    let (_, kind, advice) = known(bytes).filter(|(front, ..)| *front != b"{")?;
+    Some(Error::unsupported(kind, advice).in_file(path))
+}
+
+fn known(bytes: &[u8]) -> Option<(&'static [u8], &'static str, &'static str)> {
+    FRONTS.into_iter().find(|(front, ..)| bytes.starts_with(front))
 }
 
 /// As the hub's cache has them under `blobs/`.

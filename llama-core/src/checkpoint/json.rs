@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::map;
+use super::{foreign, map};
 use crate::error::{Error, Result};
 
 /// Bytes of the largest JSON file that is read at all.
@@ -24,11 +24,16 @@ const FREE_VALUES: usize = 1024;
 pub(super) fn text(path: &Path) -> Result<String> {
     let map = map::Map::open(path)?;
     if map.bytes().len() > LARGEST {
-        return Err(Error::file(path, "file length", 0, format!("is over {LARGEST} bytes")));
+        return Err(Error::file(
+            path,
+            "file length",
+            None,
+            format!("is {} bytes; at most {LARGEST} are read", map.bytes().len()),
+        ));
     }
     match std::str::from_utf8(map.bytes()) {
         Ok(text) => Ok(text.to_owned()),
-        Err(bad) => Err(Error::file(path, "text", bad.valid_up_to() as u64, "is not UTF-8")),
+        Err(bad) => Err(Error::file(path, "text", bad.valid_up_to() as u64, "is not UTF-8, which was expected")),
     }
 }
 
@@ -41,9 +46,13 @@ fn parse(path: &Path, text: &str) -> Result<Map<String, Value>> {
     let budget = Cell::new(text.len() / BYTES_A_VALUE + FREE_VALUES);
     let mut json = serde_json::Deserializer::from_str(text);
     let value = Strict(&budget).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    match value.map_err(|bad| error(path, 0, text.as_bytes(), &bad))? {
-        Value::Object(object) => Ok(object),
-        _ => Err(Error::file(path, "JSON", 0, "is not an object")),
+    match value {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::file(path, "JSON", None, "is not an object, which was expected")),
+        Err(bad) => {
+            Err(foreign::refusal_of_text(path, text.as_bytes())
+                .unwrap_or_else(|| error(path, 0, text.as_bytes(), &bad)))
+        }
     }
 }
 
@@ -51,7 +60,8 @@ fn parse(path: &Path, text: &str) -> Result<Map<String, Value>> {
 pub(super) fn error(path: &Path, start: usize, text: &[u8], bad: &serde_json::Error) -> Error {
     let lines = text.split_inclusive(|&byte| byte == b'\n').take(bad.line().saturating_sub(1));
     let before: usize = lines.map(<[u8]>::len).sum();
-    Error::file(path, "JSON", (start + before + bad.column().saturating_sub(1)) as u64, bad.to_string())
+    let advice = if bad.is_eof() { "; it is cut off, so fetch it again" } else { "" };
+    Error::file(path, "JSON", (start + before + bad.column().saturating_sub(1)) as u64, format!("{bad}{advice}"))
 }
 
 /// Builds a [`Value`] while a budget of values lasts.

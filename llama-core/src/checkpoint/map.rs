@@ -96,10 +96,10 @@ impl Map {
         let now = self.file.metadata().map_err(|source| Error::io(&self.path, source))?;
         if now.len() != self.bytes.len() as u64 {
             let problem = format!("changed under us: {} bytes when opened, {} now", self.bytes.len(), now.len());
-            return Err(Error::file(&self.path, "file length", now.len().min(self.bytes.len() as u64), problem));
+            return Err(Error::file(&self.path, "file length", None, problem));
         }
         if now.modified().ok() != self.modified {
-            return Err(Error::file(&self.path, "file", 0, "was written to since it was opened"));
+            return Err(Error::file(&self.path, "file", None, "was written to since it was opened"));
         }
         Ok(())
     }
@@ -112,11 +112,11 @@ fn regular(path: &Path, metadata: &Metadata) -> Result<()> {
     } else if !metadata.is_file() {
         "is a device, pipe or socket; a regular file was expected"
     } else if metadata.len() == 0 {
-        "is empty"
+        "is empty; fetch it again"
     } else {
         return Ok(());
     };
-    Err(Error::file(path, "file", 0, problem))
+    Err(Error::file(path, "file", None, problem))
 }
 
 #[allow(unsafe_code)]

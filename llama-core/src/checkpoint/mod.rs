@@ -9,7 +9,7 @@
 
 mod checksum;
 mod folder;
-mod foreign;
+pub(crate) mod foreign;
 pub mod gguf;
 mod json;
 mod lookup;
@@ -22,26 +22,30 @@ mod tied;
 mod view;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use checksum::checksum;
 pub use folder::Folder;
+pub(crate) use folder::chat_template;
 pub use names::Name;
 pub use shards::TensorInfo;
 pub use view::TensorView;
 
 use crate::config::{Config, Head};
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use shards::{Shard, Shards};
 
 /// An opened model: its sizes and its weights, whatever the files' format.
 #[derive(Debug)]
 pub struct Checkpoint {
+    path: PathBuf,
     config: Config,
     shards: Shards,
     roles: HashMap<Name, usize>,
-    end_tokens: Vec<u32>,
-    chat_template: Option<String>,
+    /// Each with the file that names it.
+    end_tokens: Vec<(u32, PathBuf)>,
+    /// And the file it is in.
+    chat_template: Option<(PathBuf, String)>,
     folder: Option<Folder>,
 }
 
@@ -50,9 +54,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::File`] for files that cannot be read or are malformed, [`Error::Config`] and
-    /// [`Error::Tensor`] for models that cannot be, [`Error::Unsupported`] for those that are not Llamas.
+    /// [`Error::Tensor`] for models that cannot be, [`Error::Unsupported`] for those that are not Llamas. All of them name
+    /// the file ([`Error::path`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        let path = path.as_ref();
+        Checkpoint::open_any(path.as_ref()).in_file(path.as_ref())
+    }
+
+    fn open_any(path: &Path) -> Result<Checkpoint> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
             Checkpoint::open_folder(path, None)
@@ -65,23 +73,24 @@ impl Checkpoint {
 
     fn open_gguf(path: &Path) -> Result<Checkpoint> {
         let files = gguf::open_all(path)?;
-        let shards = Shards::new(files.into_iter().map(Shard::Gguf).collect())?;
+        let shards = Shards::new(files.into_iter().map(Shard::Gguf).collect(), None)?;
         let Some(Shard::Gguf(first)) = shards.files().first() else { unreachable!("open_all returns a file") };
         let metadata = first.metadata();
-        let config = gguf::config(metadata, &shards)?;
-        gguf::check_vocabulary(metadata, config.vocab)?;
-        let end_tokens = gguf::end_tokens(metadata)?;
-        let chat_template = metadata.string("tokenizer.chat_template")?.map(str::to_owned);
+        let config = gguf::config(metadata, &shards).in_file(metadata.path())?;
+        gguf::check_vocabulary(metadata, config.vocab).in_file(metadata.path())?;
+        let within = || metadata.path().to_owned();
+        let end_tokens = gguf::end_tokens(metadata)?.into_iter().map(|id| (id, within())).collect();
+        let chat_template = metadata.string("tokenizer.chat_template")?.map(|source| (within(), source.to_owned()));
         let roles = roles(&shards, &config, |name| Some(name.gguf()))?;
-        Ok(Checkpoint { config, shards, roles, end_tokens, chat_template, folder: None })
+        Ok(Checkpoint { path: path.to_owned(), config, shards, roles, end_tokens, chat_template, folder: None })
     }
 
     fn open_folder(path: &Path, weights: Option<&Path>) -> Result<Checkpoint> {
         let folder = Folder::open(path)?;
         let config = folder.config()?;
         let end_tokens = folder.end_tokens(config.vocab)?;
-        let chat_template = folder.chat_template()?;
-        let shards = Shards::new(folder.weights(weights)?.into_iter().map(Shard::Safetensors).collect())?;
+        let chat_template = chat_template(path)?;
+        let shards = folder.weights(weights)?;
         let names = |name: &str| shards.find(name).is_some();
         let bare = names("embed_tokens.weight") && !names("model.embed_tokens.weight");
         let spell = |name: Name| name.hf().map(|name| if bare { unprefixed(name) } else { name });
@@ -89,8 +98,14 @@ impl Checkpoint {
             tied::check(&shards, spell)?;
         }
         let roles = roles(&shards, &config, spell)?;
-        folder.check_biases(&roles)?;
-        Ok(Checkpoint { config, shards, roles, end_tokens, chat_template, folder: Some(folder) })
+        folder.check_biases(&shards, &roles)?;
+        let path = weights.unwrap_or(path).to_owned();
+        Ok(Checkpoint { path, config, shards, roles, end_tokens, chat_template, folder: Some(folder) })
+    }
+
+    /// The file or folder, as it was given to [`Checkpoint::open`].
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Sizes and rotary embedding.
@@ -110,7 +125,7 @@ impl Checkpoint {
     pub fn view(&self, name: Name) -> Result<TensorView<'_>> {
         match self.roles.get(&name) {
             Some(&tensor) => self.shards.view(tensor),
-            None => Err(Error::tensor(name.gguf(), "is not in this model")),
+            None => Err(Error::tensor(name.gguf(), "is not in this model")).in_file(self.shards.list()),
         }
     }
 
@@ -157,12 +172,22 @@ impl Checkpoint {
 
     /// Ids that end a generation, as the files name them: each once, in the files' order, less than `vocab`.
     pub fn end_tokens(&self) -> Vec<u32> {
-        self.end_tokens.clone()
+        self.end_tokens.iter().map(|(id, _)| *id).collect()
     }
 
     /// Jinja source of the chat template.
     pub fn chat_template_source(&self) -> Option<String> {
-        self.chat_template.clone()
+        self.chat_template.as_ref().map(|(_, source)| source.clone())
+    }
+
+    /// The chat template's source and the file it is in.
+    pub(crate) fn chat_template_file(&self) -> Option<(&Path, &str)> {
+        self.chat_template.as_ref().map(|(path, source)| (path.as_path(), source.as_str()))
+    }
+
+    /// [`Checkpoint::end_tokens`], each with the file that names it.
+    pub(crate) fn end_token_files(&self) -> impl Iterator<Item = (u32, &Path)> {
+        self.end_tokens.iter().map(|(id, path)| (*id, path.as_path()))
     }
 
     /// Bytes of all weight files.
@@ -198,7 +223,7 @@ fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String
                 roles.insert(name, tensor);
             }
             None if name.is_bias() || name == Name::RopeFreqs => {}
-            None => return Err(Error::tensor(spelling, "is missing")),
+            None => return Err(Error::tensor(spelling, "is missing, and a Llama needs it")).in_file(shards.list()),
         }
     }
     Ok(roles)
@@ -207,13 +232,13 @@ fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String
 fn check_tensor(shards: &Shards, tensor: usize, name: Name, config: &Config) -> Result<()> {
     let info = shards.info(tensor);
     let (rows, cols) = name.shape(config);
+    let error = |problem: String| Err(Error::tensor(info.name, problem)).in_file(shards.path_of(tensor));
     if (info.rows, info.cols) != (rows, cols) {
-        let problem = format!("is [{}, {}]; [{rows}, {cols}] was expected", info.rows, info.cols);
-        return Err(Error::tensor(info.name, problem));
+        return error(format!("is [{}, {}]; [{rows}, {cols}] was expected", info.rows, info.cols));
     }
     let format = shards.view(tensor)?.format();
     match name.is_vector() && format.is_quantised() {
-        true => Err(Error::tensor(info.name, format!("is a vector stored as {}; a float was expected", format.name()))),
+        true => error(format!("is a vector stored as {}; a float was expected", format.name())),
         false => Ok(()),
     }
 }

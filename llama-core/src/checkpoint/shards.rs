@@ -1,5 +1,6 @@
 //! The tensors of a model, however many files they are spread over.
 
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::checksum::checksum;
@@ -83,14 +84,16 @@ impl Shard {
 #[derive(Debug)]
 pub(super) struct Shards {
     files: Vec<Shard>,
+    /// The file that says which of them holds what, where there is one.
+    index: Option<PathBuf>,
     /// File and place in it.
     places: Vec<(u32, u32)>,
     lookup: Lookup,
 }
 
 impl Shards {
-    /// All tensors of `files`; a name in two of them is an error.
-    pub(super) fn new(files: Vec<Shard>) -> Result<Shards> {
+    /// All tensors of `files`, which `index` lists; a name in two of them is an error.
+    pub(super) fn new(files: Vec<Shard>, index: Option<PathBuf>) -> Result<Shards> {
         let places: Vec<(u32, u32)> = files
             .iter()
             .enumerate()
@@ -98,10 +101,15 @@ impl Shards {
             .collect();
         let name = |i: usize| files[places[i].0 as usize].info(places[i].1 as usize).name;
         match Lookup::new(places.len(), name) {
-            Ok(lookup) => Ok(Shards { files, places, lookup }),
+            Ok(lookup) => Ok(Shards { files, index, places, lookup }),
             Err(twin) => {
                 let path = files[places[twin].0 as usize].map().path();
-                Err(Error::file(path, format!("tensor {}", name(twin)), 0, "is in another shard too"))
+                Err(Error::file(
+                    path,
+                    format!("tensor {}", name(twin)),
+                    None,
+                    "is in another shard too; one was expected",
+                ))
             }
         }
     }
@@ -117,6 +125,16 @@ impl Shards {
     pub(super) fn info(&self, i: usize) -> TensorInfo<'_> {
         let (file, place) = self.places[i];
         self.files[file as usize].info(place as usize)
+    }
+
+    /// The file to blame for a tensor that none has: the index, or the first.
+    pub(super) fn list(&self) -> &Path {
+        self.index.as_deref().unwrap_or_else(|| self.files[0].map().path())
+    }
+
+    /// The file of tensor `i`.
+    pub(super) fn path_of(&self, i: usize) -> &Path {
+        self.files[self.places[i].0 as usize].map().path()
     }
 
     pub(super) fn find(&self, name: &str) -> Option<usize> {

@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 
 use super::names::Name;
-use super::shards::{Shards, TensorInfo};
+use super::shards::Shards;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 
 /// Pieces of names that tell what a stranger is and what to do about it, the first that fits.
 const SIGNS: [(&str, &str, &str); 18] = [
@@ -52,16 +52,21 @@ const PLACES: [&str; 10] = [
 pub(super) fn refuse(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String>) -> Result<()> {
     let one_layer = Config { layers: 1, ..config.clone() };
     let known: HashSet<String> = Name::all(&one_layer).filter_map(spell).collect();
-    for TensorInfo { name, .. } in shards.iter().filter(|tensor| is_in_graph(tensor.name)) {
-        let (in_layer_0, layer) = in_layer_0(name);
-        match known.contains(&in_layer_0) {
-            true if layer < config.layers => {}
-            true => return Err(Error::tensor(name, format!("is past the last of {} layers", config.layers))),
-            false if is_harmless(name) => {}
-            false => return Err(refusal(name)),
-        }
+    for (i, tensor) in shards.iter().enumerate().filter(|(_, tensor)| is_in_graph(tensor.name)) {
+        check(tensor.name, &known, config.layers).in_file(shards.path_of(i))?;
     }
     Ok(())
+}
+
+/// `known` are the names of a model with one layer.
+fn check(name: &str, known: &HashSet<String>, layers: usize) -> Result<()> {
+    let (in_layer_0, layer) = in_layer_0(name);
+    match known.contains(&in_layer_0) {
+        true if layer < layers => Ok(()),
+        true => Err(Error::tensor(name, format!("is past the last of {layers} layers; no more were expected"))),
+        false if is_harmless(name) => Ok(()),
+        false => Err(refusal(name)),
+    }
 }
 
 fn is_in_graph(name: &str) -> bool {
@@ -85,5 +90,5 @@ fn is_harmless(name: &str) -> bool {
 fn refusal(name: &str) -> Error {
     let sign = SIGNS.into_iter().find(|(sign, ..)| name.contains(sign));
     let (_, kind, advice) = sign.unwrap_or(("", "one that no Llama has", LLAMAS));
-    Error::Unsupported { what: format!("tensor {name}, {kind},"), advice: advice.into() }
+    Error::unsupported(format!("tensor {name}, {kind},"), advice)
 }

@@ -4,7 +4,7 @@
 use super::names::Name;
 use super::shards::Shards;
 use super::view::TensorView;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Rows that are compared: a model whose head was trained by itself differs in any.
 const ROWS: usize = 16;
@@ -16,9 +16,8 @@ pub(super) fn check(shards: &Shards, spell: impl Fn(Name) -> Option<String>) -> 
     let (embed, head) = (shards.view(embed)?, shards.view(head)?);
     match are_equal(embed, head) {
         true => Ok(()),
-        false => Err(Error::tensor(
-            head.name(),
-            "is not the embedding, though config.json says tie_word_embeddings; say false there to use it, or take it out",
+        false => Err(head.error(
+            "is not the embedding, which was expected by tie_word_embeddings in config.json; put false there to use it, or take it out",
         )),
     }
 }

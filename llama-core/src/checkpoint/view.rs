@@ -1,10 +1,11 @@
 //! A borrowed matrix of a checkpoint. A view that exists is in bounds: it is parsed, not validated later.
 
 use std::ops::Range;
+use std::path::Path;
 
 use super::checksum::checksum;
 use super::map::Map;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::format::Format;
 
 /// Bytes that [`TensorView::fingerprint`] looks at.
@@ -19,6 +20,8 @@ pub struct TensorView<'a> {
     cols: usize,
     data: &'a [u8],
     map: Option<&'a Map>,
+    /// Of the file, even where `data` is a copy of its bytes.
+    path: Option<&'a Path>,
 }
 
 impl<'a> TensorView<'a> {
@@ -32,7 +35,7 @@ impl<'a> TensorView<'a> {
         })?;
         match row.checked_mul(rows) {
             Some(bytes) if bytes == data.len() && bytes > 0 => {
-                Ok(TensorView { name, format, rows, cols, data, map: None })
+                Ok(TensorView { name, format, rows, cols, data, map: None, path: None })
             }
             _ => Err(Error::tensor(
                 name,
@@ -43,12 +46,21 @@ impl<'a> TensorView<'a> {
 
     /// The same, of bytes that lie in `map`.
     pub(super) fn within(self, map: &'a Map) -> Self {
-        TensorView { map: Some(map), ..self }
+        TensorView { map: Some(map), path: Some(map.path()), ..self }
     }
 
     /// Name as the file spells it.
     pub fn name(&self) -> &'a str {
         self.name
+    }
+
+    /// An error about this tensor, which names its file, where it is in one.
+    pub fn error(&self, problem: impl Into<String>) -> Error {
+        let error = Error::tensor(self.name, problem);
+        match self.path {
+            Some(path) => error.in_file(path),
+            None => error,
+        }
     }
 
     /// How the numbers are stored.

@@ -49,7 +49,7 @@ impl Config {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Error::config(
                 keys.kv_heads,
-                format!("is {}, which does not divide {} heads", self.kv_heads, self.heads),
+                format!("is {}; a divisor of the {} heads was expected", self.kv_heads, self.heads),
             ));
         }
         within(keys.head_dim, self.head_dim, 2..=MOST_HEAD_DIM)?;
@@ -78,7 +78,9 @@ impl Rope {
         }
         self.scaling.check(keys.scaling, self.dims)?;
         match self.inv_freq(config.context).into_iter().find(|freq| !freq.is_finite()) {
-            Some(freq) => Err(Error::config(keys.scaling, format!("makes the frequency {freq}"))),
+            Some(freq) => {
+                Err(Error::config(keys.scaling, format!("makes the frequency {freq}; finite ones were expected")))
+            }
             None => Ok(()),
         }
     }
@@ -108,7 +110,10 @@ impl RopeScaling {
 
 fn check_divisors(key: &str, divisors: &[f32], dims: usize) -> Result<()> {
     if divisors.len() != dims / 2 {
-        return Err(Error::config(key, format!("has {} divisors for {} frequencies", divisors.len(), dims / 2)));
+        return Err(Error::config(
+            key,
+            format!("has {} divisors; {}, one for each frequency, were expected", divisors.len(), dims / 2),
+        ));
     }
     let bad = divisors.iter().position(|divisor| !divisor.is_finite() || *divisor < f32::MIN_POSITIVE);
     match bad {

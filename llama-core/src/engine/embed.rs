@@ -50,10 +50,8 @@ impl Engine {
     /// As [`Engine::submit_embed`]; [`Error::Unsupported`] for a model without labels.
     pub fn submit_classify(&mut self, prompt: impl Into<Vec<u32>>) -> Result<SequenceId> {
         let Some(classifier) = self.classifier.clone() else {
-            return Err(Error::Unsupported {
-                what: "classification by a model without labels".into(),
-                advice: "load a LlamaForSequenceClassification or MistralForSequenceClassification".into(),
-            });
+            let advice = "load a LlamaForSequenceClassification or MistralForSequenceClassification";
+            return Err(Error::unsupported("classification by a model without labels", advice));
         };
         self.submit_pool(Embed::new(prompt), Pooling::Last, Then::Classify(classifier))
     }

@@ -385,10 +385,8 @@ fn check_generates(config: &Config) -> Result<()> {
     if config.head != Head::None {
         return Ok(());
     }
-    Err(Error::Unsupported {
-        what: "generation by a model without a head".into(),
-        advice: "ask for embeddings or labels, or load the ForCausalLM model".into(),
-    })
+    let advice = "ask for embeddings or labels, or load the ForCausalLM model";
+    Err(Error::unsupported("generation by a model without a head", advice))
 }
 
 /// Cuts the first `count` off `rest`; where nothing was brought there is nothing.

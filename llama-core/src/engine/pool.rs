@@ -33,7 +33,7 @@ impl Classifier {
         let classifier = Classifier { weight: view.to_f32(), hidden: view.cols() };
         view.release();
         match classifier.weight.iter().position(|x| !x.is_finite()) {
-            Some(i) => Err(Error::tensor(view.name(), format!("element {i} is not finite"))),
+            Some(i) => Err(view.error(format!("element {i} is not finite"))),
             None => Ok(Some(classifier)),
         }
     }

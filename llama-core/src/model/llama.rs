@@ -7,7 +7,7 @@ use crate::backend::{AttentionShape, Backend, Limits, Norm, Part};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::plan::{MemoryPlan, Parts};
 use crate::model::workspace::Workspace;
 use crate::model::{Model, check};
@@ -72,7 +72,7 @@ impl<B: Backend> Llama<B> {
             Ok(weight)
         };
         let gain = |view: TensorView<'_>| match view.to_f32().iter().position(|x| !x.is_finite()) {
-            Some(i) => Err(Error::tensor(view.name(), format!("element {i} is not finite"))),
+            Some(i) => Err(view.error(format!("element {i} is not finite"))),
             None => backend.gain(view),
         };
         let shape = AttentionShape::new(&config, limits.context);

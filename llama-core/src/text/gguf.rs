@@ -11,16 +11,16 @@ use super::pretokenize::Pattern;
 use super::tokenizer::Tokenizer;
 use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab, looks_like_control};
 use crate::checkpoint::gguf::Metadata;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 
 impl Tokenizer {
     /// The tokenizer of a GGUF file.
     ///
     /// # Errors
     /// [`Error::Config`] for a key of the wrong type, [`Error::Unsupported`] for a kind of tokenizer or a pre-tokenizer
-    /// that the Llama family does not use, [`Error::Tokenizer`] for data that contradict each other.
+    /// that the Llama family does not use, [`Error::Tokenizer`] for data that contradict each other. All name the file.
     pub fn from_gguf(metadata: &Metadata) -> Result<Self> {
-        Tokenizer::new(vocab(metadata)?)
+        vocab(metadata).and_then(Tokenizer::new).in_file(metadata.path())
     }
 }
 
@@ -30,7 +30,7 @@ fn key(name: &str) -> String {
 }
 
 fn missing(name: &str) -> Error {
-    Error::tokenizer(key(name), "is missing")
+    Error::tokenizer(key(name), "is missing, and a tokenizer needs it")
 }
 
 fn vocab(metadata: &Metadata) -> Result<Vocab> {
@@ -68,7 +68,7 @@ fn has_whole_words(pre: &str) -> bool {
 fn kinds(metadata: &Metadata, tokens: &[String]) -> Result<Vec<TokenKind>> {
     let numbers = metadata.i32s(&key("token_type"))?.ok_or_else(|| missing("token_type"))?;
     let kind = |(id, &n): (usize, &i32)| {
-        let problem = || format!("token {id} is of kind {n}; kinds are 1 to 6");
+        let problem = || format!("token {id} is of kind {n}; 1 to 6 was expected");
         let kind = TokenKind::from_gguf(n).ok_or_else(|| Error::tokenizer(key("token_type"), problem()))?;
         let steers = kind == TokenKind::UserDefined && tokens.get(id).is_some_and(|token| looks_like_control(token));
         Ok(if steers { TokenKind::Control } else { kind })
@@ -87,19 +87,21 @@ fn scheme(metadata: &Metadata) -> Result<Scheme> {
             Ok(Scheme::SentencePiece { order: Order::Scores(scores), space_prefix })
         }
         "gpt2" => {
-            let name = metadata.string(&key("pre"))?.ok_or_else(|| Error::Unsupported {
-                what: "a byte-level tokenizer without tokenizer.ggml.pre".into(),
-                advice: "convert the model again with a newer llama.cpp; guessing the key would give wrong tokens"
-                    .into(),
+            let name = metadata.string(&key("pre"))?.ok_or_else(|| {
+                Error::unsupported(
+                    "a byte-level tokenizer without tokenizer.ggml.pre",
+                    "convert the model again, or give the file the key (gguf-py's gguf-new-metadata --pre-tokenizer, with llama-bpe \
+                     if it is a Llama 3); a guess would give wrong tokens",
+                )
             })?;
             let pattern = Pattern::from_gguf_name(name)?;
             let whole_words = has_whole_words(name);
             Ok(Scheme::ByteLevel { pattern, merges: merges(metadata)?, whole_words })
         }
-        other => Err(Error::Unsupported {
-            what: format!("tokenizer.ggml.model = {other:?}"),
-            advice: "the Llama family uses \"llama\" (SentencePiece) and \"gpt2\" (byte-level)".into(),
-        }),
+        other => Err(Error::unsupported(
+            format!("tokenizer.ggml.model = {other:?}"),
+            "the Llama family uses \"llama\" (SentencePiece) and \"gpt2\" (byte-level)",
+        )),
     }
 }
 
@@ -107,7 +109,7 @@ fn scheme(metadata: &Metadata) -> Result<Scheme> {
 fn merges(metadata: &Metadata) -> Result<Vec<(String, String)>> {
     let lines = metadata.strings(&key("merges"))?.ok_or_else(|| missing("merges"))?;
     let pair = |(rank, line): (usize, &String)| {
-        let problem = || format!("merge {rank} is {line:?}, which is not two spellings with a space between");
+        let problem = || format!("merge {rank} is {line:?}; two spellings with a space between were expected");
         split_merge(line).ok_or_else(|| Error::tokenizer(key("merges"), problem()))
     };
     lines.iter().enumerate().map(pair).collect()

@@ -13,13 +13,14 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::bytes;
-use super::folder::ADDED;
+use super::folder::{ADDED, Settings};
 use super::gguf::split_merge;
-use super::json::Node;
+use super::json::{Node, parse};
 use super::pretokenize::Pattern;
 use super::tokenizer::Tokenizer;
 use super::vocab::{Order, Scheme, SpacePrefix, Strip, TokenKind, Vocab, looks_like_control};
-use crate::error::{Error, Result};
+use crate::checkpoint::map;
+use crate::error::{Error, InFile, Result};
 
 /// How SentencePiece spells a space.
 const SPACE: &str = "\u{2581}";
@@ -29,33 +30,30 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the part, if the pipeline is not one of the Llama family's; [`Error::Tokenizer`]
-    /// naming the field, for anything malformed or contradictory.
+    /// naming the field, for anything malformed or contradictory. They name `tokenizer.json` and `tokenizer_config.json`.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self> {
-        let tokenizer = parse("tokenizer.json", tokenizer)?;
-        let config = config.map_or(Ok(Value::Null), |bytes| parse("tokenizer_config.json", bytes))?;
-        Tokenizer::new(vocab_from_json(&tokenizer, &config)?)
+        let path = Path::new("tokenizer.json");
+        let settings = Settings::new(Path::new("tokenizer_config.json"), config)?;
+        Tokenizer::new(vocab(path, tokenizer, &settings)?).in_file(path)
     }
-}
-
-/// The vocabulary of a parsed tokenizer.json and tokenizer_config.json, which may be null.
-pub(super) fn vocab_from_json(tokenizer: &Value, config: &Value) -> Result<Vocab> {
-    vocab(&Node::root("tokenizer.json", tokenizer), &Node::root("tokenizer_config.json", config))
 }
 
 /// A file's bytes, or `None` if there is no such file.
 pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path, e)),
+    match map::Map::open(path) {
+        Ok(map) => Ok(Some(map.bytes().to_vec())),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|e| Error::tokenizer(name, e.to_string()))
+/// The vocabulary of the tokenizer.json at `path`, which holds `bytes`.
+pub(super) fn vocab(path: &Path, bytes: &[u8], settings: &Settings) -> Result<Vocab> {
+    let json = parse(path, bytes)?;
+    read(&Node::root(path, &json), settings).in_file(path)
 }
 
-fn vocab(root: &Node<'_>, config: &Node<'_>) -> Result<Vocab> {
+fn read(root: &Node<'_>, config: &Settings) -> Result<Vocab> {
     let model = root.get("model");
     check_model(&model)?;
     let mut table = Table::read(&model)?;
@@ -68,7 +66,9 @@ fn vocab(root: &Node<'_>, config: &Node<'_>) -> Result<Vocab> {
     let mut strips = table.add_tokens(&root.get("added_tokens"), unk_token)?;
     strips.extend(table.add_later_tokens(&config.get(ADDED), unk_token)?);
     let find = |node: Node<'_>, spelling: &str| {
-        table.find(spelling).ok_or_else(|| node.error(format!("{spelling:?} is not in the vocabulary")))
+        table
+            .find(spelling)
+            .ok_or_else(|| node.error(format!("{spelling:?} is not in the vocabulary, as was expected")))
     };
     let unk = unk_token.map(|spelling| find(model.get("unk_token"), spelling)).transpose()?;
     let named = |key: &str| named_token(config, key)?.map(|spelling| find(config.get(key), &spelling)).transpose();
@@ -89,7 +89,7 @@ fn vocab(root: &Node<'_>, config: &Node<'_>) -> Result<Vocab> {
 }
 
 /// A token in `tokenizer_config.json`: a string, or an object with `content`.
-pub(super) fn named_token(config: &Node<'_>, key: &str) -> Result<Option<String>> {
+pub(super) fn named_token(config: &Settings, key: &str) -> Result<Option<String>> {
     let node = config.get(key);
     match node.value {
         Value::Null => Ok(None),
@@ -130,7 +130,7 @@ impl Table {
         let mut table = Table { given: entries.len(), ..Table::default() };
         table.grow(entries.len());
         for (spelling, id) in entries {
-            let node = Node { path: format!("{}[{spelling:?}]", vocab.path), value: id };
+            let node = vocab.inner(format_args!("{spelling:?}"), id);
             table.set(&node, node.id()?, spelling, TokenKind::Normal)?;
         }
         Ok(table)
@@ -147,11 +147,14 @@ impl Table {
     fn set(&mut self, node: &Node<'_>, id: u32, spelling: &str, kind: TokenKind) -> Result<()> {
         let slot = id as usize;
         if slot > 2 * self.given + 4096 {
-            return Err(node.error(format!("id {id} is far beyond the {} tokens that there are", self.given)));
+            return Err(node.error(format!(
+                "id {id} is far beyond the {} tokens that there are; one near them was expected",
+                self.given
+            )));
         }
         self.grow(slot + 1);
         if self.kinds[slot] != TokenKind::Unused && self.tokens[slot] != spelling {
-            return Err(node.error(format!("id {id} is already {:?}", self.tokens[slot])));
+            return Err(node.error(format!("id {id} is already {:?}; one of its own was expected", self.tokens[slot])));
         }
         spelling.clone_into(&mut self.tokens[slot]);
         self.kinds[slot] = kind;
@@ -184,8 +187,8 @@ impl Table {
     pub fn add_later_tokens(&mut self, added: &Node<'_>, unk: Option<&str>) -> Result<Vec<(u32, Strip)>> {
         let (mut later, none) = (Vec::new(), Map::new());
         for (id, value) in if added.is_null() { &none } else { added.object()? } {
-            let token = Node { path: format!("{}[{id}]", added.path), value };
-            let id = id.parse::<u32>().map_err(|_| token.error("is not under a token id"))?;
+            let token = added.inner(id, value);
+            let id = id.parse::<u32>().map_err(|_| token.error("is not under a token id, as was expected"))?;
             later.push((id, token.get("content").str()?, token));
         }
         let ids = self.ids_of(later.iter().map(|(_, content, _)| *content).collect());
@@ -358,7 +361,9 @@ fn merges(node: &Node<'_>) -> Result<Vec<(String, String)>> {
             },
             _ => None,
         };
-        found.ok_or_else(|| node.error(format!("merge {rank} is neither \"left right\" nor a pair of strings")))
+        found.ok_or_else(|| {
+            node.error(format!("merge {rank} is neither \"left right\" nor a pair of strings, as was expected"))
+        })
     };
     entries.iter().enumerate().map(pair).collect()
 }

@@ -1,25 +1,44 @@
-//! Reading JSON with errors that name the place: a value and the path that led to it.
+//! Reading JSON with errors that name the place: a value, its file and the keys that led to it.
+
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::checkpoint::foreign;
+use crate::error::{Error, InFile, Result};
+
+/// The JSON in the file `path`.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    let malformed = |bad: serde_json::Error| {
+        let other = foreign::refusal_of_text(path, bytes);
+        other.unwrap_or_else(|| Error::tokenizer("JSON", bad.to_string()).in_file(path))
+    };
+    serde_json::from_slice(bytes).map_err(malformed)
+}
 
 /// A JSON value and where it was found, such as `model.merges`.
 #[derive(Clone)]
 pub(super) struct Node<'a> {
-    pub path: String,
+    file: &'a Path,
+    place: String,
     pub value: &'a Value,
 }
 
 impl<'a> Node<'a> {
-    /// The root of a document called `name`.
-    pub fn root(name: &str, value: &'a Value) -> Self {
-        Node { path: name.to_owned(), value }
+    /// The root of a file; of a text in memory, `file` is the name of the file that it would be.
+    pub fn root(file: &'a Path, value: &'a Value) -> Self {
+        Node { file, place: String::new(), value }
     }
 
     /// A member; null if it is absent or this is no object.
     pub fn get(&self, key: &str) -> Node<'a> {
-        Node { path: format!("{}.{key}", self.path), value: self.value.get(key).unwrap_or(&Value::Null) }
+        let place = if self.place.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place) };
+        Node { file: self.file, place, value: self.value.get(key).unwrap_or(&Value::Null) }
+    }
+
+    /// A value inside this one, under a key that may be anything, or a number.
+    pub fn inner(&self, key: impl std::fmt::Display, value: &'a Value) -> Node<'a> {
+        Node { file: self.file, place: format!("{}[{key}]", self.place), value }
     }
 
     pub fn is_null(&self) -> bool {
@@ -28,7 +47,7 @@ impl<'a> Node<'a> {
 
     /// An error about this value.
     pub fn error(&self, problem: impl Into<String>) -> Error {
-        Error::tokenizer(self.path.clone(), problem)
+        Error::tokenizer(&self.place, problem).in_file(self.file)
     }
 
     /// An error that says that this value is a shape the library does not know.
@@ -38,10 +57,8 @@ impl<'a> Node<'a> {
             shown.truncate(cut);
             shown.push('…');
         }
-        Error::Unsupported {
-            what: format!("{} = {shown}", self.path),
-            advice: "only the tokenizers of the Llama family are known; any other would give wrong tokens".into(),
-        }
+        let advice = "only the tokenizers of the Llama family are known; any other would give wrong tokens";
+        Error::unsupported(format!("{} = {shown}", self.place), advice).in_file(self.file)
     }
 
     pub fn str(&self) -> Result<&'a str> {
@@ -69,7 +86,7 @@ impl<'a> Node<'a> {
 
     /// The elements of an array; none if it is absent.
     pub fn array(&self) -> Result<Vec<Node<'a>>> {
-        let node = |(i, value)| Node { path: format!("{}[{i}]", self.path), value };
+        let node = |(i, value)| self.inner(i, value);
         match self.value {
             Value::Null => Ok(Vec::new()),
             Value::Array(values) => Ok(values.iter().enumerate().map(node).collect()),

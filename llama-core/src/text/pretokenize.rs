@@ -102,12 +102,9 @@ impl Pattern {
             "deepseek-coder" => Pattern::DeepseekCoder,
             "deepseek-llm" => Pattern::DeepseekLlm,
             _ => {
-                return Err(Error::Unsupported {
-                    what: format!("tokenizer.ggml.pre = {name:?}"),
-                    advice: "known pre-tokenizers are llama-bpe, smollm, tekken, qwen2, gpt-2, deepseek-llm, \
-                             deepseek-coder, seed-coder, minicpm5, default and their other names"
-                        .into(),
-                });
+                let advice = "known pre-tokenizers are llama-bpe, smollm, tekken, qwen2, gpt-2, deepseek-llm, \
+                              deepseek-coder, seed-coder, minicpm5, default and their other names";
+                return Err(Error::unsupported(format!("tokenizer.ggml.pre = {name:?}"), advice));
             }
         })
     }

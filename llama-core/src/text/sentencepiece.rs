@@ -11,26 +11,34 @@
 //!
 //! Source: google/sentencepiece, src/sentencepiece_model.proto.
 
-use super::huggingface::{Table, named_token};
-use super::json::Node;
-use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab};
-use crate::error::{Error, Result};
+use std::path::Path;
 
-const FILE: &str = "tokenizer.model";
+use super::folder::{ADDED, Settings};
+use super::huggingface::{Table, named_token};
+use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab};
+use crate::checkpoint::foreign;
+use crate::error::{Error, InFile, Result};
+
 /// Score of tokens that were added to the file's: nothing merges into them sooner than into others.
 const ADDED_SCORE: f32 = f32::MIN;
 
-/// The vocabulary in the bytes of a `tokenizer.model`, and the tokens that tokenizer_config.json adds.
-pub(super) fn vocab(bytes: &[u8], config: &Node<'_>) -> Result<Vocab> {
-    let model = Model::read(bytes)?;
+/// The vocabulary of the `tokenizer.model` at `path`, which holds `bytes`, and the tokens that `config` adds.
+pub(super) fn vocab(path: &Path, bytes: &[u8], config: &Settings) -> Result<Vocab> {
+    match foreign::refusal_of_text(path, bytes) {
+        Some(refusal) => Err(refusal),
+        None => Model::read(bytes).and_then(|model| with_settings(model, config)).in_file(path),
+    }
+}
+
+fn with_settings(model: Model, config: &Settings) -> Result<Vocab> {
     model.check()?;
     let Model { mut table, mut scores, ids: [unk, bos, eos], space, .. } = model;
-    let strips = table.add_later_tokens(&config.get(super::folder::ADDED), None)?;
+    let strips = table.add_later_tokens(&config.get(ADDED), None)?;
     scores.resize(table.tokens.len(), ADDED_SCORE);
     let named = |key: &str, default: u64| match named_token(config, key)? {
         Some(spelling) => match table.find(&spelling) {
             Some(id) => Ok(Some(id)),
-            None => Err(config.get(key).error(format!("{spelling:?} is not in the vocabulary"))),
+            None => Err(config.get(key).error(format!("{spelling:?} is not in the vocabulary, as was expected"))),
         },
         None => Ok(id_of(default, table.tokens.len())),
     };
@@ -58,10 +66,6 @@ pub(super) fn vocab(bytes: &[u8], config: &Node<'_>) -> Result<Vocab> {
 /// An id of the trainer's; -1, which is a large number here, is none.
 fn id_of(id: u64, tokens: usize) -> Option<u32> {
     u32::try_from(id).ok().filter(|&id| (id as usize) < tokens)
-}
-
-fn error(problem: impl Into<String>) -> Error {
-    Error::tokenizer(FILE, problem)
 }
 
 /// What the file says.
@@ -108,7 +112,8 @@ impl Model {
         for field in fields(piece) {
             match field? {
                 (1, Value::Bytes(bytes)) => {
-                    spelling = std::str::from_utf8(bytes).map_err(|_| error(format!("piece {id} is not UTF-8")))?;
+                    spelling = std::str::from_utf8(bytes)
+                        .map_err(|_| Error::tokenizer(format!("piece {id}"), "is not UTF-8, which was expected"))?;
                 }
                 (2, Value::Four(bytes)) => score = f32::from_le_bytes(bytes),
                 (3, Value::Integer(n)) => kind = n,
@@ -118,7 +123,9 @@ impl Model {
         let kind = i32::try_from(kind).ok().and_then(TokenKind::from_gguf);
         self.table.given += 1;
         self.table.tokens.push(spelling.to_owned());
-        self.table.kinds.push(kind.ok_or_else(|| error(format!("piece {id} is of no known kind")))?);
+        self.table.kinds.push(
+            kind.ok_or_else(|| Error::tokenizer(format!("piece {id}"), "is of no known kind; 1 to 6 was expected"))?,
+        );
         self.scores.push(score);
         Ok(())
     }
@@ -152,7 +159,7 @@ impl Model {
     fn check(&self) -> Result<()> {
         let what = match self {
             _ if self.scores.is_empty() => {
-                return Err(error("has no pieces; Llama 3's is tiktoken's: take tokenizer.json"));
+                return Err(Error::tokenizer("pieces", "are none; Llama 3's is tiktoken's: take tokenizer.json"));
             }
             Model { algorithm: n, .. } if *n != 2 => format!("algorithm {n}"),
             Model { suffix: true, .. } => "white space as a suffix".into(),
@@ -161,10 +168,8 @@ impl Model {
             Model { escapes_spaces: false, .. } => "spaces that are not escaped".into(),
             _ => return Ok(()),
         };
-        Err(Error::Unsupported {
-            what: format!("{FILE} with {what}"),
-            advice: "BPE without any normalization is read, as Llama has it; take the model's tokenizer.json".into(),
-        })
+        let advice = "BPE without any normalization is read, as Llama has it; take the model's tokenizer.json";
+        Err(Error::unsupported(format!("a SentencePiece model with {what}"), advice))
     }
 }
 
@@ -186,11 +191,10 @@ fn fields<'a>(mut bytes: &'a [u8]) -> impl Iterator<Item = Result<(u64, Value<'a
         if field.is_none() {
             bytes = &[];
         }
-        Some(
-            field.ok_or_else(|| {
-                error("is not a message of SentencePiece's; Llama 3's is tiktoken's: take tokenizer.json")
-            }),
-        )
+        Some(field.ok_or_else(|| {
+            let problem = "is not one of SentencePiece's; Llama 3's is tiktoken's: take tokenizer.json";
+            Error::tokenizer("message", problem)
+        }))
     })
 }
 

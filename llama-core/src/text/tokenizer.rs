@@ -344,7 +344,10 @@ fn special_tokens(vocab: &Vocab) -> Result<SpecialTokens> {
         };
         let special = Special { id, control, strip: strips.get(&id).copied().unwrap_or_default() };
         if !specials.insert(token, special) {
-            return Err(Error::tokenizer("tokens", format!("special token {token:?} occurs twice, again as id {id}")));
+            return Err(Error::tokenizer(
+                "tokens",
+                format!("special token {token:?} occurs twice, again as id {id}; once was expected"),
+            ));
         }
     }
     Ok(specials)
@@ -360,7 +363,10 @@ fn ordinary_tokens(vocab: &Vocab) -> Result<HashMap<Box<[u8]>, u32>> {
         }
         let Some(key) = lookup_key(token, byte_level) else { continue };
         if let Some(other) = ordinary.insert(key.into_boxed_slice(), id) {
-            return Err(Error::tokenizer("tokens", format!("token {token:?} occurs twice, as id {other} and {id}")));
+            return Err(Error::tokenizer(
+                "tokens",
+                format!("token {token:?} occurs twice, as id {other} and {id}; once was expected"),
+            ));
         }
     }
     Ok(ordinary)
@@ -380,10 +386,13 @@ fn byte_tokens(vocab: &Vocab, ordinary: &HashMap<Box<[u8]>, u32>) -> Result<[Opt
     let mut tokens = [None; 256];
     for (id, token) in (0u32..).zip(&vocab.tokens).filter(|(id, _)| vocab.kinds[*id as usize] == TokenKind::Byte) {
         let byte = bytes::from_byte_token(token).ok_or_else(|| {
-            Error::tokenizer("tokens", format!("byte token {id} is spelled {token:?}, not like <0x0A>"))
+            Error::tokenizer("tokens", format!("byte token {id} is spelled {token:?}; the like of <0x0A> was expected"))
         })?;
         if tokens[usize::from(byte)].replace(id).is_some() {
-            return Err(Error::tokenizer("tokens", format!("byte token {token:?} occurs twice, again as id {id}")));
+            return Err(Error::tokenizer(
+                "tokens",
+                format!("byte token {token:?} occurs twice, again as id {id}; once was expected"),
+            ));
         }
     }
     Ok(tokens)
@@ -424,7 +433,9 @@ fn listed_merges(listed: &[(String, String)], ordinary: &HashMap<Box<[u8]>, u32>
     for (rank, (left, right)) in (0u32..).zip(listed) {
         let ids = (find(left), find(right), find(&format!("{left}{right}")));
         let (Some(l), Some(r), Some(result)) = ids else {
-            let problem = format!("merge {rank}, {left:?} + {right:?}, names a token that is not in the vocabulary");
+            let problem = format!(
+                "merge {rank}, {left:?} + {right:?}, names a token that is not in the vocabulary, as was expected"
+            );
             return Err(Error::tokenizer("merges", problem));
         };
         merges.insert(l, r, Merge { rank, result });

@@ -134,7 +134,10 @@ impl Vocab {
             return Err(Error::tokenizer("tokens", format!("{n} tokens; there must be some, and fewer than 2^30")));
         }
         if self.kinds.len() != n {
-            return Err(Error::tokenizer("token_type", format!("{} entries for {n} tokens", self.kinds.len())));
+            return Err(Error::tokenizer(
+                "token_type",
+                format!("has {} entries; {n}, one for each token, were expected", self.kinds.len()),
+            ));
         }
         self.check_ids()?;
         self.check_spellings()?;
@@ -151,13 +154,20 @@ impl Vocab {
         let strips = self.strips.iter().map(|&(id, _)| ("added_tokens", id));
         for (field, id) in ids.chain(ends).chain(strips) {
             if id as usize >= self.tokens.len() {
-                let problem = format!("id {id} is not in the vocabulary of {} tokens", self.tokens.len());
+                let problem =
+                    format!("id {id} is not in the vocabulary; one less than {} was expected", self.tokens.len());
                 return Err(Error::tokenizer(field, problem));
             }
         }
         match (self.add_bos && self.bos.is_none(), self.add_eos && self.eos.is_none()) {
-            (true, _) => Err(Error::tokenizer("add_bos_token", "true, but there is no begin-of-sequence token")),
-            (_, true) => Err(Error::tokenizer("add_eos_token", "true, but there is no end-of-sequence token")),
+            (true, _) => Err(Error::tokenizer(
+                "add_bos_token",
+                "is true, and there is no begin-of-sequence token, which was expected then",
+            )),
+            (_, true) => Err(Error::tokenizer(
+                "add_eos_token",
+                "is true, and there is no end-of-sequence token, which was expected then",
+            )),
             _ => Ok(()),
         }
     }
@@ -188,10 +198,16 @@ impl Vocab {
 
 fn check_scores(scores: &[f32], tokens: usize) -> Result<()> {
     if scores.len() != tokens {
-        return Err(Error::tokenizer("scores", format!("{} entries for {tokens} tokens", scores.len())));
+        return Err(Error::tokenizer(
+            "scores",
+            format!("has {} entries; {tokens}, one for each token, were expected", scores.len()),
+        ));
     }
     match scores.iter().position(|s| !s.is_finite()) {
-        Some(id) => Err(Error::tokenizer("scores", format!("score of token {id} is {}", scores[id]))),
+        Some(id) => Err(Error::tokenizer(
+            "scores",
+            format!("score of token {id} is {}; a finite number was expected", scores[id]),
+        )),
         None => Ok(()),
     }
 }

@@ -65,7 +65,7 @@ impl Weight {
         for part in parts {
             if part.weight.cols() != cols {
                 let problem = format!("{} columns are stacked on {cols}", part.weight.cols());
-                return Err(Error::tensor(part.weight.name(), problem));
+                return Err(part.weight.error(problem));
             }
             let pack = Pack::of(part.weight.format(), numerics);
             weight.segments.push(Segment::new(store, part, pack, weight.rows, threads)?);
@@ -229,10 +229,8 @@ fn fill_stretch(out: &mut [u8], view: &TensorView<'_>, pack: Pack, first: usize)
         let end = view.rows().min(start + group * pack.rows());
         let rows = view.read_rows(start..end, &mut buffer)?;
         for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
-            repack::panel(pack, &rows, p * pack.rows(), out).map_err(|row| {
-                let row = start + row;
-                Error::tensor(view.name(), format!("row {row} holds a weight or scale that is not finite"))
-            })?;
+            repack::panel(pack, &rows, p * pack.rows(), out)
+                .map_err(|row| view.error(format!("row {} holds a weight or scale that is not finite", start + row)))?;
         }
     }
     Ok(())
@@ -273,11 +271,11 @@ fn bias(part: &Part<'_>) -> Result<Vec<f32>> {
             part.weight.rows(),
             part.weight.name()
         );
-        return Err(Error::tensor(view.name(), problem));
+        return Err(view.error(problem));
     }
     let bias = view.to_f32();
     match bias.iter().position(|b| !b.is_finite()) {
-        Some(i) => Err(Error::tensor(view.name(), format!("bias {i} is not finite"))),
+        Some(i) => Err(view.error(format!("bias {i} is not finite"))),
         None => Ok(bias),
     }
 }

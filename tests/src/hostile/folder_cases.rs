@@ -9,7 +9,7 @@ const GOOD: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
 /// Bad containers, with the eight-byte buffer of `GOOD`.
 pub fn containers() -> Vec<Case<Vec<u8>>> {
     let mut cases = vec![
-        Case::new("no byte", vec![], &["file at byte 0"]),
+        Case::new("no byte", vec![], &["file: is empty"]),
         Case::new("seven bytes", vec![2; 7], &["header length at byte 0"]),
         Case::new("header of 0 bytes", safetensors("", &[]), &["header at byte 8"]),
         Case::new("header of 100 MB + 1", 100_000_001u64.to_le_bytes().to_vec(), &["header length at byte 0"]),
@@ -18,11 +18,11 @@ pub fn containers() -> Vec<Case<Vec<u8>>> {
         Case::new("header past the end", [&99u64.to_le_bytes()[..], b"{}"].concat(), &["header length at byte 0"]),
         Case::new("header not UTF-8", [&4u64.to_le_bytes()[..], b"{\"\xff}"].concat(), &["JSON at byte"]),
         Case::new("a tail of a ZIP", safetensors(GOOD, b"eightbytPK\x05\x06"), &["end of data at byte"]),
-        Case::new("buffer one byte short", safetensors(GOOD, b"sevenby"), &["data_offsets of tensor a at byte"]),
-        Case::new("no buffer", safetensors(GOOD, b""), &["data_offsets of tensor a at byte"]),
+        Case::new("buffer one byte short", safetensors(GOOD, b"sevenby"), &["data_offsets of tensor a: "]),
+        Case::new("no buffer", safetensors(GOOD, b""), &["data_offsets of tensor a: "]),
     ];
     for (name, header, says) in HEADERS {
-        cases.push(Case::new(*name, safetensors(header, &[0; 8]), &[says, "at byte"]));
+        cases.push(Case::new(*name, safetensors(header, &[0; 8]), &[says]));
     }
     cases.push(Case::new("nested 10,000 deep", safetensors(&("{\"a\":".repeat(10_000)), &[]), &["JSON at byte"]));
     let many = (0..5000).map(|i| format!("\"k{i}\":\"\"")).collect::<Vec<String>>().join(",");
@@ -151,6 +151,9 @@ fn files() -> Vec<Case<Folder>> {
         changed("config.json not JSON", &["config.json: JSON at byte 2"], |f| {
             f.set("config.json", "{ x");
         }),
+        changed("a pointer of Git LFS as config.json", &["config.json: a pointer of Git LFS", "git lfs pull"], |f| {
+            f.set("config.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+        }),
         changed("config.json not UTF-8", &["config.json: text at byte 1"], |f| {
             f.set("config.json", b"{\xff}");
         }),
@@ -225,7 +228,7 @@ fn index() -> Vec<Case<Folder>> {
     };
     let renamed = |name: &str, to: &str| {
         let by = format!("\"lm_head.weight\": {to}");
-        moved(name, &["weight_map at byte", "lm_head.weight"], &|f| {
+        moved(name, &["weight_map: ", "lm_head.weight"], &|f| {
             f.replace(INDEX, "\"lm_head.weight\": \"model-00002-of-00002.safetensors\"", &by);
         })
     };
@@ -239,17 +242,17 @@ fn index() -> Vec<Case<Folder>> {
         renamed("a shard that is the folder above", "\"..\""),
         renamed("a shard of another kind", "\"pytorch_model.bin\""),
         renamed("a tensor in the wrong shard", "\"model-00001-of-00002.safetensors\""),
-        moved("a shard that is missing", &["weight_map at byte", "model-00002"], &|f| {
+        moved("a shard that is missing", &["weight_map: ", "model-00002"], &|f| {
             f.unset("model-00002-of-00002.safetensors");
         }),
         moved("a shard that links out of the folder", &["model-00002", "link"], &|f| {
             let name = "model-00002-of-00002.safetensors";
             f.unset(name).links.push((name.into(), "/etc/hostname".into()));
         }),
-        moved("a shard that is cut off", &["model-00002", "at byte"], &|f| {
+        moved("a shard that is cut off", &["model-00002", "cut off"], &|f| {
             f.files.last_mut().expect("the second shard").1.pop();
         }),
-        moved("a tensor that is not in its shard", &["weight_map at byte", "x.weight"], &|f| {
+        moved("a tensor that is not in its shard", &["weight_map: ", "x.weight"], &|f| {
             f.replace(INDEX, "\"lm_head.weight\"", "\"x.weight\"");
         }),
         moved("a tensor that is not in the index", &["lm_head.weight", "not listed"], &|f| {
@@ -265,13 +268,13 @@ fn index() -> Vec<Case<Folder>> {
                 "\"weight_map\": {\"lm_head.weight\": \"model-00001-of-00002.safetensors\",",
             );
         }),
-        moved("no weight_map", &["weight_map at byte"], &|f| {
+        moved("no weight_map", &["weight_map: "], &|f| {
             f.set(INDEX, "{}");
         }),
-        moved("an empty weight_map", &["weight_map at byte"], &|f| {
+        moved("an empty weight_map", &["weight_map: "], &|f| {
             f.set(INDEX, "{\"weight_map\": {}}");
         }),
-        moved("a weight_map that is a list", &["weight_map at byte"], &|f| {
+        moved("a weight_map that is a list", &["weight_map: "], &|f| {
             f.set(INDEX, "{\"weight_map\": []}");
         }),
     ]
@@ -374,10 +377,11 @@ fn config() -> Vec<Case<Folder>> {
             f.replace("config.json", piece, by);
         })
     };
-    let three_of_four = changed("three KV heads for four heads", &["num_key_value_heads", "does not divide"], |f| {
-        f.replace("config.json", "\"num_attention_heads\": 2", "\"num_attention_heads\": 4");
-        f.replace("config.json", "\"num_key_value_heads\": 1", "\"num_key_value_heads\": 3");
-    });
+    let three_of_four =
+        changed("three KV heads for four heads", &["num_key_value_heads", "a divisor of the 4 heads"], |f| {
+            f.replace("config.json", "\"num_attention_heads\": 2", "\"num_attention_heads\": 4");
+            f.replace("config.json", "\"num_key_value_heads\": 1", "\"num_key_value_heads\": 3");
+        });
     CONFIGS.iter().map(case).chain([three_of_four]).collect()
 }
 

@@ -24,7 +24,7 @@ fn changed(name: impl Into<String>, says: &[&str], change: impl FnOnce(&mut Gguf
 
 fn front() -> Cases {
     vec![
-        Case::new("no byte", vec![], &["file at byte 0", "empty"]),
+        Case::new("no byte", vec![], &["file: is empty"]),
         Case::new("three bytes", b"GGU".to_vec(), &["magic at byte 0"]),
         Case::new("magic alone", b"GGUF".to_vec(), &["version at byte 4"]),
         Case::new("ends in version", b"GGUF\x03\0".to_vec(), &["version at byte 4"]),

@@ -119,7 +119,7 @@ fn sizes() -> Cases {
         cases.push(with(format!("block_count {name}"), &["hyperparameter llama.block_count"], key, value));
     }
     let key = "llama.attention.head_count_kv";
-    cases.push(changed("three KV heads for four heads", &[key, "does not divide"], |f| {
+    cases.push(changed("three KV heads for four heads", &[key, "a divisor of the 4 heads"], |f| {
         f.set("llama.attention.head_count", Value::u32(4)).set(key, Value::u32(3));
     }));
     cases.push(with("a KV head count for two layers", &[key, "each of 1 layers"], key, Value::i32s(&[1, 1])));
@@ -261,6 +261,10 @@ fn variants() -> Cases {
         tensor("blk.0.attn_norm.bias", &["no Llama has"]),
         tensor("blk.0.attn_q.scale", &["no Llama has"]),
         tensor("blk.1.attn_norm.weight", &["past the last of 1 layers"]),
+        // What a terminal obeys is escaped.
+        changed("a stranger that clears the screen", &["tensor blk.0.\\u{1b}[2J\\n, one that no Llama has"], |f| {
+            f.tensors.push(Tensor::f32("blk.0.\u{1b}[2J\n", &[8], 1.0));
+        }),
         tensor("rope_factors_long.weight", &["longrope"]),
         tensor("output_norm.bias", &["no Llama has"]),
         tensor("output.bias", &["no Llama has"]),
@@ -287,7 +291,7 @@ fn tensors() -> Cases {
     cases.push(changed("a bias of the wrong length", &["tensor blk.0.attn_q.bias"], |f| {
         f.tensors.push(Tensor::f32("blk.0.attn_q.bias", &[4], 0.0));
     }));
-    cases.push(changed("an embedding with a row too many", &["token_embd.weight has 9 rows"], |f| {
+    cases.push(changed("an embedding with a row too many", &["9, as token_embd.weight has rows"], |f| {
         *f.tensor("token_embd.weight") = Tensor::f32("token_embd.weight", &[8, 9], 0.0);
     }));
     let score = "cls.output.weight";

@@ -22,13 +22,19 @@ pub(super) fn config(folder: &Path) -> Error {
     } else if first(|name| name == "snapshots").is_some() {
         "is not in this folder, which is the hub's cache; open the folder of a revision under snapshots".into()
     } else {
-        "is not in this folder".into()
+        "is not in this folder; open the folder of a model, or a GGUF file".into()
     };
     Error::io(folder.join("config.json"), io::Error::new(io::ErrorKind::NotFound, problem))
 }
 
-/// What to say of a folder without model.safetensors and without its index.
-pub(super) fn weights(folder: &Path) -> String {
+/// The error of a folder that has neither the file `single` nor the file `index`.
+pub(super) fn weights(folder: &Path, single: &str, index: &str) -> Error {
+    let problem = format!("is not in this folder, and neither is {index}: it has {}", weights_there(folder));
+    Error::io(folder.join(single), io::Error::new(io::ErrorKind::NotFound, problem))
+}
+
+/// What a folder has in the place of weights, and what to do with it.
+fn weights_there(folder: &Path) -> String {
     let names = names(folder);
     let first = |fits: fn(&str) -> bool| names.iter().find(|name| fits(name));
     let numbered = |name: &str| name.ends_with(".safetensors") && name.contains("-of-");

@@ -47,7 +47,12 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     let head_dim = match json.size(KEYS.head_dim)? {
         Some(head_dim) => head_dim,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
-        None => return Err(Error::config(KEYS.heads, format!("is {heads}, which does not divide {hidden} columns"))),
+        None => {
+            return Err(Error::config(
+                KEYS.heads,
+                format!("is {heads}; a divisor of the {hidden} columns was expected"),
+            ));
+        }
     };
     let context = json.required(KEYS.context)?;
     let config = Config {
@@ -78,8 +83,8 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
 /// `"llama"` or `"mistral"` and the class, from `model_type` and `architectures`, which must agree where both are given.
 fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     let refuse = |what: String| {
-        let advice = "Llama and Mistral are read: ForCausalLM, ForSequenceClassification and Model".into();
-        Err(Error::Unsupported { what, advice })
+        let advice = "Llama and Mistral are read: ForCausalLM, ForSequenceClassification and Model";
+        Err(Error::unsupported(what, advice))
     };
     let class = match json.get("architectures") {
         None => None,
@@ -120,10 +125,12 @@ fn labels(json: Object<'_>) -> Result<Vec<String>> {
     };
     let name = |i: usize| {
         let name = names.string(&i.to_string())?;
-        name.map(str::to_owned).ok_or_else(|| Error::config(KEYS.labels, format!("has no label {i}")))
+        name.map(str::to_owned).ok_or_else(|| {
+            Error::config(KEYS.labels, format!("has no label {i}; labels numbered from 0 were expected"))
+        })
     };
     match names.0.len() {
-        0 => Err(Error::config(KEYS.labels, "is empty")),
+        0 => Err(Error::config(KEYS.labels, "is empty; a name for each label was expected")),
         count => (0..count).map(name).collect(),
     }
 }

@@ -1,8 +1,45 @@
-//! Typed reading of a JSON object whose errors name the key. `null` is the same as absent, as transformers has it.
+//! JSON files of a folder, and typed reading of an object whose errors name the key. `null` is the same as absent, as
+//! transformers has it.
+
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::checkpoint::json;
+use crate::error::{Error, InFile, Result};
+
+/// A JSON file that holds an object. What is in it can be used by way of [`Document::read`] alone, so that an error about
+/// it names the file.
+#[derive(Debug)]
+pub(super) struct Document {
+    path: PathBuf,
+    contents: Map<String, Value>,
+}
+
+impl Document {
+    pub(super) fn open(path: &Path) -> Result<Document> {
+        Ok(Document { path: path.to_owned(), contents: json::object(path)? })
+    }
+
+    /// What a file that does not exist says.
+    pub(super) fn absent(path: PathBuf) -> Document {
+        Document { path, contents: Map::new() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For callers outside.
+    pub(super) fn contents(&self) -> &Map<String, Value> {
+        &self.contents
+    }
+
+    /// What `of` makes of the contents.
+    pub(super) fn read<'a, T>(&'a self, of: impl FnOnce(Object<'a>) -> Result<T>) -> Result<T> {
+        of(Object(&self.contents)).in_file(&self.path)
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Object<'a>(pub(super) &'a Map<String, Value>);
@@ -18,7 +55,7 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn required(self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| Error::config(key, "is missing"))
+        self.size(key)?.ok_or_else(|| Error::config(key, "is missing, and a Llama needs it"))
     }
 
     pub(super) fn number(self, key: &str) -> Result<Option<f64>> {

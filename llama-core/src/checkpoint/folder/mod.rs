@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use self::json::Object;
+use self::json::{Document, Object};
 use super::json as file;
 use super::names::Name;
 use super::safetensors;
+use super::shards::{Shard, Shards};
 use crate::config::{Config, Pooling};
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 
 /// Where sentence-transformers keeps the settings of its second module, which pools.
 const POOLING: &str = "1_Pooling/config.json";
@@ -30,19 +31,19 @@ const POOLING: &str = "1_Pooling/config.json";
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    config: Map<String, Value>,
-    generation: Map<String, Value>,
+    config: Document,
+    generation: Document,
 }
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Folder> {
         let config = match confined(path, "config.json")? {
-            Some(path) => file::object(&path)?,
+            Some(path) => Document::open(&path)?,
             None => return Err(absent::config(path)),
         };
         let generation = match confined(path, "generation_config.json")? {
-            Some(path) => file::object(&path)?,
-            None => Map::new(),
+            Some(path) => Document::open(&path)?,
+            None => Document::absent(path.join("generation_config.json")),
         };
         Ok(Folder { path: path.to_owned(), config, generation })
     }
@@ -54,12 +55,12 @@ impl Folder {
 
     /// config.json.
     pub fn config_json(&self) -> &Map<String, Value> {
-        &self.config
+        self.config.contents()
     }
 
     /// generation_config.json; empty where there is none.
     pub fn generation_config_json(&self) -> &Map<String, Value> {
-        &self.generation
+        self.generation.contents()
     }
 
     /// Text of tokenizer.json, if there is one.
@@ -78,88 +79,102 @@ impl Folder {
     }
 
     pub(super) fn config(&self) -> Result<Config> {
-        config::config(Object(&self.config), self.pooling()?)
+        let pooling = self.pooling()?;
+        self.config.read(|json| config::config(json, pooling))
     }
 
     /// How sentence-transformers pools, where the folder has its file; else the default.
     fn pooling(&self) -> Result<Pooling> {
         let Some(path) = confined(&self.path, POOLING)? else { return Ok(Pooling::default()) };
-        let object = file::object(&path)?;
-        let mut modes = Vec::new();
-        for key in object.keys().filter(|key| key.starts_with("pooling_mode_")) {
-            if Object(&object).bool(key)?.unwrap_or(false) {
-                modes.push(key.as_str());
-            }
-        }
-        match modes[..] {
-            ["pooling_mode_lasttoken"] => Ok(Pooling::Last),
-            ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),
-            _ => Err(Error::Unsupported {
-                what: format!("pooling by {modes:?} in {}", path.display()),
-                advice: "pooling_mode_lasttoken and pooling_mode_mean_tokens are read, one of them alone".into(),
-            }),
-        }
+        Document::open(&path)?.read(pooling)
     }
 
-    pub(super) fn weights(&self, single: Option<&Path>) -> Result<Vec<safetensors::File>> {
-        match single {
-            Some(path) => Ok(vec![safetensors::File::open(path)?]),
-            None => weights::open(&self.path),
-        }
+    /// The tensors of `single`, or of the folder's own files.
+    pub(super) fn weights(&self, single: Option<&Path>) -> Result<Shards> {
+        let (files, index) = match single {
+            Some(path) => (vec![safetensors::File::open(path)?], None),
+            None => weights::open(&self.path)?,
+        };
+        Shards::new(files.into_iter().map(Shard::Safetensors).collect(), index)
     }
 
     /// Biases are present where config.json says so, and only there.
-    pub(super) fn check_biases(&self, roles: &HashMap<Name, usize>) -> Result<()> {
-        let config = Object(&self.config);
-        for (key, biases) in [
-            ("attention_bias", [Name::QBias, Name::KBias, Name::VBias, Name::OBias].as_slice()),
-            ("mlp_bias", [Name::GateBias, Name::UpBias, Name::DownBias].as_slice()),
-        ] {
-            let wanted = config.bool(key)?.unwrap_or(false);
-            let layers = config.size("num_hidden_layers")?.unwrap_or(0);
-            let odd = |name: &Name| roles.contains_key(name) != wanted;
-            if let Some(name) = (0..layers).flat_map(|l| biases.iter().map(move |bias| bias(l))).find(odd) {
-                let found = if wanted { "is missing" } else { "is present" };
-                return Err(Error::tensor(name.hf().unwrap_or_default(), format!("{found}, and {key} is {wanted}")));
-            }
-        }
-        Ok(())
+    pub(super) fn check_biases(&self, shards: &Shards, roles: &HashMap<Name, usize>) -> Result<()> {
+        self.config.read(|config| check_biases(config, shards, roles))
     }
 
-    /// Ids of generation_config.json's and config.json's `eos_token_id`; other ids there are checked.
-    pub(super) fn end_tokens(&self, vocab: usize) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        for object in [Object(&self.generation), Object(&self.config)] {
-            object.ids("bos_token_id", vocab)?;
-            for id in object.ids("eos_token_id", vocab)? {
-                if !ids.contains(&id) {
-                    ids.push(id);
+    /// Ids of generation_config.json's and config.json's `eos_token_id`, each with the file; other ids there are checked.
+    pub(super) fn end_tokens(&self, vocab: usize) -> Result<Vec<(u32, PathBuf)>> {
+        let mut ids: Vec<(u32, PathBuf)> = Vec::new();
+        for document in [&self.generation, &self.config] {
+            document.read(|object| object.ids("bos_token_id", vocab))?;
+            for id in document.read(|object| object.ids("eos_token_id", vocab))? {
+                if ids.iter().all(|(known, _)| *known != id) {
+                    ids.push((id, document.path().to_owned()));
                 }
             }
         }
         Ok(ids)
     }
+}
 
-    /// Jinja source: chat_template.jinja, else chat_template.json, else tokenizer_config.json, as transformers looks.
-    pub(super) fn chat_template(&self) -> Result<Option<String>> {
-        if let Some(text) = self.text("chat_template.jinja")? {
-            return Ok(Some(text));
+/// The chat template of a folder and the file it is in: chat_template.jinja, else chat_template.json, else
+/// tokenizer_config.json, as transformers looks.
+pub(crate) fn chat_template(folder: &Path) -> Result<Option<(PathBuf, String)>> {
+    if let Some(path) = confined(folder, "chat_template.jinja")? {
+        let source = file::text(&path)?;
+        return Ok(Some((path, source)));
+    }
+    for name in ["chat_template.json", "tokenizer_config.json"] {
+        let Some(path) = confined(folder, name)? else { continue };
+        if let Some(source) = Document::open(&path)?.read(template)? {
+            return Ok(Some((path, source)));
         }
-        for name in ["chat_template.json", "tokenizer_config.json"] {
-            let Some(path) = confined(&self.path, name)? else { continue };
-            if let Some(template) = template(&file::object(&path)?)? {
-                return Ok(Some(template));
-            }
+    }
+    Ok(None)
+}
+
+fn pooling(json: Object<'_>) -> Result<Pooling> {
+    let mut modes = Vec::new();
+    for key in json.0.keys().filter(|key| key.starts_with("pooling_mode_")) {
+        if json.bool(key)?.unwrap_or(false) {
+            modes.push(key.as_str());
         }
-        Ok(None)
+    }
+    match modes[..] {
+        ["pooling_mode_lasttoken"] => Ok(Pooling::Last),
+        ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),
+        _ => {
+            let advice = "pooling_mode_lasttoken and pooling_mode_mean_tokens are read, one of them alone";
+            Err(Error::unsupported(format!("pooling by {modes:?}"), advice))
+        }
     }
 }
 
+fn check_biases(config: Object<'_>, shards: &Shards, roles: &HashMap<Name, usize>) -> Result<()> {
+    for (key, biases) in [
+        ("attention_bias", [Name::QBias, Name::KBias, Name::VBias, Name::OBias].as_slice()),
+        ("mlp_bias", [Name::GateBias, Name::UpBias, Name::DownBias].as_slice()),
+    ] {
+        let wanted = config.bool(key)?.unwrap_or(false);
+        let layers = config.size("num_hidden_layers")?.unwrap_or(0);
+        let odd = |name: &Name| roles.contains_key(name) != wanted;
+        if let Some(name) = (0..layers).flat_map(|l| biases.iter().map(move |bias| bias(l))).find(odd) {
+            let found = if wanted { "is missing" } else { "is present" };
+            let path = roles.get(&name).map_or(shards.list(), |&tensor| shards.path_of(tensor));
+            let problem = format!("{found}, which was not expected: {key} in config.json is {wanted}");
+            return Err(Error::tensor(name.hf().unwrap_or_default(), problem).in_file(path));
+        }
+    }
+    Ok(())
+}
+
 /// `chat_template`: a string, or a list of `{ name, template }` of which `default` is meant.
-fn template(object: &Map<String, Value>) -> Result<Option<String>> {
-    let wrong = || Error::config("chat_template", "is neither a string nor a list of { name, template }");
-    match object.get("chat_template") {
-        None | Some(Value::Null) => Ok(None),
+fn template(json: Object<'_>) -> Result<Option<String>> {
+    let wrong =
+        || Error::config("chat_template", "is neither a string nor a list of { name, template }, which were expected");
+    match json.get("chat_template") {
+        None => Ok(None),
         Some(Value::String(source)) => Ok(Some(source.clone())),
         Some(Value::Array(list)) => {
             let named = |name: &str| list.iter().find(|item| item.get("name").is_some_and(|n| n == name));
@@ -187,6 +202,11 @@ fn confined(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     let inside = real.starts_with(&root) || blobs.is_some_and(|hub| real.starts_with(hub.join("blobs")));
     match inside {
         true => Ok(Some(path)),
-        false => Err(Error::file(path, name, 0, format!("is a link out of the folder, to {}", real.display()))),
+        false => Err(Error::file(
+            path,
+            name,
+            None,
+            format!("is a link out of the folder, to {}; put the file itself here", real.display()),
+        )),
     }
 }

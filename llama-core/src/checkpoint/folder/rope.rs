@@ -24,10 +24,7 @@ pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize) -> Result<
     };
     for object in parameters.into_iter().chain([json]) {
         if object.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(Error::Unsupported {
-                what: "partial_rotary_factor other than 1".into(),
-                advice: "Llama turns whole heads".into(),
-            });
+            return Err(Error::unsupported("partial_rotary_factor other than 1", "Llama turns whole heads"));
         }
     }
     let scaling = parameters.map_or(Ok(RopeScaling::None), |parameters| scaling(json, parameters, context))?;
@@ -49,7 +46,7 @@ fn refuse_other_embeddings(parameters: Object<'_>) -> Result<()> {
             }
             _ => continue,
         };
-        return Err(Error::Unsupported { what, advice: "Llama has one embedding of positions for all layers".into() });
+        return Err(Error::unsupported(what, "Llama has one embedding of positions for all layers"));
     }
     Ok(())
 }
@@ -71,10 +68,10 @@ fn scaling(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<R
             original: original(json, parameters, context)?,
         }),
         "yarn" => yarn(parameters, original(json, parameters, context)?, context),
-        other => Err(Error::Unsupported {
-            what: format!("rope_type {other:?}"),
-            advice: "default, linear, dynamic, yarn and llama3 are read".into(),
-        }),
+        other => {
+            let advice = "default, linear, dynamic, yarn and llama3 are read";
+            Err(Error::unsupported(format!("rope_type {other:?}"), advice))
+        }
     }
 }
 
@@ -101,7 +98,7 @@ fn yarn(parameters: Object<'_>, original: usize, context: usize) -> Result<RopeS
 }
 
 fn required(parameters: Object<'_>, key: &str) -> Result<f64> {
-    parameters.number(key)?.ok_or_else(|| Error::config(key, "is missing"))
+    parameters.number(key)?.ok_or_else(|| Error::config(key, "is missing, and this rotary embedding needs it"))
 }
 
 /// The context before stretching: beside the other parameters, or at config.json's top, or the model's own.

@@ -60,15 +60,15 @@ pub(super) fn refuse(json: Object<'_>, window: Option<usize>) -> Result<()> {
     }
     for (key, neutral) in KEYS {
         if let Some(value) = json.get(key).filter(|value| !neutral.is(value)) {
-            let advice = "a Llama has no such thing; if the weights need none, take the key out of config.json";
-            return unsupported(format!("{key} {} in config.json", shortened(value)), advice);
+            let advice = "a Llama has no such thing; if the weights need none, take the key out";
+            return unsupported(format!("{key} {}", shortened(value)), advice);
         }
     }
     refuse_mixed_layers(json, window)
 }
 
 fn unsupported(what: String, advice: &str) -> Result<()> {
-    Err(Error::Unsupported { what, advice: advice.into() })
+    Err(Error::unsupported(what, advice))
 }
 
 impl Neutral {
@@ -93,7 +93,7 @@ fn refuse_quantised(json: Object<'_>) -> Result<()> {
         let Some(config) = json.get(key) else { continue };
         let method = config.get("quant_method").and_then(Value::as_str).or((key == "quantization").then_some("mlx"));
         let method = method.map_or(String::new(), |method| format!(", method {method:?},"));
-        return unsupported(format!("{key} in config.json{method}"), advice);
+        return unsupported(format!("{key}{method}"), advice);
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! hold nothing else. Its `total_size` is advice that many converters get wrong, and is not read.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -17,22 +17,15 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const MAP: &str = "weight_map";
 
-/// Opens the weights of `folder`: the single file where there is one, as transformers prefers it.
-pub(super) fn open(folder: &Path) -> Result<Vec<File>> {
+/// Opens the weights of `folder`: the single file where there is one, as transformers prefers it; else the index, which is
+/// returned too.
+pub(super) fn open(folder: &Path) -> Result<(Vec<File>, Option<PathBuf>)> {
     if let Some(path) = confined(folder, SINGLE)? {
-        return Ok(vec![File::open(path)?]);
+        return Ok((vec![File::open(path)?], None));
     }
     match confined(folder, INDEX)? {
-        Some(path) => open_indexed(folder, &path),
-        None => {
-            let there = absent::weights(folder);
-            Err(Error::file(
-                folder,
-                SINGLE,
-                0,
-                format!("is not in this folder, and neither is {INDEX}: it has {there}"),
-            ))
-        }
+        Some(path) => Ok((open_indexed(folder, &path)?, Some(path))),
+        None => Err(absent::weights(folder, SINGLE, INDEX)),
     }
 }
 
@@ -40,12 +33,20 @@ fn open_indexed(folder: &Path, index: &Path) -> Result<Vec<File>> {
     let object = file::object(index)?;
     let map = match object.get(MAP) {
         Some(Value::Object(map)) if !map.is_empty() => map,
-        _ => return Err(Error::file(index, MAP, 0, "is missing, empty or not an object")),
+        _ => {
+            return Err(Error::file(
+                index,
+                MAP,
+                None,
+                "is missing, empty or not an object; tensors and their shards were expected",
+            ));
+        }
     };
     let mut files = Vec::new();
     for (name, tensors) in by_shard(index, map)? {
-        let path = confined(folder, name)?
-            .ok_or_else(|| Error::file(index, MAP, 0, format!("lists shard {name}, which is not in the folder")))?;
+        let path = confined(folder, name)?.ok_or_else(|| {
+            Error::file(index, MAP, None, format!("lists shard {name}, which is not in the folder; fetch it"))
+        })?;
         let file = File::open(path)?;
         check_shard(index, name, &file, &tensors)?;
         files.push(file);
@@ -62,7 +63,7 @@ fn by_shard<'a>(index: &Path, map: &'a Map<String, Value>) -> Result<BTreeMap<&'
             None => {
                 let problem =
                     format!("puts tensor {tensor} into {shard}; a .safetensors file of the folder was expected");
-                return Err(Error::file(index, MAP, 0, problem));
+                return Err(Error::file(index, MAP, None, problem));
             }
         }
     }
@@ -78,7 +79,12 @@ fn is_plain(name: &str) -> bool {
 
 fn check_shard(index: &Path, shard: &str, file: &File, listed: &[&str]) -> Result<()> {
     if let Some(absent) = listed.iter().find(|tensor| file.find(tensor).is_none()) {
-        return Err(Error::file(index, MAP, 0, format!("lists tensor {absent} in {shard}, which does not hold it")));
+        return Err(Error::file(
+            index,
+            MAP,
+            None,
+            format!("lists tensor {absent} in {shard}, which does not hold it; fetch the two again"),
+        ));
     }
     if file.tensors().len() == listed.len() {
         return Ok(());
@@ -86,5 +92,10 @@ fn check_shard(index: &Path, shard: &str, file: &File, listed: &[&str]) -> Resul
     let listed: HashSet<&str> = listed.iter().copied().collect();
     let extra = file.tensors().iter().find(|tensor| !listed.contains(tensor.name()));
     let name = extra.map_or("", |tensor| tensor.name());
-    Err(Error::file(file.map().path(), format!("tensor {name}"), 0, format!("is not listed in {INDEX} for this shard")))
+    Err(Error::file(
+        file.map().path(),
+        format!("tensor {name}"),
+        None,
+        format!("is not listed in {INDEX} for this shard; fetch the two again"),
+    ))
 }

@@ -79,7 +79,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
 }
 
 fn missing(key: &str) -> Error {
-    Error::config(key, "is missing")
+    Error::config(key, "is missing, and a Llama needs it")
 }
 
 fn required(metadata: &Metadata, key: &str) -> Result<usize> {
@@ -92,7 +92,7 @@ fn per_layer(metadata: &Metadata, key: &str, layers: usize) -> Result<Option<usi
 
 fn check_architecture(metadata: &Metadata) -> Result<()> {
     let key = "general.architecture";
-    let refuse = |what: String, advice: &str| Err(Error::Unsupported { what, advice: advice.into() });
+    let refuse = |what: String, advice: &str| Err(Error::unsupported(what, advice));
     match metadata.string(key)?.ok_or_else(|| missing(key))? {
         "llama" => {}
         other => return refuse(format!("{key} {other:?}"), "models of architecture \"llama\" are read"),
@@ -116,11 +116,10 @@ fn pooling(metadata: &Metadata) -> Result<Option<Pooling>> {
         None | Some(0) => Ok(None),
         Some(1) => Ok(Some(Pooling::Mean)),
         Some(3 | 4) => Ok(Some(Pooling::Last)),
-        Some(other) => Err(Error::Unsupported {
-            what: format!("{POOLING} {other}"),
-            advice: "0 (none), 1 (mean), 3 (last) and 4 (rank) are read; a first token has seen nothing of its text"
-                .into(),
-        }),
+        Some(other) => Err(Error::unsupported(
+            format!("{POOLING} {other}"),
+            "0 (none), 1 (mean), 3 (last) and 4 (rank) are read; a first token has seen nothing of its text",
+        )),
     }
 }
 
@@ -129,7 +128,7 @@ fn labels(metadata: &Metadata, shards: &Shards) -> Result<Vec<String>> {
     let named = metadata.strings(KEYS.labels)?;
     match (shards.find(&Name::Score.gguf()), named) {
         (None, _) => Ok(Vec::new()),
-        (Some(_), Some([])) => Err(Error::config(KEYS.labels, "is empty")),
+        (Some(_), Some([])) => Err(Error::config(KEYS.labels, "is empty; a name for each label was expected")),
         (Some(_), Some(labels)) => Ok(labels.to_vec()),
         (Some(score), None) => numbered_labels(KEYS.labels, shards.info(score).rows),
     }
@@ -139,7 +138,12 @@ fn head_dim(metadata: &Metadata, hidden: usize, heads: usize) -> Result<usize> {
     let head_dim = match metadata.usize(KEYS.head_dim)? {
         Some(length) => length,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
-        None => return Err(Error::config(KEYS.heads, format!("is {heads}, which does not divide {hidden} columns"))),
+        None => {
+            return Err(Error::config(
+                KEYS.heads,
+                format!("is {heads}; a divisor of the {hidden} columns was expected"),
+            ));
+        }
     };
     match metadata.usize(VALUE_LENGTH)? {
         Some(length) if length != head_dim => {
@@ -154,12 +158,14 @@ fn vocab(metadata: &Metadata, shards: &Shards) -> Result<usize> {
     let embed = Name::Embed.gguf();
     let missing = || match shards.iter().len() {
         0 => Error::tensor(&embed, "is missing: this file has a vocabulary and no weights; give the model's own file"),
-        _ => Error::tensor(&embed, "is missing"),
+        _ => Error::tensor(&embed, "is missing, and a Llama needs it"),
     };
     let tensor = shards.find(&embed).ok_or_else(missing)?;
     let rows = shards.info(tensor).rows;
     let agree = |key: &str, count: Option<usize>| match count {
-        Some(count) if count != rows => Err(Error::config(key, format!("is {count} long; {embed} has {rows} rows"))),
+        Some(count) if count != rows => {
+            Err(Error::config(key, format!("is {count} long; {rows}, as {embed} has rows, was expected")))
+        }
         _ => Ok(()),
     };
     agree(KEYS.vocab, metadata.usize(KEYS.vocab)?)?;
@@ -176,10 +182,8 @@ fn rope(metadata: &Metadata, shards: &Shards, head_dim: usize, context: usize) -
             RopeScaling::Divisors { divisors: divisors.into_iter().map(|d| (f64::from(d) * factor) as f32).collect() }
         }
         (_, Some(_)) => {
-            return Err(Error::Unsupported {
-                what: format!("{SCALING_TYPE} \"yarn\" together with {}", Name::RopeFreqs.gguf()),
-                advice: "convert the model again".into(),
-            });
+            let what = format!("{SCALING_TYPE} \"yarn\" together with {}", Name::RopeFreqs.gguf());
+            return Err(Error::unsupported(what, "convert the model again"));
         }
     };
     Ok(Rope {
@@ -195,10 +199,8 @@ fn divisors(shards: &Shards) -> Result<Option<Vec<f32>>> {
     let Some(tensor) = shards.find(&Name::RopeFreqs.gguf()) else { return Ok(None) };
     let view = shards.view(tensor)?;
     if view.format().is_quantised() || view.rows() != 1 {
-        return Err(Error::tensor(
-            view.name(),
-            format!("is {} [{}, {}]", view.format().name(), view.rows(), view.cols()),
-        ));
+        let found = format!("is {} [{}, {}]", view.format().name(), view.rows(), view.cols());
+        return Err(view.error(format!("{found}; a vector of floats was expected")));
     }
     Ok(Some(view.to_f32()))
 }
@@ -212,10 +214,7 @@ fn scaling(metadata: &Metadata, context: usize) -> Result<RopeScaling> {
         "none" => Ok(RopeScaling::None),
         "linear" => Ok(factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor: factor.into() })),
         "yarn" => yarn(metadata, factor.unwrap_or(1.0).into(), context),
-        other => Err(Error::Unsupported {
-            what: format!("{SCALING_TYPE} {other:?}"),
-            advice: "none, linear and yarn are read".into(),
-        }),
+        other => Err(Error::unsupported(format!("{SCALING_TYPE} {other:?}"), "none, linear and yarn are read")),
     }
 }
 

@@ -32,7 +32,7 @@ use super::foreign;
 use super::lookup::Lookup;
 use super::map::Map;
 use super::view::TensorView;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 
 pub(super) use config::config;
 pub(super) use split::open_all;
@@ -79,13 +79,11 @@ impl File {
 
     /// The weights of one of this file's tensors.
     pub fn view<'a>(&'a self, tensor: &'a Tensor) -> Result<TensorView<'a>> {
-        match self.map.bytes().get(tensor.range()) {
-            Some(data) => {
-                let view = TensorView::new(tensor.name(), tensor.format(), tensor.rows(), tensor.cols(), data)?;
-                Ok(view.within(&self.map))
-            }
+        let view = match self.map.bytes().get(tensor.range()) {
+            Some(data) => TensorView::new(tensor.name(), tensor.format(), tensor.rows(), tensor.cols(), data),
             None => Err(Error::tensor(tensor.name(), "belongs to another file")),
-        }
+        };
+        Ok(view.in_file(self.map.path())?.within(&self.map))
     }
 
     /// The map beneath.
@@ -102,10 +100,10 @@ impl Header {
         let tensor_count = reader.count(Tensor::LEAST, &"tensor_count")?;
         let pair_count = reader.count(Metadata::LEAST, &"metadata_kv_count")?;
         let metadata = Metadata::read(reader, pair_count)?;
-        let alignment = alignment(&metadata)?;
+        let alignment = alignment(&metadata).in_file(path)?;
         let tensors = Tensor::read_all(reader, tensor_count, alignment)?;
         let lookup = Lookup::new(tensors.len(), |i| tensors[i].name())
-            .map_err(|twin| tensors[twin].error(path, "is a name that occurs twice"))?;
+            .map_err(|twin| tensors[twin].error(path, "is a name that occurs twice; once was expected"))?;
         Ok(Header { version, metadata, tensors, lookup })
     }
 
@@ -140,10 +138,7 @@ fn version(reader: &mut Reader<'_>, path: &Path, bytes: &[u8]) -> Result<u32> {
     }
     let version = reader.u32(&"version")?;
     let refuse = |what: &str, advice: &str| {
-        Err(Error::Unsupported {
-            what: format!("{} (field version at byte 4 of {})", what, path.display()),
-            advice: advice.into(),
-        })
+        Err(Error::unsupported(format!("{what} (field version at byte 4)"), advice).in_file(path))
     };
     match version {
         2 | 3 => Ok(version),

@@ -17,6 +17,11 @@ impl<'a> Reader<'a> {
         Reader { path, bytes, at: 0 }
     }
 
+    /// The file.
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
     /// Bytes from the start of the file.
     pub(super) fn at(&self) -> usize {
         self.at
@@ -42,7 +47,10 @@ impl<'a> Reader<'a> {
                 Ok(taken)
             }
             None => {
-                let problem = format!("{count} x {size} bytes are needed and the file has {} more", self.remaining());
+                let more = self.remaining();
+                let problem = format!(
+                    "{count} x {size} bytes are needed and the file has {more} more; it is cut off or damaged, so fetch it again"
+                );
                 Err(self.error(field, at, problem))
             }
         }
@@ -84,7 +92,11 @@ impl<'a> Reader<'a> {
         }
         let bytes = self.take(length, 1, field, at)?;
         std::str::from_utf8(bytes).map_err(|bad| {
-            self.error(field, at, format!("is not UTF-8 after byte {} of the string", bad.valid_up_to()))
+            self.error(
+                field,
+                at,
+                format!("is not UTF-8, which was expected, after byte {} of the string", bad.valid_up_to()),
+            )
         })
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Every shard has `split.no` (from 0), `split.count` and `split.tensors.count`; the first also has the metadata.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::File;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 
 const NO: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -16,25 +17,31 @@ pub(in crate::checkpoint) fn open_all(path: &Path) -> Result<Vec<File>> {
     let file = File::open(path)?;
     let count = file.metadata().u32(COUNT)?.unwrap_or(1);
     match count {
-        0 => Err(Error::config(COUNT, "is 0")),
+        0 => Err(Error::config(COUNT, "is 0; at least 1 was expected").in_file(path)),
         1 => Ok(vec![file]),
         2..=65_535 => open_shards(file, count),
-        _ => Err(Error::config(COUNT, format!("is {count}; at most 65535 was expected"))),
+        _ => Err(Error::config(COUNT, format!("is {count}; at most 65535 was expected")).in_file(path)),
     }
 }
 
 fn open_shards(opened: File, count: u32) -> Result<Vec<File>> {
     let no = shard_number(&opened, count)?;
     let stem = stem(opened.map().path(), no, count)?;
+    let named = opened.map().path().to_owned();
     let mut opened = Some(opened);
     let mut files = Vec::new();
     for i in 0..count {
         let file = match opened.take_if(|_| i == no) {
             Some(file) => file,
-            None => File::open(shard_path(&stem, i, count))?,
+            None => File::open(shard_path(&stem, i, count)).map_err(|error| if_missing(error, &named))?,
         };
         if shard_number(&file, count)? != i {
-            return Err(Error::file(file.map().path(), NO, 0, format!("is not {i}, which its name promises")));
+            return Err(Error::file(
+                file.map().path(),
+                NO,
+                None,
+                format!("is another than {i}, which was expected by the file's name"),
+            ));
         }
         files.push(file);
     }
@@ -42,16 +49,29 @@ fn open_shards(opened: File, count: u32) -> Result<Vec<File>> {
     Ok(files)
 }
 
+/// The error of a shard that is not there says which file it was looked for.
+fn if_missing(error: Error, named: &Path) -> Error {
+    match error {
+        Error::Io { path, source } if source.kind() == ErrorKind::NotFound => {
+            let named = named.file_name().unwrap_or_default().display();
+            let problem = format!("is not there, and is a part of the same model as {named}; fetch them all");
+            Error::io(path, std::io::Error::new(ErrorKind::NotFound, problem))
+        }
+        other => other,
+    }
+}
+
 /// `split.no` of a file whose `split.count` must be `count`.
 fn shard_number(file: &File, count: u32) -> Result<u32> {
-    let wrong = |key: &str, problem: String| Err(Error::file(file.map().path(), key, 0, problem));
+    let wrong = |key: &str, problem: String| Err(Error::file(file.map().path(), key, None, problem));
+    let said = |found: Option<u32>| found.map_or("missing".into(), |number| number.to_string());
     let found = file.metadata().u32(COUNT)?;
     if found != Some(count) {
-        return wrong(COUNT, format!("is {found:?}; the other shards say {count}"));
+        return wrong(COUNT, format!("is {}; {count}, as the other shards say, was expected", said(found)));
     }
     match file.metadata().u32(NO)? {
         Some(no) if no < count => Ok(no),
-        other => wrong(NO, format!("is {other:?}; a number under {count} was expected")),
+        other => wrong(NO, format!("is {}; a number under {count} was expected", said(other))),
     }
 }
 
@@ -61,8 +81,8 @@ fn stem(path: &Path, no: u32, count: u32) -> Result<PathBuf> {
     match path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(&suffix)) {
         Some(stem) => Ok(path.with_file_name(stem)),
         None => {
-            let problem = format!("is {no} of {count}, so the file's name must end in {suffix}");
-            Err(Error::file(path, NO, 0, problem))
+            let problem = format!("is {no} of {count}, so a name that ends in {suffix} was expected of the file");
+            Err(Error::file(path, NO, None, problem))
         }
     }
 }
@@ -83,8 +103,8 @@ fn check_tensor_count(files: &[File]) -> Result<()> {
     for file in files {
         match file.metadata().u64(TENSORS)? {
             Some(claimed) if claimed != sum as u64 => {
-                let problem = format!("is {claimed}; all shards together have {sum} tensors");
-                return Err(Error::file(file.map().path(), TENSORS, 0, problem));
+                let problem = format!("is {claimed}; {sum}, as all shards together have tensors, was expected");
+                return Err(Error::file(file.map().path(), TENSORS, None, problem));
             }
             _ => {}
         }

@@ -68,7 +68,13 @@ impl Tensor {
                 .bytes
                 .checked_next_multiple_of(alignment)
                 .and_then(|padded| sum.checked_add(padded))
-                .ok_or_else(|| reader.error(&format_args!("tensor {}", tensor.name), tensor.at, "ends past 2^64"))?;
+                .ok_or_else(|| {
+                    reader.error(
+                        &format_args!("tensor {}", tensor.name),
+                        tensor.at,
+                        "ends past 2^64, where no file was expected to",
+                    )
+                })?;
             tensors.push(tensor);
         }
         place(reader, &mut tensors, alignment)?;
@@ -80,19 +86,22 @@ impl Tensor {
         let at = reader.at();
         let name = reader.string(LONGEST_NAME, &format_args!("name of tensor {i}"))?;
         if name.is_empty() {
-            return Err(reader.error(&format_args!("name of tensor {i}"), at, "is empty"));
+            return Err(reader.error(&format_args!("name of tensor {i}"), at, "is empty; a name was expected"));
         }
         let (rows, cols) = shape(reader, name)?;
         let format = format(reader, name)?;
         let bytes = format.row_bytes(cols).and_then(|row| row.checked_mul(rows)).ok_or_else(|| {
-            let problem = format!("[{cols}, {rows}] is not whole blocks of {}, or too large", format.name());
+            let problem = format!(
+                "are [{cols}, {rows}]; rows of whole blocks of {} that fit into memory were expected",
+                format.name()
+            );
             reader.error(&format_args!("dimensions of tensor {name}"), at, problem)
         })?;
         let field = format_args!("offset of tensor {name}");
         let offset_at = reader.at();
         let offset = reader.u64(&field)?;
         if offset != expected as u64 {
-            let problem = format!("is {offset}; the tensors before it, padded, end at {expected}");
+            let problem = format!("is {offset}; {expected} was expected, where the tensors before it end, padded");
             return Err(reader.error(&field, offset_at, problem));
         }
         Ok(Tensor { name: name.to_owned(), format, rows, cols, start: expected, bytes, at })
@@ -116,7 +125,8 @@ fn shape(reader: &mut Reader<'_>, name: &str) -> Result<(usize, usize)> {
     match (rows.map(usize::try_from), whole.map(usize::try_from)) {
         (Some(Ok(rows)), Some(Ok(weights))) => Ok((rows, weights / rows)),
         _ => {
-            Err(reader.error(&field, at, format!("are {:?}: zero, or more than 2^64 weights", &shape[..dims as usize])))
+            let problem = format!("are {:?}; 1 to 2^64 - 1 weights were expected", &shape[..dims as usize]);
+            Err(reader.error(&field, at, problem))
         }
     }
 }
@@ -129,7 +139,7 @@ fn format(reader: &mut Reader<'_>, name: &str) -> Result<Format> {
         let known: Vec<String> =
             Format::ALL.iter().map(|format| format!("{} ({})", format.name(), format.ggml_type())).collect();
         let problem = format!(
-            "is {number}{}, which is not a ggml type that is read here; these are: {}",
+            "is {number}{}; a ggml type that is read here was expected, and these are: {}",
             other_name(number),
             known.join(", ")
         );
@@ -171,14 +181,19 @@ fn place(reader: &Reader<'_>, tensors: &mut [Tensor], alignment: usize) -> Resul
         tensor.start = tensor.start.saturating_add(data);
         end = tensor.start.saturating_add(tensor.bytes);
         if end > file {
-            let problem = format!("its {} bytes end at byte {end} and the file at {file}", tensor.bytes);
+            let problem = format!(
+                "its {} bytes end at byte {end} and the file at {file}; it is cut off, so fetch it again",
+                tensor.bytes
+            );
             return Err(reader.error(&format_args!("tensor {}", tensor.name), tensor.at, problem));
         }
     }
     match end.checked_next_multiple_of(alignment) {
-        Some(padded) if file > padded => {
-            Err(reader.error(&"end of file", padded, format!("{} bytes follow the last tensor", file - padded)))
-        }
+        Some(padded) if file > padded => Err(reader.error(
+            &"end of file",
+            padded,
+            format!("{} bytes follow the last tensor; none were expected", file - padded),
+        )),
         _ => Ok(()),
     }
 }

@@ -1,10 +1,11 @@
 //! Typed metadata: what a GGUF's key-value pairs hold, and getters that name the key when its type is not the one asked.
 
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 use super::reader::Reader;
 use crate::checkpoint::lookup::Lookup;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 
 /// Bytes of the smallest pair: key length, one byte of key, type, one byte of value.
 const LEAST_PAIR: usize = 8 + 1 + 4 + 1;
@@ -99,7 +100,7 @@ impl Value {
             10 => Value::U64(u64::from_le_bytes(reader.array(field)?)),
             11 => Value::I64(i64::from_le_bytes(reader.array(field)?)),
             12 => Value::F64(f64::from_le_bytes(reader.array(field)?)),
-            other => return Err(reader.error(field, at, format!("has value type {other}; 0 to 12 are known"))),
+            other => return Err(reader.error(field, at, format!("has value type {other}; 0 to 12 were expected"))),
         })
     }
 }
@@ -159,11 +160,11 @@ impl Array {
             8 => {
                 Array::String(list(reader, 8, field, |reader, field| Ok(reader.string(usize::MAX, field)?.to_owned()))?)
             }
-            9 => return Err(reader.error(field, at, "is an array of arrays, which is not read")),
+            9 => return Err(reader.error(field, at, "is an array of arrays; numbers, bools or strings were expected")),
             10 => Array::U64(numbers(reader, field, u64::from_le_bytes)?),
             11 => Array::I64(numbers(reader, field, i64::from_le_bytes)?),
             12 => Array::F64(numbers(reader, field, f64::from_le_bytes)?),
-            other => return Err(reader.error(field, at, format!("has element type {other}; 0 to 12 are known"))),
+            other => return Err(reader.error(field, at, format!("has element type {other}; 0 to 12 were expected"))),
         })
     }
 }
@@ -202,9 +203,11 @@ fn list<'a, T>(
 
 /// Key-value pairs of a GGUF, in the file's order.
 ///
-/// Getters return `Ok(None)` for a missing key and an [`Error::Config`] that names the key for a value of another type.
-#[derive(Debug, Default)]
+/// Getters return `Ok(None)` for a missing key and an [`Error::Config`] that names the file and the key for a value of
+/// another type.
+#[derive(Debug)]
 pub struct Metadata {
+    path: PathBuf,
     pairs: Vec<(String, Value)>,
     lookup: Lookup,
 }
@@ -217,18 +220,24 @@ impl Metadata {
             let at = reader.at();
             let key = reader.string(LONGEST_KEY, &format_args!("key {i}"))?;
             if key.is_empty() {
-                return Err(reader.error(&format_args!("key {i}"), at, "is empty"));
+                return Err(reader.error(&format_args!("key {i}"), at, "is empty; a name was expected"));
             }
             starts.push(at);
             pairs.push((key.to_owned(), Value::read(reader, &key)?));
         }
-        let lookup = Lookup::new(count, |i| &pairs[i].0)
-            .map_err(|twin| reader.error(&pairs[twin].0, starts[twin], "is a key that occurs twice"))?;
-        Ok(Metadata { pairs, lookup })
+        let lookup = Lookup::new(count, |i| &pairs[i].0).map_err(|twin| {
+            reader.error(&pairs[twin].0, starts[twin], "is a key that occurs twice; once was expected")
+        })?;
+        Ok(Metadata { path: reader.path().to_owned(), pairs, lookup })
     }
 
     /// Least bytes of a pair, for checking their count.
     pub(super) const LEAST: usize = LEAST_PAIR;
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 
     /// All pairs in the file's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
@@ -299,6 +308,11 @@ impl Metadata {
         })
     }
 
+    /// An error about the value of `key`.
+    fn error(&self, key: &str, problem: impl Into<String>) -> Error {
+        Error::config(key, problem).in_file(&self.path)
+    }
+
     /// An integer, or an array of equal integers with one for each of `layers`.
     pub(super) fn usize_per_layer(&self, key: &str, layers: usize) -> Result<Option<usize>> {
         let values: Vec<i128> = match self.get(key) {
@@ -309,9 +323,11 @@ impl Metadata {
         match values.first().map(|&first| usize::try_from(first)) {
             Some(Ok(first)) if values.len() == layers && values.iter().all(|v| *v == first as i128) => Ok(Some(first)),
             _ => {
-                let problem =
-                    format!("has {} values that are not one number for each of {layers} layers", values.len());
-                Err(Error::config(key, problem))
+                let problem = format!(
+                    "has {} values; one number, the same for each of {layers} layers, was expected",
+                    values.len()
+                );
+                Err(self.error(key, problem))
             }
         }
     }
@@ -320,7 +336,10 @@ impl Metadata {
         let Some(value) = self.typed(key, "integer", Value::integer)? else { return Ok(None) };
         match T::try_from(value) {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(Error::config(key, format!("is {value}, which is out of range"))),
+            Err(_) => {
+                let most = u64::MAX >> (64 - 8 * size_of::<T>());
+                Err(self.error(key, format!("is {value}; 0 to {most} was expected")))
+            }
         }
     }
 
@@ -328,7 +347,7 @@ impl Metadata {
         let Some(value) = self.get(key) else { return Ok(None) };
         match of(value) {
             Some(typed) => Ok(Some(typed)),
-            None => Err(Error::config(key, format!("is of type {}; {expected} was expected", value.type_name()))),
+            None => Err(self.error(key, format!("is of type {}; {expected} was expected", value.type_name()))),
         }
     }
 }

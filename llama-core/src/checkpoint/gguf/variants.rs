@@ -42,6 +42,5 @@ pub(super) fn refuse(metadata: &Metadata, head_dim: usize) -> Result<()> {
 }
 
 fn unsupported(what: String) -> Result<()> {
-    let advice = "no Llama has this; convert the model again, and it will be called what it is";
-    Err(Error::Unsupported { what, advice: advice.into() })
+    Err(Error::unsupported(what, "no Llama has this; convert the model again, and it will be called what it is"))
 }

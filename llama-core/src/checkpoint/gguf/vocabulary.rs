@@ -13,7 +13,9 @@ const READ: [&str; 5] = [ENDS[0], ENDS[1], ENDS[2], "tokenizer.ggml.bos_token_id
 /// Checks every `tokenizer.*` key that a tokenizer will read, for a model with `vocab` tokens.
 pub(in crate::checkpoint) fn check_vocabulary(metadata: &Metadata, vocab: usize) -> Result<()> {
     let long = |key: &str, count: Option<usize>| match count {
-        Some(count) if count != vocab => Err(Error::config(key, format!("has {count} values for {vocab} tokens"))),
+        Some(count) if count != vocab => {
+            Err(Error::config(key, format!("has {count} values; {vocab}, one for each token, were expected")))
+        }
         _ => Ok(()),
     };
     metadata.string("tokenizer.ggml.model")?;
@@ -24,7 +26,7 @@ pub(in crate::checkpoint) fn check_vocabulary(metadata: &Metadata, vocab: usize)
     let scores = metadata.f32s(SCORES)?;
     long(SCORES, scores.map(<[f32]>::len))?;
     if let Some(token) = scores.unwrap_or_default().iter().position(|score| score.is_nan()) {
-        return Err(Error::config(SCORES, format!("is not a number for token {token}")));
+        return Err(Error::config(SCORES, format!("is not a number for token {token}; one was expected")));
     }
     for (key, value) in metadata.iter() {
         match key.strip_prefix("tokenizer.ggml.") {
@@ -42,7 +44,9 @@ pub(in crate::checkpoint) fn check_vocabulary(metadata: &Metadata, vocab: usize)
 fn check_id(metadata: &Metadata, key: &str, vocab: usize) -> Result<()> {
     let none = |&id: &u32| id == u32::MAX && !READ.contains(&key);
     match metadata.u32(key)?.filter(|id| !none(id)) {
-        Some(id) if id as usize >= vocab => Err(Error::config(key, format!("is {id} of {vocab} tokens"))),
+        Some(id) if id as usize >= vocab => {
+            Err(Error::config(key, format!("is {id}; an id less than {vocab}, the number of tokens, was expected")))
+        }
         _ => Ok(()),
     }
 }

@@ -18,7 +18,7 @@ use super::json;
 use super::lookup::Lookup;
 use super::map::Map;
 use super::view::TensorView;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::format::Format;
 
 /// Bytes of the longest header.
@@ -101,9 +101,9 @@ impl File {
 
     /// The weights of one of this file's tensors, which must be F32, F16 or BF16.
     pub fn view<'a>(&'a self, tensor: &'a Tensor) -> Result<TensorView<'a>> {
-        let format = tensor.format().ok_or_else(|| tensor.wrong_type())?;
-        let view = TensorView::new(&tensor.name, format, tensor.rows(), tensor.cols(), self.data(tensor))?;
-        Ok(view.within(&self.map))
+        let format = tensor.format().ok_or_else(|| tensor.wrong_type()).in_file(self.map.path())?;
+        let view = TensorView::new(&tensor.name, format, tensor.rows(), tensor.cols(), self.data(tensor));
+        Ok(view.in_file(self.map.path())?.within(&self.map))
     }
 
     /// The map beneath.
@@ -115,22 +115,30 @@ impl File {
 impl Header {
     /// Parses the front of `bytes`, a whole file; `path` is for error messages.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
-        let error = |field: &str, at: u64, problem: String| Err(Error::file(path, field, at, problem));
+        let error = |field: &str, at: Option<u64>, problem: String| Err(Error::file(path, field, at, problem));
         let Some((length, rest)) = bytes.split_first_chunk() else {
-            return error("header length", 0, format!("needs 8 bytes and the file has {}", bytes.len()));
+            return error(
+                "header length",
+                Some(0),
+                format!("needs 8 bytes and the file has {}; it is cut off, so fetch it again", bytes.len()),
+            );
         };
         let length = u64::from_le_bytes(*length);
         if length > LONGEST_HEADER {
             if let Some(refusal) = foreign::refusal(path, bytes) {
                 return Err(refusal);
             }
-            return error("header length", 0, format!("is {length}; at most {LONGEST_HEADER} is allowed"));
+            return error("header length", Some(0), format!("is {length}; at most {LONGEST_HEADER} is allowed"));
         }
         let Some((json, buffer)) = rest.split_at_checked(length as usize) else {
-            return error("header length", 0, format!("is {length} and the file has {} more bytes", rest.len()));
+            return error(
+                "header length",
+                Some(0),
+                format!("is {length} and the file has {} more bytes; it is cut off, so fetch it again", rest.len()),
+            );
         };
         if json.first() != Some(&b'{') {
-            return error("header", 8, "does not start with {".into());
+            return error("header", Some(8), "does not start with {, which was expected".into());
         }
         let entries = header::entries(json).map_err(|bad| json::error(path, 8, json, &bad))?;
         let tensors = place(path, entries, 8 + json.len(), buffer.len())?;
@@ -138,7 +146,7 @@ impl Header {
             Ok(lookup) => Ok(Header { tensors, lookup }),
             Err(twin) => {
                 let field = format!("tensor {}", tensors[twin].name);
-                error(&field, tensors[twin].range.start as u64, "is a name that occurs twice".into())
+                error(&field, None, "is a name that occurs twice; once was expected".into())
             }
         }
     }
@@ -204,20 +212,20 @@ fn place(path: &Path, mut entries: Vec<header::Entry>, start: usize, buffer: usi
     for entry in entries {
         let [begin, end] = entry.data_offsets;
         let field = || format!("data_offsets of tensor {}", entry.name);
-        let at = start as u64 + covered;
         if begin != covered {
-            let problem = format!(
-                "are [{begin}, {end}]; the tensors before it end at {covered}, so this overlaps or leaves a hole"
-            );
-            return Err(Error::file(path, field(), at, problem));
+            let problem =
+                format!("are [{begin}, {end}]; [{covered}, ..] was expected, where the tensors before it end");
+            return Err(Error::file(path, field(), None, problem));
         }
         if end < begin || end > buffer as u64 {
-            return Err(Error::file(path, field(), at, format!("are [{begin}, {end}] in a buffer of {buffer} bytes")));
+            let problem =
+                format!("are [{begin}, {end}] in a buffer of {buffer} bytes; it is cut off, so fetch the file again");
+            return Err(Error::file(path, field(), None, problem));
         }
-        let dtype = dtype(path, &entry, at)?;
+        let dtype = dtype(path, &entry)?;
         if bytes(dtype.1, &entry.shape) != Some(end - begin) {
-            let problem = format!("are [{begin}, {end}], which is not the size of {} {:?}", dtype.0, entry.shape);
-            return Err(Error::file(path, field(), at, problem));
+            let problem = format!("are [{begin}, {end}]; the size of {} {:?} was expected", dtype.0, entry.shape);
+            return Err(Error::file(path, field(), None, problem));
         }
         covered = end;
         let range = start + begin as usize..start + end as usize;
@@ -226,16 +234,18 @@ fn place(path: &Path, mut entries: Vec<header::Entry>, start: usize, buffer: usi
     match buffer as u64 - covered {
         0 => Ok(tensors),
         tail => {
-            let problem = format!("{tail} bytes of the buffer belong to no tensor");
+            let problem = format!("{tail} bytes of the buffer belong to no tensor; none were expected");
             Err(Error::file(path, "end of data", start as u64 + covered, problem))
         }
     }
 }
 
-fn dtype(path: &Path, entry: &header::Entry, at: u64) -> Result<(&'static str, u64)> {
+fn dtype(path: &Path, entry: &header::Entry) -> Result<(&'static str, u64)> {
     let known = DTYPES.into_iter().find(|&(name, _)| name == entry.dtype);
     known.ok_or_else(|| {
-        Error::file(path, format!("dtype of tensor {}", entry.name), at, format!("{:?} is not known", entry.dtype))
+        let names = DTYPES.map(|(name, _)| name).join(", ");
+        let problem = format!("is {:?}; one of {names} was expected", entry.dtype);
+        Error::file(path, format!("dtype of tensor {}", entry.name), None, problem)
     })
 }
 

@@ -50,11 +50,20 @@ impl ChatTemplate {
         let prompt = self.render(messages, options)?;
         match trust {
             Trust::Everyone => tokenizer.encode(&prompt, Specials::Parse),
-            Trust::Template => {
-                let disguise = Disguise::new(tokenizer, messages, options, &prompt)?;
-                disguise.encode(&self.disguised_prompt(&disguise, messages, options, &prompt)?)
-            }
+            Trust::Template => self.with_path(self.encode_apart(tokenizer, messages, options, &prompt)),
         }
+    }
+
+    /// The ids of `prompt`, of which only the template's share may be control tokens.
+    fn encode_apart(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+        prompt: &str,
+    ) -> Result<Vec<u32>> {
+        let disguise = Disguise::new(tokenizer, messages, options, prompt)?;
+        disguise.encode(&self.disguised_prompt(&disguise, messages, options, prompt)?)
     }
 
     /// The prompt with the messages' share of control tokens disguised.
@@ -79,11 +88,10 @@ impl ChatTemplate {
         let same_text = disguise.reveal(&whole_tokens) == prompt;
         match same_text && disguise.controls(&whole_tokens) == disguise.controls(&all_ends) {
             true => Ok(whole_tokens),
-            false => Err(Error::Template {
-                problem: "a message makes the template produce control tokens, or the template changes the message so \
-                          that this cannot be told; to accept that, encode with Trust::Everyone"
-                    .into(),
-            }),
+            false => Err(Error::template(
+                "a message makes the template produce control tokens, or the template changes the message so that this \
+                 cannot be told; to accept that, encode with Trust::Everyone",
+            )),
         }
     }
 }
@@ -118,7 +126,7 @@ impl<'a> Disguise<'a> {
         let last = PRIVATE.end() - ends.len() as u32;
         match (*PRIVATE.start()..=last).step_by(ends.len().max(1)).find(free) {
             Some(base) => Ok(Disguise { tokenizer, ends, base }),
-            None => Err(Error::Template { problem: "the messages use up all private-use characters".into() }),
+            None => Err(Error::template("the messages use up all private-use characters")),
         }
     }
 

@@ -16,7 +16,7 @@ mod tojson;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -28,10 +28,8 @@ pub use date::Date;
 pub use encode::Trust;
 
 use self::meter::{Meter, Spent};
-use super::huggingface::{parse, read_if_there};
-use super::json::Node;
-use crate::checkpoint::gguf::Metadata;
-use crate::error::{Error, Result};
+use crate::checkpoint::{self, gguf::Metadata};
+use crate::error::{Error, InFile, Result};
 
 /// Fuel of any render. One unit pays for an instruction or 64 bytes: this much is 6 MB, or a few milliseconds.
 const FUEL: u64 = 100_000;
@@ -138,6 +136,7 @@ impl RenderOptions {
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    path: Option<PathBuf>,
 }
 
 impl ChatTemplate {
@@ -148,45 +147,43 @@ impl ChatTemplate {
     pub fn new(source: &str) -> Result<Self> {
         if source.len() > MAX_SOURCE {
             let problem = format!("the source has {} bytes; at most {MAX_SOURCE} are allowed", source.len());
-            return Err(Error::Template { problem });
+            return Err(Error::template(problem));
         }
         let mut environment = environment().map_err(describe)?;
         on_a_deep_stack(STACK + source.len() as u64 * STACK_A_SOURCE_BYTE, || {
             if source.contains(meter::COUNTED) {
-                return Err(Error::Template { problem: format!("{} is a reserved word", meter::COUNTED) });
+                return Err(Error::template(format!("{} is a reserved word", meter::COUNTED)));
             }
             let prepared = literals::wrap(&source::prepare(source));
             environment.add_template_owned(NAME, prepared).map_err(describe)?;
-            Ok(ChatTemplate { environment })
+            Ok(ChatTemplate { environment, path: None })
         })
+    }
+
+    /// Compiles a template that is in the file `path`.
+    pub(super) fn in_file(source: &str, path: &Path) -> Result<Self> {
+        let template = ChatTemplate::new(source).in_file(path)?;
+        Ok(ChatTemplate { path: Some(path.to_owned()), ..template })
     }
 
     /// The template of a GGUF file, if it has one.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; [`Error::Config`] if the key is not a string.
+    /// As [`ChatTemplate::new`], with the file; [`Error::Config`] if the key is not a string.
     pub fn from_gguf(metadata: &Metadata) -> Result<Option<Self>> {
-        metadata.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()
+        let source = metadata.string("tokenizer.chat_template")?;
+        source.map(|source| ChatTemplate::in_file(source, metadata.path())).transpose()
     }
 
     /// The template of a Hugging Face folder, if it has one: `chat_template.jinja`, or `chat_template` in
-    /// `tokenizer_config.json`, which may be a list of named ones of which this is the one called `default`.
+    /// `chat_template.json` or `tokenizer_config.json`, which may be a list of named ones of which `default` is taken.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; [`Error::Io`] and [`Error::Tokenizer`] if a file is there and cannot be read.
+    /// As [`ChatTemplate::new`], with the file; [`Error::Io`], [`Error::File`] and [`Error::Config`] if a file is there and
+    /// cannot be read.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        if let Some(bytes) = read_if_there(&folder.as_ref().join("chat_template.jinja"))? {
-            let source = String::from_utf8(bytes).map_err(|e| Error::Template { problem: e.to_string() })?;
-            return ChatTemplate::new(&source).map(Some);
-        }
-        let Some(bytes) = read_if_there(&folder.as_ref().join("tokenizer_config.json"))? else { return Ok(None) };
-        let config = parse("tokenizer_config.json", &bytes)?;
-        let node = Node::root("tokenizer_config.json", &config).get("chat_template");
-        if !node.value.is_array() {
-            return if node.is_null() { Ok(None) } else { ChatTemplate::new(node.str()?).map(Some) };
-        }
-        let named = node.array()?.into_iter().find(|t| t.get("name").value.as_str() == Some("default"));
-        named.map(|t| ChatTemplate::new(t.get("template").str()?)).transpose()
+        let found = checkpoint::chat_template(folder.as_ref())?;
+        found.map(|(path, source)| ChatTemplate::in_file(&source, &path)).transpose()
     }
 
     /// The prompt of a conversation as text, byte for byte as transformers renders it. It is for people to look at: tokens
@@ -211,16 +208,25 @@ impl ChatTemplate {
         environment.set_fuel(Some(fuel));
         let meter = Meter::new(fuel * ITEMS_A_FUEL);
         meter.install(&mut environment);
-        on_a_deep_stack(fuel * STACK_A_FUEL, || {
+        let rendered = on_a_deep_stack(fuel * STACK_A_FUEL, || {
             let template = environment.get_template(NAME).map_err(describe)?;
             template.render(context(messages, &tools, options, &meter)?).map_err(describe)
-        })
+        });
+        self.with_path(rendered)
+    }
+
+    /// A result of this template, whose error names its file.
+    fn with_path<T>(&self, result: Result<T>) -> Result<T> {
+        match &self.path {
+            Some(path) => result.in_file(path),
+            None => result,
+        }
     }
 }
 
 /// Runs `work` on a thread of its own with `bytes` of stack, of which only what is used takes memory.
 fn on_a_deep_stack<T: Send>(bytes: u64, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let failed = |what: String| Error::Template { problem: what };
+    let failed = |what: String| Error::template(what);
     let bytes = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".into()).stack_size(bytes);
@@ -316,11 +322,11 @@ fn describe(error: minijinja::Error) -> Error {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = source {
         if let Some(Raised(message)) = cause.downcast_ref() {
-            return Error::Template { problem: message.clone() };
+            return Error::template(message);
         }
         source = cause.source();
     }
-    Error::Template { problem: error.to_string() }
+    Error::template(error.to_string())
 }
 
 /// About how many bytes a value is.

@@ -73,7 +73,7 @@ impl Cache {
         }
         write(path, identity, checkpoint, numerics, threads)?;
         let problem = "was replaced while it was written";
-        Cache::open(path, identity)?.ok_or_else(|| Error::file(path, "file", 0, problem))
+        Cache::open(path, identity)?.ok_or_else(|| Error::file(path, "file", None, problem))
     }
 
     /// The cache at `path`, unless there is none, or one that must be written anew.

@@ -113,16 +113,16 @@ impl Table {
     pub fn parse(path: &Path, file: &[u8]) -> Result<Table> {
         let reader = &mut Reader { path, bytes: file, at: 0 };
         if reader.take::<8>("magic")? != MAGIC {
-            return reader.error("magic", "is not that of a cache of packed weights");
+            return reader.error("magic", 0, "is not that of a cache of packed weights");
         }
         if reader.u32("version")? != VERSION {
-            return reader.error("version", "is another version's");
+            return reader.error("version", MAGIC.len(), "is another version's");
         }
         let len = reader.u32("table length")? as usize;
         let sum = reader.u64("checksum")?;
-        let Some(table) = file[FRONT..].get(..len) else { return reader.error("table", "is cut off") };
+        let Some(table) = file[FRONT..].get(..len) else { return reader.error("table", FRONT, "is cut off") };
         if checksum(u64::from(VERSION), table) != sum {
-            return reader.error("table", "does not have its checksum");
+            return reader.error("table", FRONT, "does not have its checksum");
         }
         reader.bytes = &file[..FRONT + len];
         let table = reader.table()?;
@@ -148,7 +148,7 @@ fn check(path: &Path, table: &Table, front: u64, file: u64) -> Result<()> {
         }
     }
     if end != file {
-        return Err(Error::file(path, "file length", end, format!("is {file} bytes, {end} expected")));
+        return Err(Error::file(path, "file length", None, format!("is {file} bytes; {end} were expected")));
     }
     Ok(())
 }
@@ -160,8 +160,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn error<T>(&self, field: &str, problem: &str) -> Result<T> {
-        Err(Error::file(self.path, field, self.at as u64, problem))
+    fn error<T>(&self, field: &str, at: usize, problem: &str) -> Result<T> {
+        Err(Error::file(self.path, field, at as u64, problem))
     }
 
     fn take<const N: usize>(&mut self, field: &str) -> Result<[u8; N]> {
@@ -170,7 +170,7 @@ impl Reader<'_> {
                 self.at += N;
                 Ok(*bytes)
             }
-            None => self.error(field, "is cut off"),
+            None => self.error(field, self.at, "is cut off"),
         }
     }
 
@@ -190,7 +190,7 @@ impl Reader<'_> {
                 self.at += len;
                 Ok(text)
             }
-            None => self.error(field, "is cut off or not UTF-8"),
+            None => self.error(field, self.at, "is cut off or not UTF-8"),
         }
     }
 
@@ -210,7 +210,7 @@ impl Reader<'_> {
             });
         }
         if self.at != self.bytes.len() {
-            return self.error("table", "is longer than its entries");
+            return self.error("table", self.at, "is longer than its entries");
         }
         Ok(Table { identity, entries })
     }
