@@ -13,7 +13,7 @@ use clap::{Args, Parser};
 use llama_core::engine::{Grammar, Request};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, exit, print};
+use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, print};
 use llama_structured::Grammars;
 
 /// Continue a prompt by a grammar.
@@ -28,7 +28,7 @@ struct Arguments {
     /// Text to continue
     #[arg(long, short)]
     prompt: String,
-    /// Tokens to generate at most [default: until the context is full]
+    /// Tokens to generate at most; fewer where the context is full before [default: until it is]
     #[arg(long, short = 'n')]
     max_tokens: Option<usize>,
 }
@@ -56,7 +56,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let grammar = Some(grammar(&Grammars::of(&engine)?, &arguments.grammar)?);
     let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
     let sampling = arguments.sampling.sampling();
-    let request = Request { max_tokens: arguments.max_tokens, sampling, grammar, ..Request::new(prompt) };
+    let max_tokens = arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt.len()));
+    let request = Request { max_tokens, sampling, grammar, ..Request::new(prompt) };
     for event in engine.generate(request)? {
         print(&event?.text)?;
     }
