@@ -209,7 +209,11 @@ impl ModelArgs {
 
     /// Loads what is open already.
     pub fn load_from(&self, loader: Loader, sequences: usize) -> Result<Engine> {
-        let options = self.engine_options(sequences);
+        self.load_with(loader, self.engine_options(sequences))
+    }
+
+    /// The same, with options that are not only the arguments'.
+    pub fn load_with(&self, loader: Loader, options: EngineOptions) -> Result<Engine> {
         let engine = self.on_device(Load(loader.options(options.clone())))?;
         match &self.draft_model {
             None => Ok(engine),

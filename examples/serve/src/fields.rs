@@ -1,0 +1,172 @@
+//! The fields of a request, taken out one by one, each checked as it is taken. What is left in the end nobody knows, and
+//! that is an error: a parameter that is passed over would give an answer other than the one asked for.
+
+use std::ops::RangeInclusive;
+
+use hyper::StatusCode;
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, Result};
+
+/// The object that a request's body is.
+pub struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// Parses a body.
+    ///
+    /// # Errors
+    /// `invalid_json` with the place where it stops being JSON (nesting deeper than 128 counts as that), and for JSON that
+    /// is not an object.
+    pub fn parse(body: &[u8]) -> Result<Self> {
+        let wrong = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message);
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Fields(fields)),
+            Ok(_) => Err(wrong("the body must be a JSON object".into())),
+            Err(error) => Err(wrong(format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    /// A field of any kind; `null` is as good as absent.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// A number within `range`.
+    pub fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+        self.checked(name, &format!("a number, {} to {}", range.start(), range.end()), |value| {
+            value.as_f64().filter(|number| range.contains(number))
+        })
+    }
+
+    /// An integer within `range`.
+    pub fn integer(&mut self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>> {
+        self.checked(name, &format!("an integer, {} to {}", range.start(), range.end()), |value| {
+            usize::try_from(value.as_u64()?).ok().filter(|number| range.contains(number))
+        })
+    }
+
+    /// `true` or `false`; absent is `false`.
+    pub fn flag(&mut self, name: &str) -> Result<bool> {
+        Ok(self.checked(name, "true or false", Value::as_bool)?.unwrap_or(false))
+    }
+
+    /// A string.
+    pub fn string(&mut self, name: &str) -> Result<Option<String>> {
+        self.checked(name, "a string", |value| Some(value.as_str()?.to_owned()))
+    }
+
+    /// A list of token ids. Which ids there are the engine knows.
+    pub fn tokens(&mut self, name: &str) -> Result<Vec<u32>> {
+        Ok(self.checked(name, "a list of token ids", tokens)?.unwrap_or_default())
+    }
+
+    /// A field as `read` understands it; what it does not understand is an error that says what is `expected`.
+    pub fn checked<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match read(&value) {
+            Some(read) => Ok(Some(read)),
+            None => Err(ApiError::value(name, format!("{name} is {}; it must be {expected}", shown(&value)))),
+        }
+    }
+
+    /// An object's own fields.
+    pub fn object(&mut self, name: &str) -> Result<Option<Fields>> {
+        self.checked(name, "an object", |value| Some(Fields(value.as_object()?.clone())))
+    }
+
+    /// A field for what this server cannot do: it may only say that this is not wanted.
+    pub fn unwanted(&mut self, name: &str, is_off: impl FnOnce(&Value) -> bool) -> Result<()> {
+        match self.take(name) {
+            Some(value) if !is_off(&value) => {
+                let problem = format!("{name} = {} is not supported by this server; leave it out", shown(&value));
+                Err(ApiError::lacking(name, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fields that change no answer, whatever they hold.
+    pub fn ignore(&mut self, names: &[&str]) {
+        names.iter().for_each(|name| drop(self.take(name)));
+    }
+
+    /// That nothing is left. `within` names the object, where it is not the body.
+    pub fn end(self, within: &str) -> Result<()> {
+        match self.0.into_iter().find(|(_, value)| !value.is_null()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let name = clipped(&name);
+                let param = if within.is_empty() { name } else { format!("{within}.{name}") };
+                Err(ApiError::about(&param, "unknown_parameter", format!("{param} is not a parameter of this server")))
+            }
+        }
+    }
+}
+
+impl From<Map<String, Value>> for Fields {
+    fn from(fields: Map<String, Value>) -> Self {
+        Fields(fields)
+    }
+}
+
+/// A list of token ids; `None` where it is anything else.
+pub fn tokens(value: &Value) -> Option<Vec<u32>> {
+    value.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+}
+
+/// A value in a message: its beginning, where it is long.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(values) => format!("a list of {}", values.len()),
+        Value::Object(_) => "an object".into(),
+        value => clipped(&value.to_string()),
+    }
+}
+
+fn clipped(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(json: &str) -> Fields {
+        Fields::parse(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn null_is_absent_and_what_is_left_is_named() {
+        let mut fields = fields(r#"{"a": null, "b": 1, "c": 2, "d": null}"#);
+        assert_eq!(fields.integer("a", 1..=2).unwrap(), None);
+        assert_eq!(fields.integer("b", 1..=2).unwrap(), Some(1));
+        let error = fields.end("outer").unwrap_err();
+        assert_eq!((error.code, error.param.as_deref()), ("unknown_parameter", Some("outer.c")));
+    }
+
+    #[test]
+    fn numbers_out_of_range_or_of_another_kind_are_refused() {
+        for wrong in ["-1", "3", "1.5", "2.0", "1e0", "\"1\"", "true", "[]", "{}", "18446744073709551616"] {
+            assert!(fields(&format!(r#"{{"x": {wrong}}}"#)).integer("x", 0..=2).is_err(), "{wrong}");
+        }
+        for wrong in ["-0.1", "2.1", "1e39", "1e308", "\"1\"", "false"] {
+            let error = fields(&format!(r#"{{"x": {wrong}}}"#)).number("x", 0.0..=2.0).unwrap_err();
+            assert!(error.message.contains("x is ") && error.message.contains("0 to 2"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn long_values_are_shown_in_part() {
+        let error = fields(&format!(r#"{{"x": "{}"}}"#, "é".repeat(5000))).number("x", 0.0..=1.0).unwrap_err();
+        assert!(error.message.len() < 300, "{}", error.message.len());
+    }
+}

@@ -1,0 +1,140 @@
+//! The parameters that both kinds of generation have: how tokens are chosen, what ends a text, how it is sent.
+//!
+//! Where a request says nothing, the defaults are those of OpenAI's API: temperature 1, all tokens, no penalties, and a seed
+//! that nobody knows beforehand.
+
+use std::hash::{BuildHasher, RandomState};
+
+use llama_core::engine::Request;
+use llama_core::sample::{MAX_LOGPROBS, Sampling};
+use serde_json::Value;
+
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, shown};
+use crate::served::Served;
+
+/// Most tokens that `logit_bias` may name: each costs every step a little.
+const MAX_BIASES: usize = 1024;
+
+/// What a request wants of each of its texts, and of how they are sent.
+pub struct Parameters {
+    /// A request without its prompt, which every choice is made from.
+    pub request: Request,
+    /// Texts for each prompt.
+    pub choices: usize,
+    /// Send the text as it comes.
+    pub stream: bool,
+    /// End a stream with how many tokens there were.
+    pub include_usage: bool,
+}
+
+impl Parameters {
+    /// Takes them out of `fields`, all but `max_tokens` and log-probabilities, which the two endpoints spell in their own ways.
+    pub fn take(fields: &mut Fields, max_choices: usize) -> Result<Self> {
+        let stream = fields.flag("stream")?;
+        let request = Request {
+            sampling: sampling(fields)?,
+            stop_strings: stop_strings(fields)?,
+            stop_tokens: fields.tokens("stop_token_ids")?,
+            ignore_end: fields.flag("ignore_eos")?,
+            ..Request::default()
+        };
+        let choices = fields.integer("n", 1..=max_choices)?.unwrap_or(1);
+        Ok(Parameters { request, choices, stream, include_usage: include_usage(fields, stream)? })
+    }
+
+    /// One request for each choice of a text that follows `prompt`. The first has the seed of the request, the next the one
+    /// after it, and so on.
+    ///
+    /// # Errors
+    /// `context_length_exceeded` if that cannot fit.
+    pub fn requests(&self, served: &Served, prompt: &[u32]) -> Result<impl Iterator<Item = Request>> {
+        let generated = self.request.max_tokens.unwrap_or(1);
+        if prompt.len().saturating_add(generated) > served.context {
+            return Err(ApiError::overflow(prompt.len(), generated, served.context));
+        }
+        Ok((0..self.choices as u64).map(move |choice| {
+            let mut request = Request { prompt: prompt.to_vec(), ..self.request.clone() };
+            request.sampling.seed = request.sampling.seed.wrapping_add(choice);
+            request
+        }))
+    }
+}
+
+/// `logprobs` and `top_logprobs` are not among them: endpoints differ in those.
+fn sampling(fields: &mut Fields) -> Result<Sampling> {
+    let mut number = |name, range, default| -> Result<f32> {
+        Ok(fields.number(name, range)?.map_or(default, |number| number as f32))
+    };
+    let sampling = Sampling {
+        temperature: number("temperature", 0.0..=2.0, 1.0)?,
+        // 0 leaves the likeliest token, as the smallest positive number does.
+        top_p: number("top_p", 0.0..=1.0, 1.0)?.max(f32::MIN_POSITIVE),
+        min_p: number("min_p", 0.0..=1.0, 0.0)?,
+        presence_penalty: number("presence_penalty", -2.0..=2.0, 0.0)?,
+        frequency_penalty: number("frequency_penalty", -2.0..=2.0, 0.0)?,
+        repetition_penalty: number("repetition_penalty", 0.01..=100.0, 1.0)?,
+        ..Sampling::greedy()
+    };
+    Ok(Sampling {
+        top_k: fields.integer("top_k", 0..=u32::MAX as usize)?.unwrap_or(0),
+        logit_bias: logit_bias(fields)?,
+        seed: seed(fields)?,
+        ..sampling
+    })
+}
+
+/// Any 64-bit integer, with or without sign.
+fn seed(fields: &mut Fields) -> Result<u64> {
+    let bits = |value: &Value| value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+    let given = fields.checked("seed", "a 64-bit integer", bits)?;
+    Ok(given.unwrap_or_else(|| RandomState::new().hash_one(())))
+}
+
+/// Token ids, as strings because JSON's keys are, with what is added to their logits.
+fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>> {
+    let Some(Value::Object(biases)) =
+        fields.checked("logit_bias", "an object", |value| value.is_object().then(|| value.clone()))?
+    else {
+        return Ok(Vec::new());
+    };
+    if biases.len() > MAX_BIASES {
+        let problem = format!("logit_bias has {} entries; at most {MAX_BIASES} are allowed", biases.len());
+        return Err(ApiError::value("logit_bias", problem));
+    }
+    let entry = |(token, bias): (&String, &Value)| {
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?;
+        Some((token.parse().ok()?, bias as f32))
+    };
+    biases.iter().map(|pair| entry(pair).ok_or_else(|| bad_bias(pair))).collect()
+}
+
+fn bad_bias((token, bias): (&String, &Value)) -> ApiError {
+    let token = shown(&Value::from(token.as_str()));
+    ApiError::value("logit_bias", format!("{token}: {} must be a token id with a number, -100 to 100", shown(bias)))
+}
+
+/// A string or a list of them. How many and how long the engine checks.
+fn stop_strings(fields: &mut Fields) -> Result<Vec<String>> {
+    let stops = fields.checked("stop", "a string or a list of strings", |value| match value {
+        Value::String(stop) => Some(vec![stop.clone()]),
+        Value::Array(stops) => stops.iter().map(|stop| Some(stop.as_str()?.to_owned())).collect(),
+        _ => None,
+    })?;
+    Ok(stops.unwrap_or_default())
+}
+
+fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool> {
+    let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
+    if !stream {
+        return Err(ApiError::value("stream_options", "stream_options is for requests with stream = true"));
+    }
+    let include_usage = options.flag("include_usage")?;
+    // Padding against guessing a text by the lengths of its pieces; nothing is padded here.
+    options.unwanted("include_obfuscation", |value| *value == Value::Bool(false))?;
+    options.end("stream_options")?;
+    Ok(include_usage)
+}
+
+/// How many alternatives may be asked for with each token.
+pub const ALTERNATIVES: std::ops::RangeInclusive<usize> = 0..=MAX_LOGPROBS;

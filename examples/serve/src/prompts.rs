@@ -1,0 +1,66 @@
+//! Prompts as the API spells them: a string, a list of token ids, or a list of either.
+
+use llama_core::text::{Specials, Tokenizer};
+use serde_json::Value;
+
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, tokens};
+use crate::served::Served;
+
+/// A prompt.
+pub struct Prompt {
+    /// Its text, for who wants it back.
+    pub text: String,
+    /// Its tokens, at least one.
+    pub tokens: Vec<u32>,
+}
+
+/// The prompts in the field `name`, at least one and at most `most`.
+///
+/// # Errors
+/// A 400 about the field.
+pub fn prompts(served: &Served, name: &str, fields: &mut Fields, most: usize) -> Result<Vec<Prompt>> {
+    let Some(value) = fields.take(name) else {
+        return Err(ApiError::about(name, "missing_required_parameter", format!("{name} is missing")));
+    };
+    let several = |value: &Value| value.is_string() || value.is_array();
+    let listed = match value {
+        Value::Array(values) if !values.is_empty() && values.iter().all(several) => values,
+        one => vec![one],
+    };
+    if listed.len() > most {
+        let problem = format!("{name} has {} entries; at most {most} are allowed", listed.len());
+        return Err(ApiError::value(name, problem));
+    }
+    listed.iter().map(|value| prompt(served, name, value)).collect()
+}
+
+fn prompt(served: &Served, name: &str, value: &Value) -> Result<Prompt> {
+    let tokenizer = &served.tokenizer;
+    let prompt = match (value, tokens(value)) {
+        (Value::String(text), _) => {
+            let tokens = tokenizer.encode_prompt(text, Specials::AsText)?;
+            Prompt { text: text.clone(), tokens }
+        }
+        (_, Some(tokens)) => Prompt { text: text(tokenizer, &tokens), tokens },
+        _ => {
+            let problem = format!("{name} must be a string, a list of token ids, or a list of either");
+            return Err(ApiError::value(name, problem));
+        }
+    };
+    if prompt.tokens.is_empty() {
+        return Err(ApiError::value(name, format!("{name} is empty; it must hold at least one token")));
+    }
+    match prompt.tokens.iter().find(|&&token| token as usize >= served.vocab) {
+        Some(token) => {
+            let problem = format!("{name} has token {token}; it must be below the vocabulary's size, {}", served.vocab);
+            Err(ApiError::value(name, problem))
+        }
+        None => Ok(prompt),
+    }
+}
+
+/// The text of tokens; none where some of them have none, being the model's alone or nobody's.
+fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+    tokenizer.decode(tokens).unwrap_or_default()
+}

@@ -1,0 +1,293 @@
+//! From a request's head to its response: who may ask, what is asked for, and the walk of a request through the server.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+
+use crate::board::{Board, Count};
+use crate::budget::{Budget, Share};
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, shown};
+use crate::mailbox::mailbox;
+use crate::options::{Bounds, Options};
+use crate::response::{self, Body};
+use crate::served::Served;
+use crate::texts::now;
+use crate::work::{Answer, Work};
+use crate::worker::Job;
+use crate::{body, chat, completions, embeddings};
+
+/// What all connections share.
+pub struct State {
+    /// The model's facts.
+    pub served: Served,
+    /// Whom the server answers, and how much it lets in.
+    pub options: Options,
+    /// Figures and health.
+    pub board: Arc<Board>,
+    /// To the engine's thread.
+    pub jobs: SyncSender<Job>,
+    sequences: Arc<Budget>,
+    prompt_tokens: Arc<Budget>,
+    bodies: Arc<Budget>,
+    /// Places for connections.
+    pub connections: Arc<Semaphore>,
+    /// Seconds since 1970.
+    started: u64,
+}
+
+/// What makes work of an endpoint's request.
+type Read = fn(&Served, &Bounds, Fields) -> Result<Work>;
+
+impl State {
+    /// A server that has just started.
+    pub fn new(served: Served, options: Options, board: Arc<Board>, jobs: SyncSender<Job>) -> Self {
+        let Bounds { sequences, prompt_tokens, bodies, connections, .. } = options.bounds;
+        State {
+            served,
+            options,
+            board,
+            jobs,
+            sequences: Budget::new(sequences),
+            prompt_tokens: Budget::new(prompt_tokens),
+            bodies: Budget::new(bodies),
+            connections: Arc::new(Semaphore::new(connections)),
+            started: now(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let (sequences, tokens) = (&self.sequences, &self.prompt_tokens);
+        let open = self.options.bounds.connections - self.connections.available_permits();
+        self.board.metrics(&[
+            ("llama_sequences_admitted", "Sequences admitted and not through", sequences.taken()),
+            ("llama_sequences_limit", "Most sequences admitted", sequences.limit()),
+            ("llama_prompt_tokens_admitted", "Tokens of their prompts", tokens.taken()),
+            ("llama_prompt_tokens_limit", "Most tokens of prompts admitted", tokens.limit()),
+            ("llama_connections_open", "Connections", open),
+        ])
+    }
+}
+
+/// The response to a request, which may be an error.
+pub async fn respond(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
+    let response = route(&state, request).await.unwrap_or_else(|error| response::error(&error));
+    let outcome = match response.status() {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Count::Rejected,
+        status if status.is_server_error() => Count::Failed,
+        status if status.is_client_error() => Count::Refused,
+        _ => Count::Answered,
+    };
+    state.board.count(outcome, 1);
+    response
+}
+
+async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Response<Body>> {
+    check_host(&state.options, request.headers())?;
+    let path = request.uri().path().to_owned();
+    if path != "/health" {
+        check_key(&state.options.api_keys, request.headers())?;
+    }
+    let read: Read = match path.as_str() {
+        "/v1/chat/completions" => chat::read,
+        "/v1/completions" => completions::read,
+        "/v1/embeddings" => embeddings::read,
+        _ => return look_up(state, request.method(), &path),
+    };
+    match *request.method() {
+        Method::POST => work(state, request, read).await,
+        _ => Ok(response::wrong_method("POST")),
+    }
+}
+
+/// Answers that need no engine.
+fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>> {
+    let served = &state.served;
+    let model = || json!({"id": served.name, "object": "model", "created": state.started, "owned_by": "llama-serve"});
+    let answer = match path {
+        "/health" => state.board.health().map(|()| response::json(&json!({"status": "ok"}))),
+        "/metrics" => Ok(response::text(state.metrics())),
+        "/v1/models" => Ok(response::json(&json!({"object": "list", "data": [model()]}))),
+        _ => match path.strip_prefix("/v1/models/") {
+            Some(name) if name == served.name => Ok(response::json(&model())),
+            Some(name) => Err(no_such_model(name, served)),
+            None => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
+        },
+    };
+    match *method {
+        Method::GET => answer,
+        _ if answer.as_ref().is_err_and(|error| error.status == StatusCode::NOT_FOUND) => answer,
+        _ => Ok(response::wrong_method("GET")),
+    }
+}
+
+/// The walk of a request: body, fields, work, a place in the queue, the engine's thread, an answer.
+async fn work(state: &Arc<State>, request: Request<Incoming>, read: Read) -> Result<Response<Body>> {
+    check_kind(request.headers())?;
+    check_room(state)?;
+    let body = body::receive(request.into_body(), &state.options.bounds, &state.bodies).await?;
+    let work = understand(state, body, read).await?;
+    let places = admit(state, &work)?;
+    let Work { tasks, answer, stream } = work;
+    let bound = stream.then_some(state.options.bounds.unread);
+    let (sender, receiver) = mailbox(tasks.len(), bound, places);
+    let job = Job { tasks, sender };
+    state.jobs.try_send(job).map_err(|_| ApiError::unavailable("the engine takes no more requests"))?;
+    receiver.accepted().await?;
+    match answer {
+        Answer::Texts(texts) if stream => Ok(response::stream(receiver, texts, state.board.clone())),
+        answer => Ok(response::json(&answer.whole(&receiver.whole().await?))),
+    }
+}
+
+/// Parsing, templates and tokenizing take time that grows with the request: they have threads of their own.
+async fn understand(state: &Arc<State>, body: body::Received, read: Read) -> Result<Work> {
+    let state = state.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let mut fields = Fields::parse(&body.bytes)?;
+        check_model(&mut fields, &state.served)?;
+        read(&state.served, &state.options.bounds, fields)
+    });
+    work.await.unwrap_or_else(|_| Err(ApiError::internal("understanding this request failed")))
+}
+
+/// Places for all sequences of a request, which it keeps until the last one is through.
+fn admit(state: &State, work: &Work) -> Result<[Share; 2]> {
+    let (sequences, limit) = (work.tasks.len(), state.sequences.limit());
+    if sequences > limit {
+        let problem = format!("{sequences} sequences are asked for; at most {limit} are allowed");
+        return Err(ApiError::about("n", "too_many_sequences", problem));
+    }
+    let sequences = state.sequences.take(sequences).ok_or_else(|| full("sequences", &state.sequences))?;
+    let tokens = state.prompt_tokens.take_or_first(work.prompt_tokens());
+    Ok([sequences, tokens.ok_or_else(|| full("tokens of prompts", &state.prompt_tokens))?])
+}
+
+/// That a request has a chance at all, before its body is received.
+fn check_room(state: &State) -> Result<()> {
+    match state.sequences.taken() < state.sequences.limit() {
+        true => Ok(()),
+        false => Err(full("sequences", &state.sequences)),
+    }
+}
+
+fn full(what: &str, budget: &Budget) -> ApiError {
+    let (taken, limit) = (budget.taken(), budget.limit());
+    ApiError::overloaded(format!("{taken} of {limit} {what} are waiting or running; try again later"))
+}
+
+/// The model's name may be left out, since there is only one.
+fn check_model(fields: &mut Fields, served: &Served) -> Result<()> {
+    match fields.string("model")? {
+        Some(name) if name != served.name => Err(no_such_model(&name, served)),
+        _ => Ok(()),
+    }
+}
+
+fn no_such_model(name: &str, served: &Served) -> ApiError {
+    let message = format!("there is no model {}; this server has {}", shown(&Value::from(name)), served.name);
+    let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
+    ApiError { param: Some("model".into()), ..error }
+}
+
+/// A body that says what it is must say JSON: a page from elsewhere can make a browser send other kinds unasked.
+fn check_kind(headers: &HeaderMap) -> Result<()> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    match kind.eq_ignore_ascii_case("application/json") {
+        true => Ok(()),
+        false => {
+            let message = "the body must be JSON, with the header Content-Type: application/json";
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+        }
+    }
+}
+
+/// A server on a loopback address that asks for no key answers only to names that lead nowhere else.
+fn check_host(options: &Options, headers: &HeaderMap) -> Result<()> {
+    if !options.address.ip().is_loopback() || !options.api_keys.is_empty() {
+        return Ok(());
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    match host.is_empty() || is_own(without_port(host), &options.hosts) {
+        true => Ok(()),
+        false => {
+            let message = "this server does not go by the name in the header Host; allow it with --host-name";
+            Err(ApiError::new(StatusCode::FORBIDDEN, "unknown_host", message))
+        }
+    }
+}
+
+fn is_own(host: &str, names: &[String]) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || names.iter().any(|name| host.eq_ignore_ascii_case(name))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// In a time that says nothing of how much of a key was right.
+fn check_key(keys: &[String], headers: &HeaderMap) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let given = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    let given = given.split_at_checked(BEARER.len()).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER));
+    let given = given.map_or(&b""[..], |(_, key)| key);
+    let right = keys.iter().fold(0, |right, key| right | given.ct_eq(key.as_bytes()).unwrap_u8());
+    match right {
+        1 => Ok(()),
+        _ => Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "this server needs a key: Authorization: Bearer KEY",
+        )),
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine() {
+        for own in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "[::1]", "10.0.0.1", "me.local:80"] {
+            assert!(is_own(without_port(own), &["me.local".into()]), "{own}");
+        }
+        for other in
+            ["example.com", "localhost.example.com:8080", "127.0.0.1.nip.io", "[::1", "me.local.example.com", ":80"]
+        {
+            let host = without_port(other);
+            assert!(!is_own(host, &["me.local".into()]) || other == "[::1", "{other}");
+        }
+    }
+
+    #[test]
+    fn keys() {
+        let headers = |value: &'static str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
+        let keys = ["one".to_owned(), "two".to_owned()];
+        for right in ["Bearer one", "bearer two"] {
+            assert!(check_key(&keys, &headers(right)).is_ok(), "{right}");
+        }
+        for wrong in ["", "one", "Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "Bearer  one"] {
+            assert_eq!(check_key(&keys, &headers(wrong)).unwrap_err().status, 401, "{wrong}");
+        }
+        assert_eq!(check_key(&keys, &HeaderMap::new()).unwrap_err().status, 401);
+        assert!(check_key(&[], &HeaderMap::new()).is_ok());
+    }
+}

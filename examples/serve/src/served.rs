@@ -1,0 +1,52 @@
+//! What is served: the engine's facts that a request is checked against before it gets there.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use llama_core::batch::BLOCK;
+use llama_core::engine::Engine;
+use llama_core::text::{ChatTemplate, Tokenizer};
+use llama_core::{Error, Result};
+
+/// A model's name and what can be known of it without the engine.
+pub struct Served {
+    /// What requests call it.
+    pub name: String,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How a conversation becomes a prompt, where the model has been taught any.
+    pub template: Option<ChatTemplate>,
+    /// Positions of one sequence, prompt and generated.
+    pub context: usize,
+    /// Tokens that the model has.
+    pub vocab: usize,
+    /// Columns of an embedding.
+    pub hidden: usize,
+    /// Changes with whatever may change an answer: model, its sizes, backend, version.
+    pub fingerprint: String,
+}
+
+impl Served {
+    /// The facts of `engine`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for an engine without one.
+    pub fn new(engine: &Engine, template: Option<ChatTemplate>, name: impl Into<String>) -> Result<Self> {
+        let Some(tokenizer) = engine.tokenizer() else {
+            return Err(Error::tokenizer("tokenizer", "a server needs an engine with one"));
+        };
+        let (name, limits) = (name.into(), engine.model().limits());
+        let mut hash = DefaultHasher::new();
+        let model = format!("{name} {:?} {}", engine.model().config(), engine.model().backend());
+        (model, env!("CARGO_PKG_VERSION")).hash(&mut hash);
+        Ok(Served {
+            name,
+            tokenizer: tokenizer.clone(),
+            template,
+            context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
+            vocab: engine.model().config().vocab,
+            hidden: engine.model().config().hidden,
+            fingerprint: format!("fp_{:016x}", hash.finish()),
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! Whatever a request says, the answer is an error object with a status of 4xx that names what is wrong, never a 5xx, and the
+//! server answers the next.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use llama_serve::{Bounds, Options};
+use serde_json::{Value, json};
+
+use crate::client::{Client, post, request};
+use crate::subject::{engine, engine_options, serve, serve_with, server};
+
+/// JSON as text, since some of it no `Value` can hold.
+type Case = (&'static str, &'static str, &'static str);
+
+/// Fields of a completion, and the values that no server should take.
+const PARAMETERS: [Case; 24] = [
+    ("temperature", "temperature", "-0.1 2.1 1e39 1e308 \"1\" true [] {} -1e-9"),
+    ("top_p", "top_p", "-0.1 1.1 1e39 \"1\" [1]"),
+    ("min_p", "min_p", "-0.1 1.0001 1e39 {}"),
+    ("top_k", "top_k", "-1 1.5 1e3 9223372036854775808 18446744073709551616 \"1\""),
+    ("presence_penalty", "presence_penalty", "-2.1 2.1 1e39 \"\""),
+    ("frequency_penalty", "frequency_penalty", "-2.1 2.1 -1e39 []"),
+    ("repetition_penalty", "repetition_penalty", "0 -1 1e39 1e-39 false"),
+    ("max_tokens", "max_tokens", "0 -1 1.5 18446744073709551616 -9223372036854775808 \"5\" [5]"),
+    ("n", "n", "0 -1 9 1000000 2147483648 1.0 \"2\""),
+    ("best_of", "best_of", "0 -1 2 1000000 2147483648 \"1\""),
+    ("seed", "seed", "1.5 18446744073709551616 -9223372036854775809 \"7\" []"),
+    ("logprobs", "logprobs", "-1 21 1000000 2147483648 true \"5\""),
+    ("stop", "stop", "\"\" [\"\"] 1 [1] [null] {} [[\"a\"]]"),
+    ("stop_token_ids", "stop_token_ids", "[512] [-1] [4294967295] [4294967296] [2147483648] 1 [\"1\"]"),
+    (
+        "logit_bias",
+        "logit_bias",
+        "{\"512\":1} {\"-1\":1} {\"x\":1} {\"1\":101} {\"1\":-101} {\"1\":\"1\"} {\"1\":1e39} {\"4294967296\":0} [] 1",
+    ),
+    ("stream", "stream", "1 \"true\" [] 0"),
+    ("stream_options", "stream_options", "{} 1 {\"include_usage\":true}"),
+    ("echo", "echo", "1 \"true\""),
+    ("ignore_eos", "ignore_eos", "1 \"yes\""),
+    ("suffix", "suffix", "\"a\" 1"),
+    (
+        "prompt",
+        "prompt",
+        "null 1 true {} [] [\"a\",1] [1,\"a\"] [1.5] [-1] [512] [4294967296] [[]] [[1],[]] [[[1]]] [null] [{}]",
+    ),
+    ("model", "model", "\"other\" \"\" 1 [] \"../../etc/passwd\""),
+    ("tools", "tools", "[] [1]"),
+    ("no_such_parameter", "no_such_parameter", "0 true \"\" []"),
+];
+
+/// The same for chats.
+const CHATS: [Case; 22] = [
+    ("messages", "messages", "null 1 \"hi\" {} []"),
+    ("messages", "messages[0]", "[1] [null] [[]] [\"hi\"]"),
+    (
+        "messages",
+        "messages[0].role",
+        "[{}] [{\"role\":1,\"content\":\"a\"}] [{\"role\":\"root\",\"content\":\"a\"}] [{\"role\":\"tool\",\"content\":\"a\"}]",
+    ),
+    (
+        "messages",
+        "messages[0].content",
+        "[{\"role\":\"user\"}] [{\"role\":\"user\",\"content\":1}] [{\"role\":\"user\",\"content\":{}}] [{\"role\":\"user\",\"content\":[1]}] [{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}] [{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}] [{\"role\":\"assistant\",\"content\":null}]",
+    ),
+    ("messages", "messages[0].tool_calls", "[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[1]}]"),
+    ("messages", "messages[0].secret", "[{\"role\":\"user\",\"content\":\"a\",\"secret\":1}]"),
+    ("tools", "tools", "1 {} [{\"type\":\"function\"}]"),
+    ("functions", "functions", "[{}] 1"),
+    ("tool_choice", "tool_choice", "\"required\" {} 1"),
+    ("response_format", "response_format", "{\"type\":\"json_object\"} {\"type\":\"json_schema\"} {} 1"),
+    ("modalities", "modalities", "[\"audio\"] [\"text\",\"audio\"]"),
+    ("audio", "audio", "{} 1"),
+    ("prediction", "prediction", "{}"),
+    ("reasoning_effort", "reasoning_effort", "\"low\""),
+    ("web_search_options", "web_search_options", "{}"),
+    ("store", "store", "true 1"),
+    ("service_tier", "service_tier", "\"flex\""),
+    ("logprobs", "logprobs", "1 \"true\""),
+    ("top_logprobs", "top_logprobs", "1 -1 21"),
+    ("max_completion_tokens", "max_completion_tokens", "0 -1 1.5"),
+    ("n", "n", "0 9"),
+    ("temperature", "temperature", "2.5 1e39"),
+];
+
+const EMBEDDINGS: [Case; 4] = [
+    ("input", "input", "null 1 {} [] [1,\"a\"] [512] [-1] [[]]"),
+    ("encoding_format", "encoding_format", "\"int8\" 1"),
+    ("dimensions", "dimensions", "0 1 -1 1000000"),
+    ("extra", "extra", "1"),
+];
+
+/// Sends every case, and returns how many there were.
+fn refused(address: SocketAddr, path: &str, base: Value, cases: &[Case]) -> usize {
+    let mut client = Client::connect(address);
+    let mut count = 0;
+    for (field, param, values) in cases {
+        for value in values.split(' ') {
+            let mut fields = base.as_object().unwrap().clone();
+            fields.shift_remove(*field);
+            let rest = Value::from(fields).to_string();
+            let comma = if rest == "{}" { "" } else { "," };
+            client.post(path, &rest.replacen('{', &format!("{{\"{field}\":{value}{comma}"), 1));
+            let reply = client.reply();
+            let (status, _, named) = reply.error();
+            let expected = if *field == "model" && value.starts_with('"') { 404 } else { 400 };
+            assert_eq!((status, named.as_deref()), (expected, Some(*param)), "{field} = {value}: {}", reply.text());
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn parameters() {
+    let server = server();
+    let address = server.address();
+    let completion = json!({"prompt": "Once", "max_tokens": 4});
+    let chat = json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4});
+    let embedding = json!({"input": "Once"});
+    let mut count = refused(address, "/v1/completions", completion.clone(), &PARAMETERS);
+    count += refused(address, "/v1/chat/completions", chat.clone(), &CHATS);
+    count += refused(address, "/v1/embeddings", embedding.clone(), &EMBEDDINGS);
+    assert!(count >= 200, "{count} cases");
+    for (path, body) in [("/v1/completions", completion), ("/v1/chat/completions", chat), ("/v1/embeddings", embedding)]
+    {
+        assert_eq!(post(address, path, &body).status, 200, "{path}");
+    }
+    assert_eq!(server.stats().blocks_used, 0);
+    assert!(server.stop());
+}
+
+#[test]
+fn parameters_together() {
+    let server = server();
+    let long = ["x"; 17];
+    let bias: Value = (0..1025).map(|id| (id.to_string(), json!(1))).collect();
+    for (path, code, body) in [
+        ("/v1/completions", "unsupported_parameter", json!({"prompt": "a", "n": 1, "best_of": 3})),
+        (
+            "/v1/completions",
+            "unsupported_parameter",
+            json!({"prompt": "a", "echo": true, "logprobs": 1, "stream": true}),
+        ),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop": long})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop": "x".repeat(1025)})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "logit_bias": bias})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop_token_ids": vec![1; 257]})),
+        ("/v1/completions", "invalid_value", json!({"prompt": vec!["a"; 33], "n": 8})),
+        (
+            "/v1/completions",
+            "unsupported_parameter",
+            json!({"prompt": "a", "stream": true, "stream_options": {"include_obfuscation": true}}),
+        ),
+        (
+            "/v1/completions",
+            "unknown_parameter",
+            json!({"prompt": "a", "stream": true, "stream_options": {"other": 1}}),
+        ),
+        (
+            "/v1/chat/completions",
+            "invalid_value",
+            json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "max_completion_tokens": 2}),
+        ),
+        (
+            "/v1/chat/completions",
+            "invalid_value",
+            json!({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}),
+        ),
+        ("/v1/embeddings", "invalid_value", json!({"input": vec!["a"; 257]})),
+        ("/v1/embeddings", "context_length_exceeded", json!({"input": "a ".repeat(2000)})),
+    ] {
+        let reply = post(server.address(), path, &body);
+        let (status, found, _) = reply.error();
+        assert_eq!((status, found.as_str()), (400, code), "{}", reply.text());
+    }
+    assert!(server.stop());
+}
+
+#[test]
+fn what_says_nothing_is_taken() {
+    let server = server();
+    let chat = json!({
+        "model": "stories", "messages": [{"role": "user", "content": "a", "name": "b", "tool_calls": null}], "max_tokens": 2,
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"},
+        "store": false, "service_tier": "auto", "temperature": null, "stop": null, "top_p": 0, "modalities": ["text"],
+        "unknown": null, "logit_bias": {"5": -100, "6": 100}, "stop_token_ids": [511], "seed": -5,
+    });
+    let reply = post(server.address(), "/v1/chat/completions", &chat);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(server.stop());
+}
+
+#[test]
+fn a_context_that_overflows_names_both_numbers() {
+    let server = server();
+    for (path, body) in [
+        ("/v1/completions", json!({"prompt": "a b ".repeat(400)})),
+        ("/v1/completions", json!({"prompt": vec![5; 500], "max_tokens": 13})),
+        ("/v1/completions", json!({"prompt": vec![5; 513], "max_tokens": 1, "stream": true})),
+        ("/v1/completions", json!({"prompt": "a", "max_tokens": u64::MAX})),
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "a b ".repeat(400)}]})),
+    ] {
+        let reply = post(server.address(), path, &body);
+        let (status, code, _) = reply.error();
+        assert_eq!((status, code.as_str()), (400, "context_length_exceeded"), "{}", reply.text());
+        assert!(reply.text().contains("512"), "{}", reply.text());
+        let numbers = reply.text().split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).count();
+        assert!(numbers >= 3, "{}", reply.text());
+    }
+    let fits = post(
+        server.address(),
+        "/v1/completions",
+        &json!({"prompt": vec![5; 500], "max_tokens": 12, "ignore_eos": true}),
+    );
+    assert_eq!(fits.json()["usage"]["total_tokens"], 512);
+    assert!(server.stop());
+}
+
+#[test]
+fn bodies() {
+    let bounds = Bounds { body: 100_000, ..Bounds::default() };
+    let server = serve(engine(engine_options()), bounds);
+    let prompt = |prompt: &str| format!("{{\"prompt\":{prompt}}}").into_bytes();
+    let deep = |depth: usize| prompt(&format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
+    let mut invalid: Vec<Vec<u8>> =
+        ["", "{:", "{", "}", "[]", "1", "null", "\"a\"", "{\"prompt\":\"a\"}}", "{\"prompt\":NaN}", "{'prompt':'a'}"]
+            .iter()
+            .map(|body| body.as_bytes().to_vec())
+            .collect();
+    invalid.extend([
+        prompt("\"\u{feff}")[..5].to_vec(),
+        [b"\xEF\xBB\xBF".to_vec(), prompt("\"a\"")].concat(),
+        [b"{\"prompt\":\"".to_vec(), b"\xFF\xFE\"}".to_vec()].concat(),
+        [b"{\"prompt\":\"".to_vec(), b"\xED\xA0\x80\"}".to_vec()].concat(),
+        prompt("\"\\ud800\""),
+        prompt("\"a\nb\""),
+        prompt("1e999"),
+        deep(200),
+        deep(40_000),
+        vec![0; 1000],
+        vec![b'['; 90_000],
+        vec![b'{'; 90_000],
+    ]);
+    let mut client = Client::connect(server.address());
+    for body in &invalid {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
+        let head = request("/v1/completions", "");
+        let head =
+            String::from_utf8(head).unwrap().replace("Content-Length: 0", &format!("Content-Length: {}", body.len()));
+        client.send(head.as_bytes());
+        client.send(body);
+        assert_eq!(client.reply().error(), (400, "invalid_json".into(), None), "{shown}");
+    }
+    assert_eq!(post(server.address(), "/v1/completions", &json!({"prompt": "x".repeat(100_001)})).error().0, 413);
+    assert!(server.stop());
+}
+
+#[test]
+fn heads() {
+    let bounds = Bounds { body: 1000, head_time: Duration::from_secs(60), ..Bounds::default() };
+    let server = serve(engine(engine_options()), bounds);
+    let address = server.address();
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let big = "x".repeat(1 << 20);
+    let chunked =
+        |size: usize| format!("{head}Transfer-Encoding: chunked\r\n\r\n{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
+    for (expected, what, bytes) in [
+        (431, "a header of 1 MB", format!("{head}X: {big}\r\n\r\n")),
+        (431, "200 headers", format!("{head}{}\r\n", "X: y\r\n".repeat(200))),
+        (431, "a path of 1 MB", format!("GET /{big} HTTP/1.1\r\nHost: localhost\r\n\r\n")),
+        (413, "a length beyond the bound", format!("{head}Content-Length: 100000000\r\n\r\n")),
+        (400, "a length beyond 64 bits", format!("{head}Content-Length: 99999999999999999999\r\n\r\n")),
+        (400, "a negative length", format!("{head}Content-Length: -1\r\n\r\n")),
+        (400, "two lengths", format!("{head}Content-Length: 1\r\nContent-Length: 2\r\n\r\n{{}}")),
+        (400, "no request", "hello\r\n\r\n".into()),
+        (400, "another protocol", "\u{16}\u{3}\u{1}\u{2}\r\n\r\n".into()),
+        (413, "chunks beyond the bound", chunked(2000)),
+        (400, "chunks that are not JSON", chunked(20)),
+        (415, "no kind", "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}".into()),
+        (415, "a form", "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 2\r\n\r\n{}".into()),
+        (403, "another host", "GET /v1/models HTTP/1.1\r\nHost: example.com\r\n\r\n".into()),
+        (404, "a path upwards", "GET /v1/models/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n".into()),
+        (405, "another method", "BREW /v1/completions HTTP/1.1\r\nHost: localhost\r\n\r\n".into()),
+    ] {
+        let mut client = Client::connect(address);
+        client.send(bytes.as_bytes());
+        let found = client.head().map(|reply| reply.status);
+        // Who is refused before all was received may see the connection break.
+        assert!(found == Some(expected) || found.is_none() && bytes.len() > 1 << 20, "{what}: {found:?}");
+    }
+    let mut client = Client::connect(address);
+    client.send(format!("{head}Content-Length: 500\r\n\r\n{{").as_bytes());
+    client.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.reply().error().1, "incomplete_body");
+    assert_eq!(post(address, "/v1/completions", &json!({"prompt": "a"})).status, 200);
+    assert!(server.stop());
+}
+
+#[test]
+fn keys() {
+    let options = Options { api_keys: vec!["first".into(), "second".into()], ..Options::default() };
+    let server = serve_with(engine(engine_options()), options);
+    let ask = |path: &str, header: &str| {
+        let mut client = Client::connect(server.address());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: anything\r\n{header}\r\n").as_bytes());
+        client.reply().status
+    };
+    for path in ["/v1/models", "/metrics", "/nowhere"] {
+        for wrong in
+            ["", "Authorization: Bearer third\r\n", "Authorization: first\r\n", "Authorization: Bearer firs\r\n"]
+        {
+            assert_eq!(ask(path, wrong), 401, "{path} {wrong}");
+        }
+    }
+    assert_eq!(ask("/v1/models", "Authorization: Bearer second\r\n"), 200);
+    assert_eq!(ask("/health", ""), 200);
+    assert_eq!(post(server.address(), "/v1/completions", &json!({"prompt": "a"})).error().1, "invalid_api_key");
+    assert!(server.stop());
+}

@@ -1,0 +1,124 @@
+//! What is served in the tests: the model that ships in the repository, as it is or with something between it and the engine.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use llama_core::backend::Limits;
+use llama_core::batch::{Batch, BlockId};
+use llama_core::checkpoint::Checkpoint;
+use llama_core::config::Config;
+use llama_core::engine::{Engine, EngineOptions};
+use llama_core::model::{Llama, Model};
+use llama_core::text::ChatTemplate;
+use llama_core::{Loader, Result};
+use llama_kernels::{Cpu, CpuOptions};
+use llama_serve::{Bounds, Options, Server};
+
+/// Turns of a conversation, between tokens that only the template can make.
+pub const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}\n\
+                            {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+
+pub fn engine_options() -> EngineOptions {
+    EngineOptions { sequences: 8, chunk: 64, embeddings: true, ..EngineOptions::default() }
+}
+
+/// The model as it is.
+pub fn engine(options: EngineOptions) -> Engine {
+    Loader::open(shipped()).unwrap().options(options).load(cpu()).unwrap()
+}
+
+/// A server of the model as it is, within the usual bounds.
+pub fn server() -> Server {
+    serve(engine(engine_options()), Bounds::default())
+}
+
+pub fn serve(engine: Engine, bounds: Bounds) -> Server {
+    serve_with(engine, Options { bounds, ..Options::default() })
+}
+
+/// On a port that is free.
+pub fn serve_with(engine: Engine, mut options: Options) -> Server {
+    options.address.set_port(0);
+    let template = Some(ChatTemplate::new(TEMPLATE).unwrap());
+    Server::start(llama_serve::Model { engine, template, name: "stories".into() }, options).unwrap()
+}
+
+/// Something done to the logits of a step, or in its stead.
+pub type Hook = Box<dyn FnMut(&Batch, &mut Vec<f32>) -> Result<()> + Send>;
+
+/// The model with a hook.
+pub fn hooked(options: EngineOptions, hook: Hook) -> Engine {
+    let checkpoint = Checkpoint::open(shipped()).unwrap();
+    let limits = options.limits(checkpoint.config()).unwrap();
+    let inner = Llama::load(cpu(), &checkpoint, limits, None, &mut |_| {}).unwrap();
+    let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
+    Engine::new(Box::new(Hooked { inner: Box::new(inner), hook }), Some(tokenizer), &options).unwrap()
+}
+
+/// A door that every step goes through.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// The model behind the door, which is shut.
+    pub fn engine(&self, options: EngineOptions) -> Engine {
+        let gate = self.clone();
+        hooked(
+            options,
+            Box::new(move |_, _| {
+                gate.wait();
+                Ok(())
+            }),
+        )
+    }
+
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(open, |open| !*open).unwrap());
+    }
+}
+
+struct Hooked {
+    inner: Box<dyn Model>,
+    hook: Hook,
+}
+
+impl Model for Hooked {
+    fn config(&self) -> &Config {
+        self.inner.config()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.inner.limits()
+    }
+
+    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        self.inner.forward(batch, logits)?;
+        (self.hook)(batch, logits)
+    }
+
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        self.inner.states(states)
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        self.inner.copy_blocks(pairs)
+    }
+
+    fn backend(&self) -> String {
+        self.inner.backend()
+    }
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap()
+}
+
+fn shipped() -> &'static Path {
+    llama_examples::shipped_model()
+}
