@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
+use crate::format::response_format;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::scores;
@@ -28,6 +29,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
     parameters.request.max_tokens = max_tokens(&mut fields)?;
     parameters.request.sampling.logprobs = logprobs(&mut fields)?;
+    parameters.request.grammar = response_format(served, &mut fields)?;
     let messages = messages(&mut fields)?;
     fields.end("")?;
     let prompt = prompt(served, &messages)?;
@@ -76,7 +78,6 @@ fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
     fields.unwanted("functions", empty)?;
     fields.unwanted("tool_choice", |value| value == "none" || value == "auto")?;
     fields.unwanted("function_call", |value| value == "none" || value == "auto")?;
-    fields.unwanted("response_format", |value| *value == json!({"type": "text"}))?;
     fields.unwanted("modalities", |value| *value == json!(["text"]))?;
     fields.unwanted("store", |value| *value == json!(false))?;
     fields.unwanted("service_tier", |value| value == "auto" || value == "default")?;

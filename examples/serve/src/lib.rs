@@ -12,7 +12,7 @@
 //! | `listen.rs`, `stall.rs` | a connection, whose head, body and reader each have a time |
 //! | `route.rs` | who asks, what for; the walk itself is the function `work` |
 //! | `body.rs` | the body, within its bounds |
-//! | `fields.rs`, `parameters.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
+//! | `fields.rs`, `parameters.rs`, `format.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
 //! | `chat.rs`, `completions.rs`, `embeddings.rs` | values to `Work`: requests of the engine, and how to answer |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
 //! | `worker.rs` | the engine's thread |
@@ -32,6 +32,7 @@ mod completions;
 mod embeddings;
 pub mod error;
 mod fields;
+mod format;
 mod listen;
 mod mailbox;
 mod options;

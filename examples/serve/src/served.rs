@@ -7,6 +7,7 @@ use llama_core::batch::BLOCK;
 use llama_core::engine::Engine;
 use llama_core::text::{ChatTemplate, Tokenizer};
 use llama_core::{Error, Result};
+use llama_structured::Grammars;
 
 /// A model's name and what can be known of it without the engine.
 pub struct Served {
@@ -16,6 +17,8 @@ pub struct Served {
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes a prompt, where the model has been taught any.
     pub template: Option<ChatTemplate>,
+    /// What JSON is in its tokens, where some token ends a text.
+    pub grammars: Option<Grammars>,
     /// Positions of one sequence, prompt and generated.
     pub context: usize,
     /// Tokens that the model has.
@@ -43,6 +46,7 @@ impl Served {
             name,
             tokenizer: tokenizer.clone(),
             template,
+            grammars: if engine.end_tokens().is_empty() { None } else { Some(Grammars::of(engine)?) },
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: engine.model().config().vocab,
             hidden: engine.model().config().hidden,

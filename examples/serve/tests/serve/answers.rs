@@ -308,3 +308,29 @@ fn one_connection_asks_again_and_again() {
     assert_eq!(metric(server.address(), "llama_connections_total"), 2);
     assert!(server.stop());
 }
+
+#[test]
+fn json_is_as_its_format_wants_it() {
+    let server = server();
+    let ask = |format: Value, seed: usize| {
+        let messages = json!([{"role": "user", "content": "A person, as JSON"}]);
+        let body = json!({"messages": messages, "response_format": format, "max_tokens": 200, "seed": seed});
+        post(server.address(), "/v1/chat/completions", &body).json()["choices"][0].clone()
+    };
+    let schema = json!({
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 1, "maximum": 99}},
+        "required": ["name", "age"],
+        "additionalProperties": false,
+    });
+    for seed in 0..8 {
+        let format =
+            json!({"type": "json_schema", "json_schema": {"name": "person", "strict": true, "schema": schema}});
+        let choice = ask(format, seed);
+        assert_eq!(choice["finish_reason"], "stop", "{choice}");
+        let person: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+        assert!(person["name"].is_string() && (1..=99).contains(&person["age"].as_i64().unwrap()), "{choice}");
+    }
+    let text = ask(json!({"type": "json_object"}), 1)["message"]["content"].as_str().unwrap().to_owned();
+    assert!(text.starts_with('{'), "{text:?}");
+}

@@ -50,7 +50,7 @@ const PARAMETERS: [Case; 24] = [
 ];
 
 /// The same for chats.
-const CHATS: [Case; 22] = [
+const CHATS: [Case; 25] = [
     ("messages", "messages", "null 1 \"hi\" {} []"),
     ("messages", "messages[0]", "[1] [null] [[]] [\"hi\"]"),
     (
@@ -68,7 +68,18 @@ const CHATS: [Case; 22] = [
     ("tools", "tools", "1 {} [{\"type\":\"function\"}]"),
     ("functions", "functions", "[{}] 1"),
     ("tool_choice", "tool_choice", "\"required\" {} 1"),
-    ("response_format", "response_format", "{\"type\":\"json_object\"} {\"type\":\"json_schema\"} {} 1"),
+    ("response_format", "response_format", "{\"type\":\"xml\"} {} 1 []"),
+    ("response_format", "response_format.secret", "{\"type\":\"json_object\",\"secret\":1}"),
+    (
+        "response_format",
+        "response_format.json_schema",
+        "{\"type\":\"json_schema\"} {\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\"}}",
+    ),
+    (
+        "response_format",
+        "response_format.json_schema.schema",
+        "{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":{\"type\":\"colour\"}}} {\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"$ref\":\"#/nowhere\"}}}",
+    ),
     ("modalities", "modalities", "[\"audio\"] [\"text\",\"audio\"]"),
     ("audio", "audio", "{} 1"),
     ("prediction", "prediction", "{}"),
