@@ -1,8 +1,6 @@
 //! Memory, launches, streams and events, with work done at once and as late as can be.
 
-mod common;
-
-use common::{Rig, rig, shape};
+use crate::common::{PTX, Rig, rig, shape};
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUresult as Status};
 use cudarc::driver::{DriverError, LaunchConfig, PushKernelArg};
@@ -35,7 +33,7 @@ fn copies_fills_and_a_kernel() {
 fn lines_no_launch_executed_are_told() {
     let rig = rig(Config::default());
     let skipping = "ld.param.u32 %r2, [bytes];\n    setp.eq.s32 %p1, %r2, 0;\n    @%p1 ret;";
-    let ptx = common::PTX.replace("ld.param.u32 %r2, [bytes];", &format!(".reg .pred %p<2>;\n    {skipping}"));
+    let ptx = PTX.replace("ld.param.u32 %r2, [bytes];", &format!(".reg .pred %p<2>;\n    {skipping}"));
     let kernel = rig.context.load_module(ptx.into()).unwrap().load_function("last_byte").unwrap();
     // SAFETY: the kernel's one parameter.
     unsafe { rig.stream.launch_builder(&kernel).arg(&0u32).launch(shape(1)) }.unwrap();

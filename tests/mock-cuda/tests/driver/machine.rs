@@ -1,8 +1,6 @@
 //! What programs ask about the machine, and how it fails to be there.
 
-mod common;
-
-use common::{PTX, rig};
+use crate::common::{PTX, rig};
 use cudarc::driver::result::{self, device};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult as Status};
 use cudarc::driver::{CudaContext, DriverError};
@@ -110,6 +108,40 @@ fn missing_kernels_and_unknown_attributes() {
     assert_eq!(module.load_function("scales").unwrap_err().0, Status::CUDA_ERROR_NOT_FOUND);
     let odd = Attribute::CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT;
     assert_eq!(rig.context.attribute(odd), Err(DriverError(Status::CUDA_ERROR_INVALID_VALUE)));
+}
+
+#[test]
+fn threads_have_machines_of_their_own() {
+    let here = rig(Config::default());
+    let count = || {
+        cudarc::driver::result::init().unwrap();
+        device::get_count().unwrap()
+    };
+    std::thread::scope(|scope| {
+        let installs = scope.spawn(|| {
+            let mock = install(&Config { devices: 3, ..Config::default() }).unwrap();
+            (count(), mock.calls()["cuDeviceGetCount"])
+        });
+        assert_eq!(installs.join().unwrap(), (3, 1));
+    });
+    assert_eq!(count(), 1);
+    assert_eq!(here.mock.calls()["cuDeviceGetCount"], 1);
+}
+
+/// A thread without a machine gets that of the context it is given, whatever others do.
+#[test]
+fn a_context_takes_its_machine_along() {
+    let here = rig(Config { driver_version: 12040, ..Config::default() });
+    let _later = std::thread::spawn(|| drop(install(&Config::default()).unwrap())).join();
+    let context = &here.context;
+    let version = std::thread::scope(|scope| {
+        let follows = scope.spawn(|| {
+            context.bind_to_thread().unwrap();
+            result::get_version().unwrap()
+        });
+        follows.join().unwrap()
+    });
+    assert_eq!(version, 12040);
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! `ldmatrix` and `mma` in every form the simulator knows, against matrices multiplied by hand.
 
-mod common;
-
-use common::{Rng, from_bf16, from_f16, to_bf16, to_f16};
+use crate::common::{Rng, from_bf16, from_f16, to_bf16, to_f16};
 use ptx_sim::{Arg, Launch, Memory, Module, launch};
 
 /// A 16 x k matrix times a k x 8 one through `mma`; fragments come from shared memory by `ldmatrix`.

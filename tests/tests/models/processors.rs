@@ -4,8 +4,9 @@ use std::process::Command;
 
 use llama_kernels::{Cpu, CpuOptions};
 
-/// Set for the copy of this test that is held to one processor.
+/// Set for the copy of this program that is held to one processor, and runs this test alone.
 const INSIDE: &str = "LLAMA_TEST_ONE_PROCESSOR";
+const NAME: &str = "processors::affinity_decides_how_many_threads_there_are";
 
 #[test]
 fn affinity_decides_how_many_threads_there_are() {
@@ -20,9 +21,13 @@ fn affinity_decides_how_many_threads_there_are() {
         return;
     };
     let program = std::env::current_exe().expect("this test");
-    let held = Command::new("taskset").args(["-c", &processor]).arg(program).env(INSIDE, "1").output();
+    let held =
+        Command::new("taskset").args(["-c", &processor]).arg(program).args(["--exact", NAME]).env(INSIDE, "1").output();
     match held {
-        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Ok(output) => {
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        }
         Err(error) => println!("not asked: no taskset ({error})"),
     }
 }

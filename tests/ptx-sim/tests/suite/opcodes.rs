@@ -1,10 +1,8 @@
 //! Every arithmetic opcode against Rust's own arithmetic (and the `half` crate's), on random bits and the usual suspects.
 
-mod common;
-
 use std::cmp::Ordering;
 
-use common::Rng;
+use crate::common::Rng;
 use half::{bf16, f16};
 use ptx_sim::{Arg, Format, Launch, Memory, Module, Round, launch};
 

@@ -232,6 +232,6 @@ fn good_neighbours_among_folders() {
 fn as_many_as_the_readme_says() {
     let files = gguf_cases::cases().len() + gguf_model_cases::cases().len() + gguf_model_cases::wrong_types().len();
     let count = files + folder_cases::containers().len() + folder_cases::folders().len();
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../../README.md");
     assert!(readme.contains(&format!("{count} named bad files")), "{count} named bad files");
 }

@@ -1,9 +1,7 @@
 //! The parser says what is wrong and where, and survives anything.
 
-mod common;
-
-use common::cases::CASES;
-use common::{Rng, ptx};
+use crate::common::cases::CASES;
+use crate::common::{Rng, ptx};
 use ptx_sim::{Launch, Memory, Module, Problem, launch};
 
 fn problem(body: &str) -> (usize, String, Problem) {

@@ -1,9 +1,7 @@
 //! The sampling kernels against the CPU's sampler over many random settings, and over a vocabulary so large that a thread
 //! has several chunks to search.
 
-mod common;
-
-use common::{parse, ptx, sample};
+use crate::common::{parse, ptx, sample};
 
 #[test]
 #[ignore = "takes a minute or two"]

@@ -1,5 +1,4 @@
 //! What the suites share: random numbers, bf16, the shipped PTX, and how an error is judged.
-#![allow(dead_code)] // each suite uses its own part
 
 pub mod attention;
 pub mod attention_bugs;

@@ -1,10 +1,8 @@
 //! Capture and replay.
 
-mod common;
-
-use common::{Rig, rig, shape};
+use crate::common::{PTX, Rig, rig, shape};
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags as Flags, CUresult as Status, CUstreamCaptureMode as Mode};
-use cudarc::driver::{CudaGraph, DriverError, PushKernelArg, result};
+use cudarc::driver::{CudaContext, CudaGraph, DriverError, PushKernelArg, result};
 use mock_cuda::Config;
 
 const GLOBAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_GLOBAL;
@@ -133,7 +131,7 @@ fn waiting_and_allocating_spoil_a_capture() {
         |rig| unsafe { rig.stream.alloc::<u8>(4) }.map(drop),
         // SAFETY: leaked, were it to succeed.
         |_| unsafe { result::malloc_sync(4) }.map(drop),
-        |rig| rig.context.load_module(common::PTX.into()).map(drop),
+        |rig| rig.context.load_module(PTX.into()).map(drop),
     ];
     for attempt in attempts {
         let rig = rig(Config::default());
@@ -147,15 +145,16 @@ fn waiting_and_allocating_spoil_a_capture() {
 
 #[test]
 fn other_threads_are_free_in_thread_local_mode() {
-    let alloc = |rig: &Rig| {
-        rig.context.bind_to_thread().unwrap();
+    let alloc = |context: &CudaContext| {
+        context.bind_to_thread().unwrap();
         // SAFETY: leaked.
         status(unsafe { result::malloc_sync(4) })
     };
     let elsewhere = |mode| {
         let rig = rig(Config::default());
+        let context = &rig.context;
         rig.stream.begin_capture(mode).unwrap();
-        let seen = std::thread::scope(|scope| scope.spawn(|| alloc(&rig)).join().unwrap());
+        let seen = std::thread::scope(|scope| scope.spawn(|| alloc(context)).join().unwrap());
         (seen, status(end(&rig)))
     };
     let free = (Status::CUDA_SUCCESS, Status::CUDA_SUCCESS);
@@ -179,7 +178,7 @@ fn the_default_stream_cannot_be_captured() {
 fn a_graph_does_not_outlive_its_module() {
     let rig = rig(Config::default());
     let mut x = rig.stream.clone_htod(&[1u32]).unwrap();
-    let module = rig.context.load_module(common::PTX.into()).unwrap();
+    let module = rig.context.load_module(PTX.into()).unwrap();
     let scale = module.load_function("scale").unwrap();
     rig.stream.begin_capture(GLOBAL).unwrap();
     // SAFETY: the kernel's parameters.

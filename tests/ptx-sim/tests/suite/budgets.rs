@@ -1,11 +1,9 @@
 //! Performance that needs no clock: what a kernel fetches and issues is counted, and may not grow.
 
-mod common;
-
-use common::gemm;
-use common::gemv::measure;
-use common::weights::Kind;
-use common::{parse, ptx};
+use crate::common::gemm;
+use crate::common::gemv::measure;
+use crate::common::weights::Kind;
+use crate::common::{parse, ptx};
 use ptx_sim::{Class, Counters};
 
 /// Rows, inputs and columns with whole tiles everywhere.

@@ -1,9 +1,7 @@
 //! A matrix product as Hopper does it: one thread fills a ring of slots by TMA, four warps multiply what is there. The
 //! correct kernel passes in every layout; each thing it needs, taken away or done wrongly, is found.
 
-mod common;
-
-use common::{Rng, from_bf16};
+use crate::common::{Rng, from_bf16};
 use ptx_sim::{Arg, Counters, Fault, Finding, Launch, Memory, Module, Swizzle, TensorMap, launch};
 
 const M: usize = 64;

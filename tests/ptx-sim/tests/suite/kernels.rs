@@ -1,9 +1,7 @@
 //! Every shipped kernel against f64, in the PTX that ships.
 
-mod common;
-
-use common::cases::{CASES, Case, HOPPER_CASES};
-use common::{parse, ptx, ptx_90a, ptx_folder};
+use crate::common::cases::{CASES, Case, HOPPER_CASES};
+use crate::common::{parse, ptx, ptx_90a, ptx_folder};
 
 #[test]
 fn every_kernel_computes_what_it_should() {

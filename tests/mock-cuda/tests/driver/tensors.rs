@@ -1,8 +1,6 @@
 //! Tensor maps: made by the driver, passed by value, used by a bulk copy.
 
-mod common;
-
-use common::{rig, shape};
+use crate::common::{rig, shape};
 use cudarc::driver::sys::{self, CUresult as Status};
 use cudarc::driver::{DeviceRepr, PushKernelArg};
 use mock_cuda::{Capability, Config};

@@ -1,11 +1,9 @@
 //! Does the suite notice a broken kernel? Each entry breaks one line of the shipped PTX the way a programmer might; the
 //! kernel's own case must then fail, by a finding of the simulator or by the numbers. The bugs are listed with their families.
 
-mod common;
-
-use common::bugs::{Bug, plant};
-use common::cases::{CASES, Case, HOPPER_CASES};
-use common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, ptx_90a, sample, wgmma_bugs};
+use crate::common::bugs::{Bug, plant};
+use crate::common::cases::{CASES, Case, HOPPER_CASES};
+use crate::common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, ptx_90a, sample, wgmma_bugs};
 
 #[test]
 fn planted_bugs_are_caught() {

@@ -1,10 +1,8 @@
 //! The persistent kernels against the separate ones, and what happens where one line of them is wrong. (Their cases are among
 //! the others' in kernels.rs; the bugs have a smaller one.)
 
-mod common;
-
-use common::bugs::{Bug, bug, plant};
-use common::{parse, persistent, ptx};
+use crate::common::bugs::{Bug, bug, plant};
+use crate::common::{parse, persistent, ptx};
 
 #[rustfmt::skip]
 const BUGS: &[Bug] = &[

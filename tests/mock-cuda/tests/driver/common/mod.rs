@@ -1,5 +1,4 @@
 //! A device with one small kernel on it.
-#![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::sync::Arc;
 
