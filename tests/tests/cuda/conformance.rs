@@ -4,10 +4,10 @@
 //! A finding of the simulator (a race, an access out of bounds, a number never written) ends the context, so it fails the
 //! scene in which it happens. With `LLAMA_GPU` set, the machine's own GPU plays every scene in full.
 
+use conformance::conformance_suite;
+use conformance::{Agreement, Size, Subject, Suite, Width};
 use llama_core::backend::Numerics;
 use llama_cuda::{Cuda, CudaOptions, Tensor};
-use llama_tests::conformance::{Agreement, Size, Subject, Suite, Width};
-use llama_tests::conformance_suite;
 use llama_tests::driver::Driver;
 use mock_cuda::{Capability, Config};
 

@@ -1,13 +1,13 @@
 //! Whole models on the CUDA backend, its kernels executed by the simulator under the mock driver: against transformers, the
 //! CPU and itself.
 
+use conformance::{Spelled, Width};
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
 use llama_cuda::{Cuda, CudaOptions, Gemm};
 use llama_kernels::Tier;
-use llama_tests::conformance::{Spelled, Width};
 use llama_tests::driver::Driver;
 use llama_tests::heads;
 use llama_tests::models::{Feed, Machine, argmax, bits, data, greedy, limits, logits_in_chunks, run, stories260k};

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use conformance::Random;
 use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::{Batch, BlockId};
@@ -20,7 +21,6 @@ use llama_core::engine::{Engine, EngineOptions, Event, Finish, Request, Sequence
 use llama_core::model::Model;
 use llama_core::sample::{Draw, Outputs, Sampling};
 use llama_kernels::Tier;
-use llama_tests::conformance::Random;
 use llama_tests::models::{Machine, stories260k};
 
 const CONTEXT: usize = 288;

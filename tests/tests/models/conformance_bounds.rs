@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use conformance::conformance_suite;
+use conformance::{Agreement, Size, Subject, Suite, Width};
 use llama_core::backend::reference::{KvCache, Matrix, Plan, Weight};
 use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Reference, Role, Rows};
 use llama_core::batch::{Batch, BlockId};
@@ -10,8 +12,6 @@ use llama_core::checkpoint::TensorView;
 use llama_core::error::Result;
 use llama_core::format::Format;
 use llama_core::sample::{Draw, Outputs};
-use llama_tests::conformance::{Agreement, Size, Subject, Suite, Width};
-use llama_tests::conformance_suite;
 
 fn suite() -> Suite<Reference> {
     suite_of(Reference::new(Numerics::Float))

@@ -114,7 +114,7 @@ fn missing_kernels_and_unknown_attributes() {
 fn threads_have_machines_of_their_own() {
     let here = rig(Config::default());
     let count = || {
-        cudarc::driver::result::init().unwrap();
+        result::init().unwrap();
         device::get_count().unwrap()
     };
     std::thread::scope(|scope| {
@@ -131,17 +131,18 @@ fn threads_have_machines_of_their_own() {
 /// A thread without a machine gets that of the context it is given, whatever others do.
 #[test]
 fn a_context_takes_its_machine_along() {
-    let here = rig(Config { driver_version: 12040, ..Config::default() });
-    let _later = std::thread::spawn(|| drop(install(&Config::default()).unwrap())).join();
+    let here = rig(Config { capability: Capability::ADA, ..Config::default() });
     let context = &here.context;
-    let version = std::thread::scope(|scope| {
+    let seen = std::thread::scope(|scope| {
+        let installs = scope.spawn(|| drop(install(&Config::default()).unwrap()));
+        installs.join().unwrap();
         let follows = scope.spawn(|| {
             context.bind_to_thread().unwrap();
-            result::get_version().unwrap()
+            context.compute_capability().unwrap()
         });
         follows.join().unwrap()
     });
-    assert_eq!(version, 12040);
+    assert_eq!(seen, (8, 9));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The CPU backend in the conformance suite: every tier this machine has, with one, two and three threads, gives the bits
 //! of the reference backend.
 
+use conformance::conformance_suite;
+use conformance::{Agreement, Size, Subject, Suite};
 use llama_core::Error;
 use llama_core::backend::{Backend, KvFormat, Limits, Numerics, RopeLayout};
 use llama_core::batch::BLOCK;
 use llama_kernels::{Cpu, CpuOptions, Tensor, Tier};
-use llama_tests::conformance::{Agreement, Size, Subject, Suite};
-use llama_tests::conformance_suite;
 
 struct Threaded(Cpu);
 
@@ -85,7 +85,7 @@ fn fast_linear_layers() {
 #[test]
 fn a_plan_and_a_cache_hold_what_they_say() {
     let cpu = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).expect("a backend");
-    let shape = llama_tests::conformance::shape(4, 2, 36, 20, RopeLayout::Halves);
+    let shape = conformance::shape(4, 2, 36, 20, RopeLayout::Halves);
     // K has 36 columns and V 48, rounded up to vectors; a group of 32 and what is left have a scale each.
     let rows = [
         (KvFormat::Half, 2 * (36 + 48)),
@@ -107,6 +107,6 @@ fn a_plan_and_a_cache_hold_what_they_say() {
 fn a_format_for_gpus_is_refused() {
     let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("a backend");
     let limits = Limits { tokens: 8, sequences: 1, outputs: 8, context: 32, blocks: 2, kv: KvFormat::F8 };
-    let refused = cpu.kv_cache(&llama_tests::conformance::shape(4, 2, 16, 16, RopeLayout::Halves), &limits);
+    let refused = cpu.kv_cache(&conformance::shape(4, 2, 16, 16, RopeLayout::Halves), &limits);
     assert!(matches!(refused.err(), Some(Error::Parameter { name: "kv", .. })));
 }
