@@ -1,7 +1,6 @@
 //! What the suites share: reference arrays, hostile files, models on every machine, ways of feeding them.
 
 pub mod arrays;
-pub mod conformance;
 pub mod counting;
 pub mod driver;
 pub mod heads;

@@ -1,12 +1,13 @@
 //! The driver: the machine's devices, and a ledger of what was asked of them.
 //!
-//! A process has one driver, and its functions take no argument that could carry it: hence the only statics of this
-//! package, this one and the thread's current context.
+//! A process has one driver, and its functions take no argument that could carry it; tests of one program run side by side
+//! and want one each. So a thread that configures one has it to itself, a thread that makes a context current gets the driver
+//! of that context, and all others share one. Hence the only statics of this package: these, and the thread's current context.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use ptx_sim::Coverage;
 
@@ -16,22 +17,50 @@ use crate::handle::{Handle, Id, device_of};
 use crate::pinned::Pinned;
 use crate::status::{Result, Status, describe};
 
-static DRIVER: Mutex<Option<Arc<Driver>>> = Mutex::new(None);
+/// Of threads that have none of their own: the default machine.
+static SHARED: LazyLock<Arc<Driver>> = LazyLock::new(|| Arc::new(Driver::new(Config::default())));
+/// Those that were configured and are in use.
+static CONFIGURED: Mutex<Vec<Weak<Driver>>> = Mutex::new(Vec::new());
 
 thread_local! {
+    static OWN: RefCell<Option<Arc<Driver>>> = const { RefCell::new(None) };
     /// The context that calls without a handle are about; zero if there is none.
     static CURRENT: Cell<Id> = const { Cell::new(0) };
 }
 
-/// The driver at work; one for the default machine if nobody configured it.
+/// The driver at work on this thread.
 pub(crate) fn driver() -> Arc<Driver> {
-    let mut driver = lock(&DRIVER);
-    driver.get_or_insert_with(|| Arc::new(Driver::new(Config::default()))).clone()
+    own().unwrap_or_else(|| SHARED.clone())
 }
 
-/// Starts the driver afresh: everything made with the old one is void.
+/// A thread that is ending has none any more.
+fn own() -> Option<Arc<Driver>> {
+    OWN.try_with(|own| own.borrow().clone()).ok().flatten()
+}
+
+/// Starts a driver for this thread: everything made with the one it had is void.
 pub(crate) fn configure(config: Config) {
-    *lock(&DRIVER) = Some(Arc::new(Driver::new(config)));
+    let driver = Arc::new(Driver::new(config));
+    let mut configured = lock(&CONFIGURED);
+    configured.retain(|driver| driver.strong_count() > 0);
+    configured.push(Arc::downgrade(&driver));
+    OWN.set(Some(driver));
+}
+
+/// Makes a context current, and its driver that of a thread without one.
+pub(crate) fn set_current(driver: &Driver, context: Id) -> Result {
+    if own().is_some() {
+        return driver.set_current(context);
+    }
+    let configured: Vec<_> = lock(&CONFIGURED).iter().filter_map(Weak::upgrade).collect();
+    match configured.into_iter().find(|driver| driver.has(context)) {
+        Some(driver) => {
+            driver.set_current(context)?;
+            OWN.set(Some(driver));
+            Ok(())
+        }
+        None => driver.set_current(context),
+    }
 }
 
 /// Locks even if another call panicked with the lock held: the mock's bugs are reported there, once.
@@ -88,7 +117,12 @@ impl Driver {
         Ok(CURRENT.get())
     }
 
-    pub fn set_current(&self, context: Id) -> Result {
+    /// Whether a context is one of its devices'.
+    fn has(&self, context: Id) -> bool {
+        self.owner(context).is_ok_and(|device| device.lock().check_context(context).is_ok())
+    }
+
+    fn set_current(&self, context: Id) -> Result {
         if context != 0 {
             self.owner(context)?.lock().check_context(context)?;
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_uint, c_void};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libloading::{Library, Symbol};
 use thiserror::Error;
@@ -45,22 +45,20 @@ pub enum InstallError {
     ),
 }
 
-/// The mock, in place. While a test holds this no other has the driver, so tests of one program take turns.
+/// The mock, in place on the thread that installed it.
 ///
 /// Drop it after everything made with the driver: declare it first.
 #[derive(Debug)]
 pub struct Mock {
     library: Library,
-    _turn: MutexGuard<'static, ()>,
+    /// Another thread would be told of another driver.
+    _stays: PhantomData<*const ()>,
 }
 
-/// Tests take turns: a process has one driver.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// Loads the mock, if it is not loaded yet, and starts it afresh as the given machine.
+/// Loads the mock, if it is not loaded yet, and starts it afresh as the given machine: for this thread, and for threads
+/// without one that make its contexts current. So tests of one program run side by side.
 pub fn install(config: &Config) -> Result<Mock, InstallError> {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mock = Mock { library: load()?, _turn: turn };
+    let mock = Mock { library: load()?, _stays: PhantomData };
     let configure = mock.symbol::<unsafe extern "C" fn(*const Config) -> Status>("mock_cuda_configure")?;
     // SAFETY: the function takes a pointer to a `Config`, whose layout is that of C and comes from the same source.
     match unsafe { configure(config) } {

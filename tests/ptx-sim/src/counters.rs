@@ -1,6 +1,7 @@
 //! What a launch did: deterministic figures to hold a kernel's performance to, and the lines it executed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ir::Class;
 
@@ -105,7 +106,7 @@ fn bank_passes(addresses: &[u64], bytes: u64) -> u64 {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Line in the PTX text, the line, threads that executed it; in the order of the text.
-    pub lines: Vec<(usize, Box<str>, u64)>,
+    pub lines: Vec<(usize, Arc<str>, u64)>,
 }
 
 impl Coverage {

@@ -1,5 +1,7 @@
 //! What a launch can end in besides success.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use crate::types::Space;
@@ -27,7 +29,7 @@ pub struct Place {
     /// Line in the PTX text, from 1.
     pub line: usize,
     /// That line.
-    pub text: Box<str>,
+    pub text: Arc<str>,
 }
 
 /// What can go wrong in a kernel.

@@ -2,6 +2,7 @@
 //! the instructions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::float::Format;
 pub(crate) use crate::op::Op;
@@ -54,7 +55,7 @@ pub(crate) struct Instruction {
     pub guard: Option<(Register, bool)>,
     /// Line in the PTX text, from 1.
     pub line: usize,
-    pub text: Box<str>,
+    pub text: Arc<str>,
     pub class: Class,
     /// Registers it writes.
     pub writes: Box<[Register]>,

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use crate::arguments::{HostMemory, Out};
 use crate::call::exports;
+use crate::driver::set_current;
 use crate::handle::Handle;
 use crate::limits;
 use crate::status::{Status, describe};
@@ -81,7 +82,7 @@ exports! {
     }
 
     /// Makes a context the calling thread's.
-    fn cuCtxSetCurrent(context: Handle) |driver| driver.set_current(context.id())
+    fn cuCtxSetCurrent(context: Handle) |driver| set_current(driver, context.id())
 
     /// The calling thread's context.
     fn cuCtxGetCurrent(context: Out<Handle>) |driver| context.set(Handle::of(driver.current()?))

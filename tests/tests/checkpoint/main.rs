@@ -1,0 +1,8 @@
+//! Checkpoints as they are found, opened without running them: GGUF, safetensors, folders, split files, weight formats.
+
+mod folders;
+mod formats;
+mod gguf;
+mod models;
+mod safetensors;
+mod split;

@@ -1,0 +1,4 @@
+//! Files that are broken, or that were written to do harm.
+
+mod files;
+mod mutants;

@@ -1,0 +1,12 @@
+//! Whole models on the CPU backend and the reference: against other programs, and against themselves for the same bits in
+//! every schedule and company, on every tier and team.
+
+mod company;
+mod conformance_bounds;
+mod embed;
+mod packed_cache;
+mod processors;
+mod sampling;
+mod smollm2;
+mod stories;
+mod tiny;

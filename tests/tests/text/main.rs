@@ -1,0 +1,8 @@
+//! Tokenizers and chat templates: on vocabularies of our own, on files of many origins, against other programs.
+
+mod files;
+mod pretokenize;
+mod reference;
+mod sentencepiece;
+mod template;
+mod tokenizer;
