@@ -47,13 +47,16 @@ pub(crate) fn configure(config: Config) {
     OWN.set(Some(driver));
 }
 
+fn configured() -> Vec<Arc<Driver>> {
+    lock(&CONFIGURED).iter().filter_map(Weak::upgrade).collect()
+}
+
 /// Makes a context current, and its driver that of a thread without one.
 pub(crate) fn set_current(driver: &Driver, context: Id) -> Result {
     if own().is_some() {
         return driver.set_current(context);
     }
-    let configured: Vec<_> = lock(&CONFIGURED).iter().filter_map(Weak::upgrade).collect();
-    match configured.into_iter().find(|driver| driver.has(context)) {
+    match configured().into_iter().find(|driver| driver.has(context)) {
         Some(driver) => {
             driver.set_current(context)?;
             OWN.set(Some(driver));
@@ -111,9 +114,12 @@ impl Driver {
         lock(&self.pinned)
     }
 
-    /// The current context, or none.
+    /// The current context, or none. A thread that has no driver yet may ask as soon as any was started.
     pub fn current(&self) -> Result<Id> {
-        self.devices()?;
+        let started = own().is_none() && configured().iter().any(|driver| driver.devices().is_ok());
+        if !started {
+            self.devices()?;
+        }
         Ok(CURRENT.get())
     }
 
