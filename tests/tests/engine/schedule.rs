@@ -22,9 +22,9 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Whether its sequence may end before it has all of its tokens, other than by a cancel.
-    pub fn has_stops(&self) -> bool {
-        !self.request.stop_tokens.is_empty()
+    /// Whether its sequence may be told other tokens than the model would say next, or end among them, other than by a cancel.
+    pub fn surprises(&self) -> bool {
+        !self.request.stop_tokens.is_empty() || self.request.grammar.is_some()
     }
 }
 
