@@ -12,6 +12,8 @@ use llama_core::model::{Llama, MemoryPlan, Model};
 use llama_core::sample::{Draw, History, Outputs, Sampling};
 use llama_cuda::{Cuda, CudaOptions};
 
+use crate::report::median;
+
 /// What is asked of a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Task {
@@ -109,8 +111,7 @@ impl Loaded {
             run(self)?;
             times.push(start.elapsed().as_secs_f64());
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// The prompt, into an empty cache.

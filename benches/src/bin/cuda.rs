@@ -17,6 +17,7 @@ use clap::Parser;
 use cudarc::driver::DriverError;
 use llama_benches::gpu::Ceilings;
 use llama_benches::random::{SIZES, Sizes, write};
+use llama_benches::report::exit;
 use llama_benches::verbs::{Row, Verbs};
 use llama_benches::whole::{Loaded, Task};
 use llama_core::checkpoint::Checkpoint;
@@ -83,13 +84,7 @@ fn format(name: &str) -> Result<Format, String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use llama_benches::report::{exit, median};
 use llama_core::engine::{Engine, EngineOptions, Request, Stats};
 use llama_core::sample::Sampling;
 use llama_core::text::Specials;
@@ -65,13 +66,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -135,10 +130,4 @@ fn rate(engine: &mut Engine, request: &Request) -> Result<f64> {
     }
     let time = first.map_or(f64::NAN, |first| first.elapsed().as_secs_f64());
     Ok((tokens - 1) as f64 / time)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -19,6 +19,7 @@ use std::time::Instant;
 use clap::Parser;
 use llama_benches::ceiling;
 use llama_benches::process::{self, Usage};
+use llama_benches::report::exit;
 use llama_core::checkpoint::map::Map;
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::{Error, Loader, Result};
@@ -75,13 +76,7 @@ impl Span {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use llama_benches::report::{exit, median};
 use llama_benches::subject::{Shape, Subject};
 use llama_core::Result;
 use llama_core::backend::Numerics;
@@ -58,13 +59,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }
 
 /// One round's figures.
@@ -89,7 +84,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     subject.backend().reset();
     let rounds: Vec<Round> = (0..arguments.repeat).map(|_| round(&mut subject, arguments)).collect::<Result<_>>()?;
     let side_by_side = if arguments.sequences > 1 { format!("x{}", arguments.sequences) } else { String::new() };
-    let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value).collect());
+    let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
     println!(
         "{{\"engine\":\"ours\",\"model\":{:?},\"numerics\":\"{}\",\"threads\":{},\"next\":{next},\"pp{}\":{:.2},\"tg{}@{}{side_by_side}\":{:.2},\"pp_of_peak\":{:.3},\
          \"pp_ceiling\":{:.2},\"tg_of_read\":{:.3},\"read_gbs\":{:.2},\"bytes_per_token\":{},\"load_s\":{load:.2}}}",
@@ -117,11 +112,6 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 fn micros(entry: &llama_core::backend::VerbTime) -> f64 {
     entry.time.as_secs_f64() * 1e6 / entry.calls as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Ceiling, prefill, ceiling, decode, ceiling.
