@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, Limits};
 use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
-use crate::engine::draft::DraftModel;
+use crate::engine::draft::{self, DraftModel};
 use crate::engine::{self, Classifier, Engine, EngineOptions};
 use crate::error::{Error, InFile, Result};
 use crate::model::{Llama, MemoryPlan, Progress};
@@ -103,23 +103,19 @@ impl Loader {
     }
 
     fn knows_tokens_of(&self, engine: &Engine) -> Result<()> {
-        let (vocab, own) = (engine.model().config().vocab, self.checkpoint.config().vocab);
-        if own != vocab {
-            return Err(Error::parameter("drafter", own, format!("must know the model's {vocab} tokens")));
-        }
+        let vocab = engine.model().config().vocab;
+        draft::check_vocab(self.checkpoint.config().vocab, vocab)?;
         let Some(theirs) = engine.tokenizer() else { return Ok(()) };
         let ours = self.checkpoint.tokenizer()?;
-        let spelled = |tokenizer: &Tokenizer, id| tokenizer.piece(id).map(<[u8]>::to_vec).unwrap_or_default();
-        match (0..vocab as u32).find(|&id| spelled(&ours, id) != spelled(theirs, id)) {
-            None => Ok(()),
-            Some(id) => {
-                let [ours, theirs] =
-                    [spelled(&ours, id), spelled(theirs, id)].map(|piece| piece.escape_ascii().to_string());
-                let problem = format!(
-                    "is the token \"{ours}\", and the model's is \"{theirs}\": draft with a model of its family"
-                );
-                Err(Error::parameter("drafter", id, problem))
-            }
-        }
+        let Some(id) = (0..vocab as u32).find(|&id| spelling(&ours, id) != spelling(theirs, id)) else { return Ok(()) };
+        let [ours, theirs] = [&ours, theirs].map(|tokenizer| spelling(tokenizer, id).escape_ascii());
+        let problem =
+            format!("is the token \"{ours}\", and the model's is \"{theirs}\": draft with a model of its family");
+        Err(Error::parameter("drafter", id, problem))
     }
+}
+
+/// Some models pad their embedding: what has no token has no spelling.
+fn spelling(tokenizer: &Tokenizer, id: u32) -> &[u8] {
+    tokenizer.piece(id).unwrap_or_default()
 }

@@ -8,8 +8,8 @@
 //!
 //! A sequence that decodes may have tokens guessed ahead, which one step checks together ([`draft`]).
 //!
-//! What a sequence is told never depends on its company, on chunking, on a prefix-cache hit, on drafts or on having been preempted,
-//! provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
+//! What a sequence is told never depends on its company, on chunking, on a prefix-cache hit, on drafts or on having been
+//! preempted, provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
 //! the model fails the step, which may be tried again: it left no trace.
 //!
 //! A prompt may also be asked for its hidden states in place of text, as one vector or as scores of a classifier's labels
@@ -174,15 +174,9 @@ impl Engine {
     /// [`Error::Parameter`] for a drafter that knows another number of tokens than the model.
     pub fn with_drafter(mut self, drafter: impl Drafter + 'static) -> Result<Self> {
         let vocab = self.model.config().vocab;
-        match drafter.vocab() {
-            Some(known) if known != vocab => {
-                Err(Error::parameter("drafter", known, format!("must know the model's {vocab} tokens")))
-            }
-            _ => {
-                self.drafter = Box::new(drafter);
-                Ok(self)
-            }
-        }
+        drafter.vocab().map_or(Ok(()), |known| draft::check_vocab(known, vocab))?;
+        self.drafter = Box::new(drafter);
+        Ok(self)
     }
 
     /// The same engine, which may be asked to classify.
@@ -318,9 +312,6 @@ impl Engine {
 
     /// Has guesses made for the sequences that decode.
     fn draft(&mut self) -> Result<()> {
-        if self.scheduler.most_drafts() == 0 {
-            return Ok(());
-        }
         let mut drafts = emptied(std::mem::take(&mut self.drafts));
         drafts.extend(self.scheduler.drafts(self.model.config().vocab));
         let result = if drafts.is_empty() { Ok(()) } else { self.drafter.draft(&mut drafts) };

@@ -1,7 +1,7 @@
 //! Which sequences get which rows of a step, and which blocks.
 //!
-//! First come, first served. Sequences that only need their next token come first, one row each and one for each draft; prompts share the rest
-//! of the step's rows in chunks, oldest first; then new sequences are admitted while there is room. A sequence takes
+//! First come, first served. Sequences that only need their next token come first, one row each and one for each draft;
+//! prompts share the rest of the step's rows in chunks, oldest first; then new sequences are admitted while there is room. A sequence takes
 //! blocks as it grows. When none is left for it, the newest running sequence gives up all of its blocks and goes back
 //! to the head of the queue, to be computed again later: its tokens are kept, so nothing it produced changes, and what
 //! the prefix cache still holds of it is not computed twice.
@@ -115,11 +115,6 @@ impl Scheduler {
         let decoding = self.running.iter().filter(|sequence| sequence.is_decoding()).count();
         let share = self.drafts.div_ceil(decoding.max(1));
         self.running.iter_mut().filter_map(move |sequence| sequence.draft(share, vocab))
-    }
-
-    /// Drafts of one step.
-    pub fn most_drafts(&self) -> usize {
-        self.drafts
     }
 
     /// The sequences of the planned step in the order of its batch.

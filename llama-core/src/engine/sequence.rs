@@ -18,7 +18,7 @@ use super::table::Table;
 use super::text::Text;
 
 /// A list of tokens that grows is given room for this many at once; more than that is found as it goes.
-const ROOM: usize = 4096;
+pub(super) const ROOM: usize = 4096;
 
 pub(super) struct Sequence {
     pub id: SequenceId,
@@ -214,7 +214,7 @@ impl Sequence {
     }
 
     /// Drafts in the planned chunk.
-    pub fn planned_drafts(&self) -> usize {
+    fn planned_drafts(&self) -> usize {
         (self.table.computed() + self.chunk).saturating_sub(self.known)
     }
 
@@ -290,7 +290,7 @@ impl Sequence {
         if !event.is_empty() {
             events.push(event);
         }
-        let checked = Checked { drafted, accepted: drafted.min((self.known - certain).saturating_sub(1)) };
+        let checked = Checked { drafted, accepted: (self.known - certain).saturating_sub(1) };
         self.width.learn(checked);
         checked
     }
@@ -411,7 +411,13 @@ impl Sequence {
     }
 
     fn error(&self, refusal: Refusal, position: usize) -> Error {
-        refusal.into_error(self.id.number(), position as u32)
+        match (refusal, &self.grammar) {
+            (Refusal::NothingAllowed, Some(_)) => {
+                let problem = format!("must allow a token to follow position {position}, and leave it to logit_bias");
+                Error::parameter("grammar", "no token", problem)
+            }
+            _ => refusal.into_error(self.id.number(), position as u32),
+        }
     }
 
     /// Why `token` is the last one, if it is. Its text goes to `text` unless it stands for an end.

@@ -1,7 +1,7 @@
 //! From logits to a token: pure functions over slices, no allocation once a [`Sampler`] is made.
 //!
-//! The order of the stages is that of transformers and vLLM: bias, penalties, what is allowed, temperature, top-k, top-p, min-p, draw.
-//! Temperature 0 takes the most probable token after bias and penalties; of equals the one with the lowest id.
+//! The order of the stages is that of transformers and vLLM: bias, penalties, what is allowed, temperature, top-k, top-p,
+//! min-p, draw. Temperature 0 takes the most probable token after bias and penalties; of equals the one with the lowest id.
 //!
 //! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own
 //! (`elementary.rs`), sums are exact (`candidates.rs`), and the random number comes from a counter (`philox.rs`). So a
@@ -175,10 +175,7 @@ impl Refusal {
     pub fn into_error(self, sequence: u64, position: u32) -> Error {
         match self {
             Refusal::NotFinite { token, value } => Error::NotFinite { sequence, token, position, value },
-            Refusal::NothingAllowed => {
-                let problem = format!("must leave a token to follow position {position}");
-                Error::parameter("logit_bias or grammar", "every token forbidden", problem)
-            }
+            Refusal::NothingAllowed => Error::parameter("logit_bias", "-inf for every token", "must leave a token"),
         }
     }
 }

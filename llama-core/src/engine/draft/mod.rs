@@ -19,7 +19,7 @@ mod model;
 pub use lookup::Lookup;
 pub use model::DraftModel;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sample::{Draw, History, Sampling};
 
 use super::event::SequenceId;
@@ -89,6 +89,14 @@ impl Draft<'_> {
     pub fn draw(&self, row: usize) -> Draw<'_> {
         let position = self.tokens.len() as u64 - 1;
         Draw { row, sampling: self.sampling, history: History { tokens: self.tokens, prompt: self.prompt }, position }
+    }
+}
+
+/// That a drafter, which knows `known` tokens, can draft for a model of `vocab`.
+pub(crate) fn check_vocab(known: usize, vocab: usize) -> Result<()> {
+    match known == vocab {
+        true => Ok(()),
+        false => Err(Error::parameter("drafter", known, format!("must know the model's {vocab} tokens"))),
     }
 }
 

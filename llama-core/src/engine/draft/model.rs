@@ -2,17 +2,15 @@
 
 use crate::batch::Batch;
 use crate::engine::event::SequenceId;
+use crate::engine::sequence::ROOM;
 use crate::engine::table::Table;
-use crate::engine::{check_generates, emptied, roomy_batch};
+use crate::engine::{check_generates, emptied, roomy_batch, roomy_outputs};
 use crate::error::Result;
 use crate::kv::BlockPool;
 use crate::model::Model;
 use crate::sample::{Draw, Outputs};
 
 use super::{Draft, Drafter};
-
-/// A list of tokens is given room for this many at once; more than that is found as it goes.
-const ROOM: usize = 4096;
 
 /// What a smaller model says next, with a KV cache of its own. It must know the same tokens by the same ids, as the members
 /// of one family do ([`Loader::drafter`](crate::Loader::drafter) checks that).
@@ -57,7 +55,7 @@ impl DraftModel {
             pool: BlockPool::new(limits.blocks)?,
             kept: Vec::with_capacity(limits.sequences),
             batch: roomy_batch(&limits),
-            outputs: Outputs::new(vocab),
+            outputs: roomy_outputs(&limits, vocab)?,
             draws: Vec::with_capacity(limits.outputs),
         })
     }
