@@ -1,6 +1,7 @@
 //! What serving costs: the same requests to an engine in this process and to a server of another engine over loopback, whole
 //! and as streams, in turn. Clients ask again as soon as they are answered, so that as many sequences as there are clients are
-//! on their way in all three. Engines have one thread, so that there is a core for everybody else. Printed are medians of rounds after a warm-up, and medians of the rounds' ratios.
+//! on their way in all three. Engines have one thread, so that there is a core for everybody else. Printed are medians of
+//! rounds after a warm-up, and medians of the rounds' ratios.
 //!
 //! ```text
 //! LLAMA_BENCH_MODEL=MODEL.gguf cargo bench -p llama-serve --bench overhead

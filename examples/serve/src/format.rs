@@ -39,11 +39,12 @@ fn json_schema(served: &Served, format: &mut Fields) -> Result<Arc<dyn Grammar>>
     let schema = named.checked("schema", "an object", object)?;
     named.end(place)?;
     let schema = schema.ok_or_else(|| missing("response_format.json_schema.schema"))?;
-    let grammar = grammars(served)?.json_schema(&schema);
-    grammar.map_err(|error| ApiError { param: Some(format!("{place}.schema")), ..error.into() })
+    Ok(grammars(served)?.json_schema(&schema)?)
 }
 
 fn grammars(served: &Served) -> Result<&Grammars> {
-    let lacking = || ApiError::lacking("response_format", "no token ends this model's texts, so they cannot be JSON");
-    served.grammars.as_ref().ok_or_else(lacking)
+    if served.ends.is_empty() {
+        return Err(ApiError::lacking("response_format", "no token ends this model's texts, so they cannot be JSON"));
+    }
+    Ok(served.grammars()?)
 }

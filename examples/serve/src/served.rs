@@ -1,7 +1,7 @@
 //! What is served: the engine's facts that a request is checked against before it gets there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llama_core::batch::BLOCK;
 use llama_core::engine::Engine;
@@ -17,8 +17,10 @@ pub struct Served {
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes a prompt, where the model has been taught any.
     pub template: Option<ChatTemplate>,
-    /// What JSON is in its tokens, where some token ends a text.
-    pub grammars: Option<Grammars>,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+    /// What JSON is in its tokens, once somebody has asked for any.
+    grammars: OnceLock<Grammars>,
     /// Positions of one sequence, prompt and generated.
     pub context: usize,
     /// Tokens that the model has.
@@ -46,11 +48,26 @@ impl Served {
             name,
             tokenizer: tokenizer.clone(),
             template,
-            grammars: if engine.end_tokens().is_empty() { None } else { Some(Grammars::of(engine)?) },
+            ends: engine.end_tokens().to_vec(),
+            grammars: OnceLock::new(),
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: engine.model().config().vocab,
             hidden: engine.model().config().hidden,
             fingerprint: format!("fp_{:016x}", hash.finish()),
         })
+    }
+
+    /// What JSON is in the model's tokens. Who asks first waits half a second; two who do so at once both make it.
+    ///
+    /// # Errors
+    /// As [`Grammars::new`].
+    pub fn grammars(&self) -> Result<&Grammars> {
+        match self.grammars.get() {
+            Some(grammars) => Ok(grammars),
+            None => {
+                let made = Grammars::new(&self.tokenizer, &self.ends)?;
+                Ok(self.grammars.get_or_init(|| made))
+            }
+        }
     }
 }

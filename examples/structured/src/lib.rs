@@ -35,21 +35,25 @@ pub struct Grammars {
 }
 
 impl Grammars {
-    /// For the tokenizer of `engine` and the tokens that end its texts. It takes a tenth of a second for 128,000 tokens, so one is
-    /// made for all requests.
+    /// For the tokenizer of `engine` and the tokens that end its texts.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the engine has no tokenizer, or no token ends a text: a grammar could never say that it is
-    /// complete.
+    /// [`Error::Tokenizer`] where the engine has no tokenizer; otherwise as [`Grammars::new`].
     pub fn of(engine: &Engine) -> Result<Self> {
-        let missing = |what| Error::tokenizer(what, "is needed for a grammar, and this engine has none");
         let tokenizer = engine.tokenizer().ok_or_else(|| missing("tokenizer"))?;
-        let ends: Arc<[u32]> = engine.end_tokens().into();
+        Grammars::new(tokenizer, engine.end_tokens())
+    }
+
+    /// For a tokenizer and the tokens that end texts. It takes half a second for 128,000 tokens, so one is made for all requests.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where no token ends a text: a grammar could never say that it is complete.
+    pub fn new(tokenizer: &Tokenizer, ends: &[u32]) -> Result<Self> {
         let &end = ends.first().ok_or_else(|| missing("end token"))?;
-        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie(tokenizer, &ends, end)));
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie(tokenizer, ends, end)));
         let mut factory = ParserFactory::new_simple(&env).map_err(|e| refused("tokenizer", "", e))?;
         factory.quiet();
-        Ok(Grammars { factory: Arc::new(factory), ends })
+        Ok(Grammars { factory: Arc::new(factory), ends: ends.into() })
     }
 
     /// Texts that are JSON and valid by `schema`, on one line with a space after each comma and colon: where any white space is
@@ -159,6 +163,10 @@ impl Constraint for Place {
         }
         self.matcher.consume_token(token).map_err(|e| refused(self.kind, "", e))
     }
+}
+
+fn missing(what: &str) -> Error {
+    Error::tokenizer(what, "is needed for a grammar, and this engine has none")
 }
 
 /// An error of llguidance's about a grammar, of which the message shows the beginning.
