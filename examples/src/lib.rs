@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{BufRead, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Termination};
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use llama_core::backend::{Backend, KvFormat, Numerics};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::engine::draft::DraftModel;
 use llama_core::engine::{Engine, EngineOptions};
+use llama_core::model::Progress;
+use llama_core::ranks::Leader;
 use llama_core::sample::Sampling;
 use llama_core::{Error, Loader, Result};
 use llama_cuda::{Cuda, CudaOptions};
@@ -58,6 +61,12 @@ pub struct ModelArgs {
     /// A smaller model with the same tokens that guesses [default: what followed the same words before]
     #[arg(long)]
     pub draft_model: Option<PathBuf>,
+    /// Share the model among so many machines, this one included: waits until the others have joined (07-rank)
+    #[arg(long, default_value_t = 1)]
+    pub ranks: usize,
+    /// Where they join. Ranks trust each other: listen on a network of their own
+    #[arg(long, default_value = "127.0.0.1:4210")]
+    pub listen: SocketAddr,
 }
 
 /// `--device`
@@ -204,7 +213,7 @@ impl ModelArgs {
     /// Opens and loads a model that will be asked for hidden states.
     pub fn load_to_embed(&self, sequences: usize) -> Result<Engine> {
         let options = EngineOptions { embeddings: true, ..self.engine_options(sequences) };
-        self.on_device(Load(self.open()?.options(options)))
+        self.on_device(Load(self.open()?.options(options), self.leader()?))
     }
 
     /// Loads what is open already.
@@ -214,7 +223,7 @@ impl ModelArgs {
 
     /// The same, with options that are not only the arguments'.
     pub fn load_with(&self, loader: Loader, options: EngineOptions) -> Result<Engine> {
-        let engine = self.on_device(Load(loader.options(options.clone())))?;
+        let engine = self.on_device(Load(loader.options(options.clone()), self.leader()?))?;
         match &self.draft_model {
             None => Ok(engine),
             Some(path) => {
@@ -223,26 +232,49 @@ impl ModelArgs {
             }
         }
     }
+
+    /// This rank at the head of the others, once they are there; `None` where there are none.
+    fn leader(&self) -> Result<Option<Leader>> {
+        if self.ranks == 1 {
+            return Ok(None);
+        }
+        let door = TcpListener::bind(self.listen).map_err(|error| {
+            Error::parameter("listen", self.listen, format!("cannot be listened on ({error}): choose another address"))
+        })?;
+        note(format_args!("rank 0 of {}: waiting at {} for the others", self.ranks, self.listen));
+        Leader::wait(&door, self.ranks).map(Some)
+    }
 }
 
-struct Load(Loader);
+struct Load(Loader, Option<Leader>);
 
 impl Use for Load {
     type Outcome = Engine;
 
     fn loads(&self) -> Option<&Checkpoint> {
-        Some(self.0.checkpoint())
+        Some(self.0.checkpoint()).filter(|_| self.1.is_none())
     }
 
     fn with<B: Backend>(self, backend: B) -> Result<Engine> {
-        let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");
-        let engine = self.0.load_with(backend, |progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        });
-        bar.finish_and_clear();
-        engine
+        loading(|progress| match self.1 {
+            None => self.0.load_with(backend, progress),
+            Some(leader) => self.0.lead_with(backend, leader, progress),
+        })
     }
+}
+
+/// Loads with a progress bar, which is gone when all is loaded.
+pub fn loading<T>(load: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>) -> Result<T> {
+    let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");
+    let loaded = load(&mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+        if progress.done == progress.total {
+            bar.finish_and_clear();
+        }
+    });
+    bar.finish_and_clear();
+    loaded
 }
 
 struct LoadDrafter<'a>(Loader, &'a Engine);

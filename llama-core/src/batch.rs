@@ -46,6 +46,17 @@ impl Batch {
         self.outputs.clear();
     }
 
+    /// Becomes `other` and keeps its allocations.
+    pub fn copy_from(&mut self, other: &Batch) {
+        let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = self;
+        tokens.clone_from(&other.tokens);
+        positions.clone_from(&other.positions);
+        q_indptr.clone_from(&other.q_indptr);
+        kv_indptr.clone_from(&other.kv_indptr);
+        block_ids.clone_from(&other.block_ids);
+        outputs.clone_from(&other.outputs);
+    }
+
     /// Appends a sequence's chunk: `tokens` at `position ..`, its whole block table, and which of its rows are outputs
     /// (relative to the chunk, ascending).
     pub fn push(&mut self, tokens: &[u32], position: u32, blocks: &[BlockId], outputs: impl IntoIterator<Item = u32>) {

@@ -126,6 +126,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Another rank, or the way to it.
+    #[error("{peer}: {problem}")]
+    Peer {
+        /// Which, with its address.
+        peer: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A model produced a logit that is not a finite number.
     #[error(
         "sequence {sequence}: logit of token {token} at position {position} is {value}; the weights are damaged or overflow this numerics mode"
@@ -247,6 +255,11 @@ impl Error {
         Error::Parameter { name, value: value.to_string(), problem: problem.into() }
     }
 
+    /// An [`Error::Peer`] about `peer`.
+    pub fn peer(peer: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Peer { peer: line(peer), problem: line(problem) }
+    }
+
     /// The file or folder that this is about, whatever the variant; `None` if it is about none.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -260,6 +273,7 @@ impl Error {
             | Error::ContextOverflow { .. }
             | Error::Memory { .. }
             | Error::Backend { .. }
+            | Error::Peer { .. }
             | Error::NotFinite { .. }
             | Error::StateNotFinite { .. } => None,
         }

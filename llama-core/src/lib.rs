@@ -40,6 +40,7 @@
 //! | underneath | |
 //! |---|---|
 //! | [`backend`] | the contract a machine fulfils, and its reference |
+//! | [`ranks`] | one model on several machines |
 //! | [`numerics`] | the scalar functions whose bits every backend for CPUs reproduces |
 //! | [`error`] | the one [`Error`] |
 
@@ -56,6 +57,7 @@ pub mod kv;
 mod loader;
 pub mod model;
 pub mod numerics;
+pub mod ranks;
 pub mod sample;
 pub mod text;
 

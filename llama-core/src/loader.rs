@@ -9,7 +9,8 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::draft::{self, DraftModel};
 use crate::engine::{self, Classifier, Engine, EngineOptions};
 use crate::error::{Error, InFile, Result};
-use crate::model::{Llama, MemoryPlan, Progress};
+use crate::model::{Llama, MemoryPlan, Model, Progress};
+use crate::ranks::{Follower, Leader, Sharded};
 use crate::text::Tokenizer;
 
 /// An opened checkpoint and what its engine is to be made for.
@@ -78,9 +79,55 @@ impl Loader {
     /// Prepares the weights on `backend` and tells how far it has come.
     pub fn load_with<B: Backend>(self, backend: B, mut progress: impl FnMut(Progress)) -> Result<Engine> {
         let limits = self.limits(&backend)?;
-        let tokenizer = Arc::new(self.checkpoint.tokenizer()?);
+        let tokenizer = self.checkpoint.tokenizer()?;
         let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
-        let engine = Engine::new(Box::new(model), Some(tokenizer), &self.options);
+        self.engine(Box::new(model), tokenizer)
+    }
+
+    /// Prepares this rank's share of the weights on `backend`, and has the followers prepare theirs.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the model cannot be divided among so many ranks; [`Error::Peer`] about a rank that goes away or
+    /// cannot load; otherwise as [`Loader::load`].
+    pub fn lead<B: Backend>(self, backend: B, leader: Leader) -> Result<Engine> {
+        self.lead_with(backend, leader, |_| ())
+    }
+
+    /// The same, and tells how far this rank's share has come.
+    pub fn lead_with<B: Backend>(
+        self,
+        backend: B,
+        leader: Leader,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Engine> {
+        let tokenizer = self.checkpoint.tokenizer()?;
+        let (limits, limit) = (|backend: &Sharded<B>| self.limits(backend), self.options.memory_limit);
+        let model = leader.load(backend, &self.checkpoint, limits, limit, &mut progress)?;
+        self.engine(model, tokenizer)
+    }
+
+    /// Prepares this rank's share of the weights on `backend` and takes part in every step until the leader leaves. Of the
+    /// options only the memory limit counts, the leader's are everybody's.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the leader has another model or computes otherwise; [`Error::Peer`] if a rank goes away;
+    /// otherwise as [`Loader::load`] and what a backend says.
+    pub fn follow<B: Backend>(self, backend: B, follower: Follower) -> Result<()> {
+        self.follow_with(backend, follower, |_| ())
+    }
+
+    /// The same, and tells how far loading has come.
+    pub fn follow_with<B: Backend>(
+        self,
+        backend: B,
+        follower: Follower,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        follower.serve(backend, &self.checkpoint, self.options.memory_limit, &mut progress)
+    }
+
+    fn engine(self, model: Box<dyn Model>, tokenizer: Tokenizer) -> Result<Engine> {
+        let engine = Engine::new(model, Some(Arc::new(tokenizer)), &self.options);
         let engine = engine.in_file(&self.checkpoint.tokenizer_file())?;
         match Classifier::of(&self.checkpoint)? {
             Some(classifier) => engine.with_classifier(classifier),

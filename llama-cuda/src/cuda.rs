@@ -147,6 +147,12 @@ impl Cuda {
         if step.recording { Ok(()) } else { self.run(&mut step) }
     }
 
+    /// Runs what of a step is written down: somebody on the host wants to see it, or to go on from there.
+    fn catch_up(&self) -> Result<()> {
+        let mut step = self.step.borrow_mut();
+        if step.verbs.is_empty() { Ok(()) } else { self.run(&mut step) }
+    }
+
     /// Runs the verbs that are written down.
     fn run(&self, step: &mut Step) -> Result<()> {
         let Step { verbs, ops, launches, replay, .. } = step;
@@ -201,6 +207,10 @@ impl Backend for Cuda {
 
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn numerics(&self) -> Numerics {
+        self.options.numerics
     }
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
@@ -293,6 +303,7 @@ impl Backend for Cuda {
     }
 
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {
+        self.catch_up()?;
         let (rows, cols) = x.shape();
         out.clear();
         out.resize(rows * cols, 0.0);
@@ -305,6 +316,11 @@ impl Backend for Cuda {
                 Ok(())
             }
         }
+    }
+
+    fn write(&self, x: &mut Tensor, values: &[f32]) -> Result<()> {
+        self.catch_up()?;
+        x.write(values)
     }
 
     fn embed(&self, out: &mut Tensor, table: &Weight, plan: &Plan) -> Result<()> {

@@ -19,7 +19,7 @@ impl Number {
     /// rounding is to be avoided.
     pub fn of(role: Role, numerics: Numerics) -> Self {
         match (role, numerics) {
-            (Role::Activation, Numerics::Default | Numerics::Fast) => Number::Bf16,
+            (Role::Activation | Role::Local, Numerics::Default | Numerics::Fast) => Number::Bf16,
             _ => Number::F32,
         }
     }

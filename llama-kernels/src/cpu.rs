@@ -152,6 +152,10 @@ impl Backend for Cpu {
         format!("cpu {}, {count} thread{}", self.tier, if count == 1 { "" } else { "s" })
     }
 
+    fn numerics(&self) -> Numerics {
+        self.numerics
+    }
+
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         Weight::bytes(parts, self.numerics)
     }
@@ -210,6 +214,11 @@ impl Backend for Cpu {
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         out.extend_from_slice(x.data());
+        Ok(())
+    }
+
+    fn write(&self, x: &mut Tensor, values: &[f32]) -> Result<()> {
+        x.data_mut().copy_from_slice(values);
         Ok(())
     }
 

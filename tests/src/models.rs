@@ -1,11 +1,17 @@
 //! Models on every backend and tier, and ways of feeding them.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
+use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
+use llama_core::config::Config;
 use llama_core::model::{Llama, Model};
+use llama_core::ranks::{Follower, Leader};
+use llama_core::sample::{Draw, Outputs};
 use llama_cuda::{Cuda, CudaOptions};
 use llama_kernels::{Cpu, CpuOptions, Tier};
 
@@ -16,6 +22,9 @@ pub enum Machine {
     Reference,
     /// A tier of the CPU backend with so many threads.
     Cpu(Tier, usize),
+    /// So many ranks of the CPU backend on this machine, with so many threads each. The leader has the best tier and the
+    /// followers the portable one.
+    Ranks(usize, usize),
     /// The first CUDA device.
     Cuda,
 }
@@ -38,11 +47,85 @@ impl Machine {
                 let options = CpuOptions { tier: Some(tier), threads: Some(threads), numerics };
                 Box::new(Llama::load(Cpu::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
             }
+            Machine::Ranks(ranks, threads) => Box::new(Ranked::load(ranks, threads, checkpoint, limits, numerics)),
             Machine::Cuda => {
                 let options = CudaOptions { numerics, ..CudaOptions::default() };
                 Box::new(Llama::load(Cuda::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
             }
         }
+    }
+}
+
+/// A leader's model, and its followers on threads of this process.
+struct Ranked {
+    model: Option<Box<dyn Model>>,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Ranked {
+    fn load(ranks: usize, threads: usize, checkpoint: &Checkpoint, limits: Limits, numerics: Numerics) -> Self {
+        let cpu = move |tier| Cpu::new(CpuOptions { tier: Some(tier), threads: Some(threads), numerics }).unwrap();
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = door.local_addr().unwrap().to_string();
+        let follow = |_| {
+            let (address, path) = (address.clone(), checkpoint.path().to_owned());
+            thread::spawn(move || {
+                let (follower, checkpoint) = (Follower::join(&address).unwrap(), Checkpoint::open(path).unwrap());
+                follower.serve(cpu(Tier::Portable), &checkpoint, None, &mut |_| ()).unwrap();
+            })
+        };
+        let followers = (1..ranks).map(follow).collect();
+        let leader = Leader::wait(&door, ranks).unwrap();
+        let model = leader.load(cpu(Tier::best()), checkpoint, |_| Ok(limits), None, &mut |_| ()).unwrap();
+        Ranked { model: Some(model), followers }
+    }
+
+    fn model(&self) -> &dyn Model {
+        self.model.as_deref().expect("until it is dropped")
+    }
+
+    fn model_mut(&mut self) -> &mut dyn Model {
+        self.model.as_deref_mut().expect("until it is dropped")
+    }
+}
+
+/// The leader leaves, and the followers have nothing to say against it.
+impl Drop for Ranked {
+    fn drop(&mut self) {
+        drop(self.model.take());
+        for follower in self.followers.drain(..) {
+            assert!(follower.join().is_ok() || thread::panicking(), "a follower's error");
+        }
+    }
+}
+
+impl Model for Ranked {
+    fn config(&self) -> &Config {
+        self.model().config()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.model().limits()
+    }
+
+    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        self.model_mut().forward(batch, logits)
+    }
+
+    fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        self.model_mut().sample(batch, draws, outputs)
+    }
+
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        self.model_mut().states(states)
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        self.model_mut().copy_blocks(pairs)
+    }
+
+    fn backend(&self) -> String {
+        self.model().backend()
     }
 }
 

@@ -2,12 +2,13 @@
 
 use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Norm, Numerics, Part, Role, RopeLayout, Rows};
 use llama_core::batch::Batch;
-use llama_core::checkpoint::TensorView;
+use llama_core::checkpoint::{Checkpoint, TensorView};
 use llama_core::format::Format;
 use llama_core::{Error, Result};
 use llama_cuda::{Cuda, CudaOptions};
 use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::counting::Counting;
+use llama_tests::models::{Feed, Machine, limits, stories260k};
 use mock_cuda::{Config, install};
 
 #[global_allocator]
@@ -73,12 +74,32 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
     Ok(counted)
 }
 
+/// Steps of a whole model on two ranks, which also exchange what they compute.
+fn ranked_steps() -> Result<usize> {
+    let mut model = Machine::Ranks(2, 2).load(&Checkpoint::open(stories260k())?, limits(1, 256), Numerics::Default);
+    let ids: Vec<u32> = (0..128).map(|i| 3 + i * 37 % 509).collect();
+    let (mut batch, mut logits, mut counted) = (Batch::new(), Vec::new(), 0);
+    for warm in [false, true] {
+        let mut feed = Feed::new(&ids, 0, 1, 256);
+        for chunk in [100, 1, 1, 20] {
+            let before = COUNTING.allocations();
+            batch.clear();
+            feed.push(&mut batch, chunk);
+            model.forward(&batch, &mut logits)?;
+            model.copy_blocks(&[(0, 15)])?;
+            counted += if warm { COUNTING.allocations() - before } else { 0 };
+        }
+    }
+    Ok(counted)
+}
+
 /// No harness: its threads allocate when they like. The mock driver's allocations are its own.
 fn main() -> Result<(), Error> {
     for (threads, numerics) in [1, 2, 3].into_iter().flat_map(|threads| Numerics::ALL.map(|mode| (threads, mode))) {
         let cpu = Cpu::new(CpuOptions { threads: Some(threads), numerics, ..CpuOptions::default() })?;
         assert_eq!(steps(&cpu)?, 0, "allocations with {threads} threads, {numerics:?}");
     }
+    assert_eq!(ranked_steps()?, 0, "allocations on two ranks");
     let gpu = install(&Config { checks: false, ..Config::default() });
     let _gpu = gpu.unwrap_or_else(|error| panic!("the mock driver: {error}"));
     assert_eq!(steps(&Cuda::new(CudaOptions::default())?)?, 0, "allocations on CUDA");

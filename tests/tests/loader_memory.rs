@@ -1,7 +1,13 @@
 //! The memory contract: what a plan says is what loading allocates, and a cap is kept or refused by name.
 
-use llama_core::backend::Numerics;
+use std::net::TcpListener;
+use std::thread;
+
+use llama_core::backend::{KvFormat, Limits, Numerics};
+use llama_core::checkpoint::Checkpoint;
 use llama_core::engine::{Engine, EngineOptions, Request};
+use llama_core::model::MemoryPlan;
+use llama_core::ranks::{Follower, Leader, Sharded};
 use llama_core::{Error, Loader};
 use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::counting::Counting;
@@ -19,6 +25,7 @@ fn the_memory_contract() {
     who_embeds_pays_for_it();
     a_cap_shrinks_the_cache_and_is_kept();
     a_cap_below_one_context_names_the_number_to_lower();
+    ranks_allocate_what_each_plans();
 }
 
 fn cpu(numerics: Numerics) -> Cpu {
@@ -107,4 +114,32 @@ fn a_cap_below_one_context_names_the_number_to_lower() {
     assert!(refusal(1 << 24, EngineOptions { context: Some(1 << 30), ..Default::default() }).contains("context"));
     assert!(refusal(1 << 24, EngineOptions { cache_blocks: Some(1 << 20), ..Default::default() }).contains("blocks"));
     assert!(refusal(4 << 20, EngineOptions { chunk: 1 << 14, ..Default::default() }).contains("chunk"));
+}
+
+/// What two ranks in this process have on the heap: weights and KV cache lie elsewhere.
+fn ranks_allocate_what_each_plans() {
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = door.local_addr().unwrap().to_string();
+    let checkpoint = Checkpoint::open(stories260k()).unwrap();
+    let limits = Limits { tokens: 4096, sequences: 4, outputs: 1024, context: 4096, blocks: 64, kv: KvFormat::Half };
+    let plan = |backend: &Sharded<Cpu>| MemoryPlan::of(backend, &checkpoint, &limits).unwrap();
+    thread::scope(|scope| {
+        let one = || Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+        let (leaders, followers) = (one(), one());
+        scope.spawn(|| {
+            let follower = Follower::join(&address).unwrap();
+            follower.serve(followers, &checkpoint, None, &mut |_| ()).unwrap();
+        });
+        let leader = Leader::wait(&door, 2).unwrap();
+        let (before, mut planned) = (COUNTING.held(), 0);
+        let limits_of = |backend: &Sharded<Cpu>| {
+            let plan = plan(backend);
+            planned = 2 * (plan.activations + plan.scratch);
+            Ok(limits)
+        };
+        let model = leader.load(leaders, &checkpoint, limits_of, None, &mut |_| ()).unwrap();
+        let held = (COUNTING.held() - before) as u64;
+        assert!(planned.abs_diff(held) * 100 <= planned, "planned {planned}, held {held}");
+        drop(model);
+    });
 }

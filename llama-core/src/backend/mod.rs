@@ -208,6 +208,9 @@ pub enum Role {
     Residual,
     /// What flows inside a layer.
     Activation,
+    /// What flows from a verb to the next within its heads or its columns of the feed-forward, so that nobody needs those of
+    /// another rank: qkv, gate and up. A backend that is the whole machine keeps it as an [`Role::Activation`].
+    Local,
     /// The model's output.
     Logits,
 }
@@ -250,6 +253,8 @@ pub trait Backend: Send + 'static {
 
     /// Name and tier, for people: `"cpu avx512-vnni, 2 threads"`.
     fn name(&self) -> String;
+    /// The mode it was made with.
+    fn numerics(&self) -> Numerics;
 
     // ---- memory, before a byte is read ----
 
@@ -290,8 +295,11 @@ pub trait Backend: Send + 'static {
     fn prepare(&self, plan: &mut Self::Plan, batch: &Batch) -> Result<()>;
     /// Copies whole blocks `(from, to)` in every layer.
     fn copy_blocks(&self, kv: &mut Self::KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()>;
-    /// Reads the rows in use into `out`, which is replaced.
+    /// Reads the rows in use into `out`, which is replaced: what the verbs before wrote there, inside [`Backend::replay`], too.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
+    /// Writes the rows in use, `values [rows, cols]`, rounded to nearest even where the tensor keeps fewer bits. Verbs before
+    /// have read what was there.
+    fn write(&self, x: &mut Self::Tensor, values: &[f32]) -> Result<()>;
 
     // ---- verbs ----
 

@@ -197,6 +197,10 @@ impl Backend for Reference {
         "reference".into()
     }
 
+    fn numerics(&self) -> Numerics {
+        self.numerics
+    }
+
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         let row = |format: Format, cols: usize| {
             let integer = self.numerics.is_integer() && format.is_quantised();
@@ -275,6 +279,11 @@ impl Backend for Reference {
     fn read(&self, x: &Matrix, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         out.extend_from_slice(&x.data[..x.rows * x.cols]);
+        Ok(())
+    }
+
+    fn write(&self, x: &mut Matrix, values: &[f32]) -> Result<()> {
+        x.data[..x.rows * x.cols].copy_from_slice(values);
         Ok(())
     }
 

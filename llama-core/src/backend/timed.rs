@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::backend::{AttentionShape, Backend, Limits, Norm, Part, Role};
+use crate::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
@@ -69,6 +69,10 @@ impl<B: Backend> Backend for Timed<B> {
         format!("{}, timed", self.inner.name())
     }
 
+    fn numerics(&self) -> Numerics {
+        self.inner.numerics()
+    }
+
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         self.inner.weight_bytes(parts)
     }
@@ -119,6 +123,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn read(&self, x: &B::Tensor, out: &mut Vec<f32>) -> Result<()> {
         self.time("read", |b| b.read(x, out))
+    }
+
+    fn write(&self, x: &mut B::Tensor, values: &[f32]) -> Result<()> {
+        self.time("write", |b| b.write(x, values))
     }
 
     fn embed(&self, out: &mut B::Tensor, table: &B::Weight, plan: &B::Plan) -> Result<()> {

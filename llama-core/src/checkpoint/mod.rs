@@ -145,7 +145,17 @@ impl Checkpoint {
     /// change and of every tensor's [`TensorView::fingerprint`]. It tells whether what was made from a checkpoint is
     /// still good.
     pub fn fingerprint(&self) -> u64 {
-        (0..self.shards.iter().len()).fold(self.shards.fingerprint(), |sum, i| match self.shards.view(i) {
+        self.sum_up(self.shards.fingerprint())
+    }
+
+    /// The same number for every copy of these weights under the same hyperparameters, and as good as certainly for no others: a
+    /// checksum without the files' times of change.
+    pub fn contents(&self) -> u64 {
+        self.sum_up(checksum(0, format!("{:?}", self.config).as_bytes()))
+    }
+
+    fn sum_up(&self, start: u64) -> u64 {
+        (0..self.shards.iter().len()).fold(start, |sum, i| match self.shards.view(i) {
             Ok(view) => checksum(sum, &view.fingerprint().to_le_bytes()),
             Err(_) => checksum(sum, self.shards.info(i).name.as_bytes()),
         })

@@ -102,6 +102,26 @@ impl<'a> TensorView<'a> {
         TensorView { rows: range.len(), data: &self.data[range.start * bytes..range.end * bytes], ..*self }
     }
 
+    /// The numbers `range` of a view of one row.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if they do not begin and end where blocks of the format do.
+    ///
+    /// # Panics
+    /// If this has more rows, or the range is empty or out of bounds.
+    pub fn slice_vector(&self, range: Range<usize>) -> Result<TensorView<'a>> {
+        assert!(
+            self.rows == 1 && !range.is_empty() && range.end <= self.cols,
+            "{range:?} of [{}, {}]",
+            self.rows,
+            self.cols
+        );
+        match (self.format.row_bytes(range.start), self.format.row_bytes(range.end)) {
+            (Some(from), Some(to)) => Ok(TensorView { cols: range.len(), data: &self.data[from..to], ..*self }),
+            _ => Err(self.error(format!("cannot be divided at {range:?}: {} has blocks", self.format.name()))),
+        }
+    }
+
     /// The rows `range`, read into `buffer` where they are a file's: this process then holds no page of the file, however
     /// large the pages are that its system maps. Bytes of elsewhere are not copied.
     ///

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::sample::Draw;
 
 /// Refuses a batch that breaks its own description, `limits` or the vocabulary.
-pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
+pub(crate) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
     at_most("batch rows", batch.rows(), limits.tokens)?;
     at_most("batch sequences", batch.sequences(), limits.sequences)?;
     at_most("batch outputs", batch.outputs.len(), limits.outputs)?;
@@ -34,7 +34,7 @@ pub(super) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<(
 }
 
 /// Refuses draws from rows that have no logits, or from one row twice.
-pub(super) fn draws(draws: &[Draw<'_>], batch: &Batch) -> Result<()> {
+pub(crate) fn draws(draws: &[Draw<'_>], batch: &Batch) -> Result<()> {
     let outputs = batch.outputs.len();
     if let Some(draw) = draws.iter().find(|draw| draw.row >= outputs) {
         return Err(Error::parameter("draw", draw.row, format!("the batch has {outputs} outputs")));
@@ -46,7 +46,7 @@ pub(super) fn draws(draws: &[Draw<'_>], batch: &Batch) -> Result<()> {
 }
 
 /// Refuses blocks outside the pool.
-pub(super) fn blocks(mut ids: impl Iterator<Item = BlockId>, limits: &Limits) -> Result<()> {
+pub(crate) fn blocks(mut ids: impl Iterator<Item = BlockId>, limits: &Limits) -> Result<()> {
     match ids.find(|&id| id as usize >= limits.blocks) {
         Some(id) => Err(Error::parameter("block", id, format!("the pool has {}", limits.blocks))),
         None => Ok(()),

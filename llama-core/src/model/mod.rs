@@ -1,12 +1,13 @@
 //! The one object-safe seam: what the engine needs of a model, whatever backend runs it.
 
-mod check;
+pub(crate) mod check;
 mod llama;
 mod plan;
 mod workspace;
 
 pub use llama::{Llama, Progress};
 pub use plan::MemoryPlan;
+pub(crate) use workspace::widest_input;
 
 use crate::backend::Limits;
 use crate::batch::{Batch, BlockId};

@@ -48,9 +48,9 @@ fn shapes(config: &Config, limits: &Limits) -> [(usize, usize, Role); 8] {
     [
         (t, config.hidden, Role::Residual),
         (t, config.hidden, Role::Activation),
-        (t, qkv, Role::Activation),
+        (t, qkv, Role::Local),
         (t, heads, Role::Activation),
-        (t, 2 * config.ffn, Role::Activation),
+        (t, 2 * config.ffn, Role::Local),
         (t, config.ffn, Role::Activation),
         (o, config.hidden, Role::Activation),
         (o, config.vocab, Role::Logits),
@@ -63,6 +63,6 @@ pub(super) fn bytes<B: Backend>(backend: &B, config: &Config, limits: &Limits) -
 }
 
 /// Columns of the widest input of a linear.
-pub(super) fn widest_input(config: &Config) -> usize {
+pub(crate) fn widest_input(config: &Config) -> usize {
     config.hidden.max(config.ffn).max(config.heads * config.head_dim)
 }

@@ -64,7 +64,8 @@ impl Scene for Layer {
         let (mut kv, mut plan) =
             (b.kv_cache(&self.shape, &limits).expect("memory"), b.plan(&self.shape, &limits).expect("memory"));
         let activation = |cols| s.zeros(11, cols, Role::Activation);
-        let (mut x, mut wide, mut both) = (activation(HIDDEN), activation(self.shape.qkv_cols()), activation(2 * FFN));
+        let local = |cols| s.zeros(11, cols, Role::Local);
+        let (mut x, mut wide, mut both) = (activation(HIDDEN), local(self.shape.qkv_cols()), local(2 * FFN));
         let (mut heads, mut act, mut last) = (activation(HIDDEN), activation(FFN), activation(HIDDEN));
         let (mut residual, mut logits) = (s.zeros(11, HIDDEN, Role::Residual), s.zeros(11, 40, Role::Logits));
         let mut outputs = Vec::new();

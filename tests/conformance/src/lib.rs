@@ -29,8 +29,7 @@ pub use judge::{Judge, Output};
 pub use random::Random;
 pub use spelled::{Spelled, Width};
 
-use llama_core::backend::reference::Matrix;
-use llama_core::backend::{Backend, KvFormat, Limits, Numerics, Reference, Role, Rows};
+use llama_core::backend::{Backend, KvFormat, Limits, Numerics, Reference, Role};
 use llama_core::batch::BLOCK;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
@@ -42,10 +41,7 @@ pub trait Subject {
 
     /// The backend.
     fn backend(&self) -> &Self::Backend;
-    /// Writes the rows in use. A tensor that keeps fewer bits rounds to nearest even.
-    fn write(&self, tensor: &mut TensorOf<Self>, values: &[f32]);
-
-    /// The rows in use.
+    /// The rows in use, as wide as they are kept.
     fn values(&self, tensor: &TensorOf<Self>) -> Vec<f64> {
         let mut out = Vec::new();
         self.backend().read(tensor, &mut out).expect("read");
@@ -60,7 +56,7 @@ pub trait Subject {
     /// A tensor that holds `values`.
     fn filled(&self, rows: usize, cols: usize, role: Role, values: &[f32]) -> TensorOf<Self> {
         let mut tensor = self.zeros(rows, cols, role);
-        self.write(&mut tensor, values);
+        self.backend().write(&mut tensor, values).expect("write");
         tensor
     }
 
@@ -84,11 +80,6 @@ impl Subject for Reference {
 
     fn backend(&self) -> &Reference {
         self
-    }
-
-    fn write(&self, tensor: &mut Matrix, values: &[f32]) {
-        let cols = tensor.cols();
-        values.chunks_exact(cols).enumerate().for_each(|(r, x)| tensor.row_mut(r).copy_from_slice(x));
     }
 }
 

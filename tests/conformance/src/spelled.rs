@@ -9,7 +9,7 @@
 //! Angles of RoPE are `position * inv_freq` rounded to f32 in every precision: that product defines the rotation
 //! (docs/numerics.md).
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, Role, RopeLayout, Rows};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Role, RopeLayout, Rows};
 use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::checkpoint::TensorView;
 use llama_core::error::Result;
@@ -42,7 +42,7 @@ impl Width {
     /// The width of a tensor where activations have this one.
     pub fn of(self, role: Role) -> Width {
         match (self, role) {
-            (Width::F64, _) | (_, Role::Activation) => self,
+            (Width::F64, _) | (_, Role::Activation | Role::Local) => self,
             _ => Width::F32,
         }
     }
@@ -187,11 +187,6 @@ impl Subject for Spelled {
         self
     }
 
-    fn write(&self, tensor: &mut Numbers, values: &[f32]) {
-        let width = self.inputs.of(tensor.role);
-        tensor.data.iter_mut().zip(values).for_each(|(slot, &x)| *slot = width.round(f64::from(x)));
-    }
-
     fn values(&self, tensor: &Numbers) -> Vec<f64> {
         tensor.data[..tensor.rows * tensor.cols].to_vec()
     }
@@ -205,6 +200,10 @@ impl Backend for Spelled {
 
     fn name(&self) -> String {
         format!("spelled out in {:?}", self.width)
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Float
     }
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
@@ -268,6 +267,12 @@ impl Backend for Spelled {
     fn read(&self, x: &Numbers, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         out.extend(self.values(x).into_iter().map(|x| x as f32));
+        Ok(())
+    }
+
+    fn write(&self, x: &mut Numbers, values: &[f32]) -> Result<()> {
+        let width = self.inputs.of(x.role);
+        x.data.iter_mut().zip(values).for_each(|(slot, &x)| *slot = width.round(f64::from(x)));
         Ok(())
     }
 

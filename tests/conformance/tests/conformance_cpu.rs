@@ -6,7 +6,7 @@ use conformance::{Agreement, Size, Subject, Suite};
 use llama_core::Error;
 use llama_core::backend::{Backend, KvFormat, Limits, Numerics, RopeLayout};
 use llama_core::batch::BLOCK;
-use llama_kernels::{Cpu, CpuOptions, Tensor, Tier};
+use llama_kernels::{Cpu, CpuOptions, Tier};
 
 struct Threaded(Cpu);
 
@@ -15,10 +15,6 @@ impl Subject for Threaded {
 
     fn backend(&self) -> &Cpu {
         &self.0
-    }
-
-    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
-        tensor.data_mut().copy_from_slice(values);
     }
 }
 

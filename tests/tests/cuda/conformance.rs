@@ -7,7 +7,7 @@
 use conformance::conformance_suite;
 use conformance::{Agreement, Size, Subject, Suite, Width};
 use llama_core::backend::Numerics;
-use llama_cuda::{Cuda, CudaOptions, Tensor};
+use llama_cuda::{Cuda, CudaOptions};
 use llama_tests::driver::Driver;
 use mock_cuda::{Capability, Config};
 
@@ -22,10 +22,6 @@ impl Subject for Gpu {
 
     fn backend(&self) -> &Cuda {
         &self.cuda
-    }
-
-    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
-        tensor.write(values).expect("write");
     }
 }
 

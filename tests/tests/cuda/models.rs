@@ -1,13 +1,17 @@
 //! Whole models on the CUDA backend, its kernels executed by the simulator under the mock driver: against transformers, the
 //! CPU and itself.
 
+use std::net::TcpListener;
+use std::thread;
+
 use conformance::{Spelled, Width};
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::model::{Llama, Model};
+use llama_core::ranks::{Follower, Leader};
 use llama_cuda::{Cuda, CudaOptions, Gemm};
-use llama_kernels::Tier;
+use llama_kernels::{Cpu, CpuOptions, Tier};
 use llama_tests::driver::Driver;
 use llama_tests::heads;
 use llama_tests::models::{Feed, Machine, argmax, bits, data, greedy, limits, logits_in_chunks, run, stories260k};
@@ -30,6 +34,31 @@ fn load_with(options: CudaOptions, checkpoint: &Checkpoint, limits: Limits) -> L
     let cuda = Cuda::new(options).expect("a device");
     let limits = Limits { kv: KvFormat::Half, ..limits };
     Llama::load(cuda, checkpoint, limits, None, &mut |_| {}).expect("a model")
+}
+
+/// A GPU leads and a CPU follows: each has half of the heads, and they exchange numbers in the middle of a step.
+#[test]
+fn a_gpu_and_a_cpu_are_two_ranks() {
+    let _gpu = gpu(Capability::AMPERE);
+    let case = Case::open("llama3-gqa");
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = door.local_addr().unwrap().to_string();
+    let numerics = Numerics::Precise;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let cpu = Cpu::new(CpuOptions { numerics, threads: Some(1), ..CpuOptions::default() }).unwrap();
+            Follower::join(&address).unwrap().serve(cpu, &case.checkpoint, None, &mut |_| {}).unwrap();
+        });
+        let cuda = Cuda::new(CudaOptions { numerics, ..CudaOptions::default() }).unwrap();
+        let limits = limits(1, case.greedy[0].len());
+        let leader = Leader::wait(&door, 2).unwrap();
+        let mut model = leader.load(cuda, &case.checkpoint, |_| Ok(limits), None, &mut |_| {}).unwrap();
+        for chunk in [usize::MAX, 9] {
+            let got = logits_in_chunks(&mut *model, &case.ids[0], chunk);
+            let worst = got.iter().zip(&case.logits[0]).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+            assert!(got.len() == case.logits[0].len() && worst <= 2e-4, "largest error {worst}");
+        }
+    });
 }
 
 /// f32 throughout: transformers' logits to f32's precision, and its text.

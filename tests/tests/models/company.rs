@@ -2,10 +2,9 @@
 //! they were picked from, for each format of keys and values that the reference backend's.
 //!
 //! The company is other requests, some with the same beginning, some cancelled; prompts go in chunks of any size, teams
-//! have one to three threads, blocks run out and sequences give theirs up, prefixes are found or not, tokens are drafted and
-//! the drafts right or wrong. The prompt ends just
-//! below a border of attention's partitions and the answer crosses it, so that a lone sequence is at times attended to in
-//! pieces and at times in tiles.
+//! have one to three threads or are two ranks, blocks run out and sequences give theirs up, prefixes are found or not, tokens
+//! are drafted and the drafts right or wrong. The prompt ends just below a border of attention's partitions and the answer
+//! crosses it, so that a lone sequence is at times attended to in pieces and at times in tiles.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -207,14 +206,15 @@ impl Company {
     }
 }
 
-/// Half of the runs on two threads, every other team of each size with too few blocks for its sequences.
+/// A quarter of the runs on a team of each size and a quarter on two ranks, half of them with too few blocks for their
+/// sequences.
 #[test]
 fn a_thousand_runs_among_random_company_give_one_answer() {
     let (mut asked, mut cancelled, mut total) = (0, 0, Stats::default());
     for kv in FORMATS {
         let mut company = Company::new(kv);
-        let teams = [1, 2, 2, 3].into_iter().enumerate();
-        for (i, threads) in teams {
+        let cpu = |threads| Machine::Cpu(Tier::best(), threads);
+        for (i, machine) in [cpu(1), cpu(2), Machine::Ranks(2, 1), cpu(3)].into_iter().enumerate() {
             let scarce = i % 2 == 0;
             let random = &mut company.random;
             let size = Size {
@@ -223,7 +223,7 @@ fn a_thousand_runs_among_random_company_give_one_answer() {
                 blocks: if scarce { 19 + random.below(5) } else { 120 },
                 drafts: random.below(3) * (1 + random.below(5)),
             };
-            let (engine, rows) = engine(Machine::Cpu(Tier::best(), threads), kv, size);
+            let (engine, rows) = engine(machine, kv, size);
             let gossip = Gossip { answer: company.answer.clone(), random: Random(i as u64) };
             let mut engine = engine.with_drafter(gossip).expect("any drafter");
             company.neighbours.clear();

@@ -89,10 +89,6 @@ impl Subject for Faulty {
     fn backend(&self) -> &Faulty {
         self
     }
-
-    fn write(&self, tensor: &mut Matrix, values: &[f32]) {
-        self.inner.write(tensor, values);
-    }
 }
 
 impl Backend for Faulty {
@@ -103,6 +99,10 @@ impl Backend for Faulty {
 
     fn name(&self) -> String {
         format!("{:?}", self.fault)
+    }
+
+    fn numerics(&self) -> Numerics {
+        self.inner.numerics()
     }
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
@@ -156,6 +156,10 @@ impl Backend for Faulty {
 
     fn read(&self, x: &Matrix, out: &mut Vec<f32>) -> Result<()> {
         self.inner.read(x, out)
+    }
+
+    fn write(&self, x: &mut Matrix, values: &[f32]) -> Result<()> {
+        self.inner.write(x, values)
     }
 
     fn embed(&self, out: &mut Matrix, table: &Weight, plan: &Plan) -> Result<()> {

@@ -6,6 +6,7 @@ mod conformance_bounds;
 mod embed;
 mod packed_cache;
 mod processors;
+mod ranks;
 mod sampling;
 mod smollm2;
 mod stories;

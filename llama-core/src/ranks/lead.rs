@@ -1,0 +1,293 @@
+//! One engine's model on all ranks: the leader tells its followers each step before it takes it, and they take it, too.
+
+use super::meet::{Follower, Leader};
+use super::sharded::Sharded;
+use super::wire::{Message, Wire, Words};
+use crate::backend::{Backend, KvFormat, Limits, Numerics};
+use crate::batch::{BLOCK, Batch, BlockId};
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::model::{Llama, Model, Progress, check};
+use crate::sample::{Draw, Outputs};
+
+const SETUP: u32 = 10;
+const READY: u32 = 11;
+const FAILED: u32 = 12;
+const STEP: u32 = 13;
+const COPY: u32 = 14;
+const BYE: u32 = 15;
+
+/// Words of the longest message that is no step.
+const LONGEST: usize = 1 << 16;
+
+/// What all ranks have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Setup {
+    fingerprint: u64,
+    numerics: Numerics,
+    limits: Limits,
+}
+
+impl Setup {
+    /// The leader's.
+    fn new<B: Backend>(checkpoint: &Checkpoint, backend: &B, limits: Limits) -> Self {
+        Setup { fingerprint: checkpoint.contents(), numerics: backend.numerics(), limits }
+    }
+
+    /// Refuses another model or another arithmetic than the leader's.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with what differs.
+    fn check<B: Backend>(&self, checkpoint: &Checkpoint, backend: &B) -> Result<()> {
+        if self.numerics != backend.numerics() {
+            let ours = backend.numerics().name();
+            return Err(Error::parameter("numerics", ours, format!("the leader's is {}", self.numerics.name())));
+        }
+        if self.fingerprint != checkpoint.contents() {
+            let problem = "the leader has another model, or another version of it";
+            return Err(Error::parameter("model", checkpoint.path().display(), problem));
+        }
+        Ok(())
+    }
+
+    /// What the leader says is to be loaded.
+    fn receive(leader: &mut Wire) -> Result<Self> {
+        let setup = match leader.receive(LONGEST)? {
+            (SETUP, words) => Setup::read(words),
+            _ => None,
+        };
+        setup.ok_or_else(|| leader.error("does not say what to load"))
+    }
+
+    fn write(&self, message: &mut Message) {
+        let Limits { tokens, sequences, outputs, context, blocks, kv } = self.limits;
+        message.begin(SETUP).number(self.fingerprint);
+        message.text(self.numerics.name()).text(kv.name());
+        for count in [tokens, sequences, outputs, context, blocks] {
+            message.number(count as u64);
+        }
+    }
+
+    fn read(mut words: Words<'_>) -> Option<Self> {
+        let fingerprint = words.number()?;
+        let (numerics, kv) = (words.text()?.parse().ok()?, words.text()?.parse::<KvFormat>().ok()?);
+        let [tokens, sequences, outputs, context, blocks] = [(); 5].map(|()| words.count());
+        let limits = Limits {
+            tokens: tokens?,
+            sequences: sequences?,
+            outputs: outputs?,
+            context: context?,
+            blocks: blocks?,
+            kv,
+        };
+        words.end()?;
+        Some(Setup { fingerprint, numerics, limits })
+    }
+}
+
+impl Leader {
+    /// Prepares this rank's share of the weights on `backend`, as [`Llama::load`] does, and has the followers prepare theirs.
+    /// `limits` may plan with the backend that this rank is.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the model cannot be divided among so many ranks; [`Error::Peer`] about a rank that goes away or
+    /// cannot load; otherwise as [`Llama::load`].
+    pub fn load<B: Backend>(
+        self,
+        backend: B,
+        checkpoint: &Checkpoint,
+        limits: impl FnOnce(&Sharded<B>) -> Result<Limits>,
+        memory_limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Box<dyn Model>> {
+        let Leader { mesh, mut followers } = self;
+        let backend = Sharded::new(backend, mesh, checkpoint.config())?;
+        let limits = limits(&backend)?;
+        followers.tell(&Setup::new(checkpoint, &backend, limits))?;
+        let model = Llama::load(backend, checkpoint, limits, memory_limit, progress)?;
+        followers.are_ready()?;
+        Ok(Box::new(Led { model, followers, message: Message::default() }))
+    }
+}
+
+impl Follower {
+    /// Prepares this rank's share of the weights on `backend` and takes part in every step until the leader leaves.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the leader has another model or computes otherwise; [`Error::Peer`] if a rank goes away;
+    /// otherwise as [`Llama::load`] and what a backend says.
+    pub fn serve<B: Backend>(
+        self,
+        backend: B,
+        checkpoint: &Checkpoint,
+        memory_limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let Follower { mesh, mut leader } = self;
+        let setup = Setup::receive(&mut leader)?;
+        let load = || {
+            setup.check(checkpoint, &backend)?;
+            let backend = Sharded::new(backend, mesh, checkpoint.config())?;
+            Llama::load(backend, checkpoint, setup.limits, memory_limit, progress)
+        };
+        let mut message = Message::default();
+        match load() {
+            Ok(mut model) => {
+                leader.send(message.begin(READY))?;
+                follow(&mut model, &mut leader)
+            }
+            Err(error) => {
+                leader.send(message.begin(FAILED).text(&error.to_string()))?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The leader's connections to all others.
+#[derive(Debug)]
+pub struct Followers(pub Vec<Wire>);
+
+impl Followers {
+    /// Says what to load. Then all load at once.
+    fn tell(&mut self, setup: &Setup) -> Result<()> {
+        let mut message = Message::default();
+        setup.write(&mut message);
+        self.send(&mut message)
+    }
+
+    /// Waits until all have loaded.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] with what a follower says.
+    fn are_ready(&mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(|follower| match follower.receive(LONGEST)? {
+            (READY, _) => Ok(()),
+            (FAILED, mut words) => {
+                let why = words.text().unwrap_or_default();
+                Err(follower.error(why))
+            }
+            (kind, _) => Err(follower.error(format!("answers with a message of kind {kind}"))),
+        })
+    }
+
+    fn send(&mut self, message: &mut Message) -> Result<()> {
+        self.0.iter_mut().try_for_each(|follower| follower.send(message))
+    }
+}
+
+/// The leader's model: its own share, and the followers'.
+struct Led<M> {
+    model: M,
+    followers: Followers,
+    message: Message,
+}
+
+impl<M: Model> Model for Led<M> {
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.model.limits()
+    }
+
+    /// What this rank refuses is not told to the others, so that all are at the same step.
+    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        check::batch(batch, self.model.config(), self.model.limits())?;
+        if batch.rows() > 0 {
+            write_step(&mut self.message, batch);
+            self.followers.send(&mut self.message)?;
+        }
+        self.model.forward(batch, logits)
+    }
+
+    fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        check::draws(draws, batch)?;
+        outputs.clear();
+        self.forward(batch, &mut outputs.logits)?;
+        outputs.pick(draws);
+        Ok(())
+    }
+
+    /// Every rank has the whole residual.
+    fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
+        self.model.states(states)
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
+        check::blocks(pairs.iter().flat_map(|&(from, to)| [from, to]), self.model.limits())?;
+        self.message.begin(COPY).word(pairs.len() as u32);
+        for &(from, to) in pairs {
+            self.message.word(from).word(to);
+        }
+        self.followers.send(&mut self.message)?;
+        self.model.copy_blocks(pairs)
+    }
+
+    fn backend(&self) -> String {
+        self.model.backend()
+    }
+}
+
+impl<M> Drop for Led<M> {
+    fn drop(&mut self) {
+        self.message.begin(BYE);
+        for follower in &mut self.followers.0 {
+            let _ = follower.send(&mut self.message);
+        }
+    }
+}
+
+/// Takes every step that the leader tells, until it says that it leaves.
+fn follow(model: &mut impl Model, leader: &mut Wire) -> Result<()> {
+    let most = longest(model.limits());
+    let (mut batch, mut pairs, mut logits) = (Batch::new(), Vec::new(), Vec::new());
+    loop {
+        let (kind, words) = leader.receive(most)?;
+        let understood = match kind {
+            STEP => read_step(words, &mut batch),
+            COPY => read_pairs(words, &mut pairs),
+            BYE => return Ok(()),
+            _ => None,
+        };
+        understood.ok_or_else(|| leader.error(format!("sent a message of kind {kind} that is no such thing")))?;
+        match kind {
+            STEP => model.forward(&batch, &mut logits)?,
+            _ => model.copy_blocks(&pairs)?,
+        }
+    }
+}
+
+/// Words of the longest step within `limits`, or of the longest copy.
+fn longest(limits: &Limits) -> usize {
+    let tables = limits.sequences.saturating_mul(limits.context.div_ceil(BLOCK));
+    let step = [limits.tokens.saturating_mul(2), limits.sequences.saturating_mul(2), tables, limits.outputs];
+    step.into_iter().chain([limits.blocks.saturating_mul(2), 64]).fold(0, usize::saturating_add)
+}
+
+fn write_step(message: &mut Message, batch: &Batch) {
+    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = batch;
+    message.begin(STEP);
+    for list in [tokens, positions, q_indptr, kv_indptr, block_ids, outputs] {
+        message.list(list);
+    }
+}
+
+fn read_step(mut words: Words<'_>, batch: &mut Batch) -> Option<()> {
+    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = batch;
+    for list in [tokens, positions, q_indptr, kv_indptr, block_ids, outputs] {
+        list.clear();
+        list.extend_from_slice(words.list()?);
+    }
+    words.end()
+}
+
+fn read_pairs(mut words: Words<'_>, pairs: &mut Vec<(BlockId, BlockId)>) -> Option<()> {
+    pairs.clear();
+    for _ in 0..words.word()? {
+        pairs.push((words.word()?, words.word()?));
+    }
+    words.end()
+}
