@@ -4,13 +4,17 @@
 //! cargo run --release --example 01-generate
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "The Moon is" --max-tokens 100
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "One two three four. One two" --drafts 4
+//! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "$(cat long.txt)" --prefix long.kv
 //! ```
+//! With `--prefix` the second start computes of a long prompt only what is new.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 use llama_core::Result;
+use llama_core::batch::BLOCK;
 use llama_core::engine::{Request, Stats};
 use llama_core::text::Specials;
 use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, note, print, rate, resident_bytes};
@@ -28,6 +32,9 @@ struct Arguments {
     /// Tokens to generate at most; fewer where the context is full before [default: until it is]
     #[arg(long, short = 'n')]
     max_tokens: Option<usize>,
+    /// Keep what is computed of the text in this file, and begin with what is in it already
+    #[arg(long)]
+    prefix: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +45,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut engine = arguments.model.load(1)?;
     let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
     let prompt_tokens = prompt.len();
+    let mut text = prompt.clone();
+    if let Some(path) = arguments.prefix.as_deref().filter(|path| path.exists()) {
+        engine.load_prefix(path)?;
+    }
 
     let start = Instant::now();
     let (mut first, mut tokens) = (None, 0);
@@ -52,10 +63,14 @@ fn run(arguments: &Arguments) -> Result<()> {
         let event = event?;
         first.get_or_insert_with(|| start.elapsed());
         tokens += usize::from(event.token.is_some());
+        text.extend(event.token);
         print(&event.text)
     });
     print("\n")?;
     told?;
+    if let Some(path) = arguments.prefix.as_deref().filter(|_| text.len() > BLOCK) {
+        engine.save_prefix(&text, path)?;
+    }
 
     let first = first.unwrap_or_default();
     let decode = start.elapsed() - first;
@@ -63,7 +78,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let prompt_rate = rate(prompt_tokens, first);
     note(format_args!("prompt      {prompt_tokens:6} tokens  {prompt_rate:9.1} tok/s  (TTFT {first:.1?})"));
     note(format_args!("generation  {tokens:6} tokens  {:9.1} tok/s", rate(tokens.saturating_sub(1), decode)));
-    let Stats { drafted, accepted, .. } = engine.stats();
+    let Stats { drafted, accepted, cached_tokens, .. } = engine.stats();
+    if cached_tokens > 0 {
+        note(format_args!("prefix      {cached_tokens:6} tokens of the prompt were there already"));
+    }
     if drafted > 0 {
         note(format_args!("drafts      {drafted:6} tokens, {accepted} of them accepted"));
     }

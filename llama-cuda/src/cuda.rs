@@ -302,6 +302,23 @@ impl Backend for Cuda {
         kv.copy_blocks(&self.device, &self.kernels, pairs)
     }
 
+    /// Kernels of another generation may add in another order.
+    fn kv_form(&self, shape: &AttentionShape, limits: &Limits) -> String {
+        let (major, minor) = self.device.abilities.capability;
+        let padded = Layout::new(shape, limits).padded;
+        format!("cuda 1 {} of {padded}, sm_{major}{minor} {:?}", limits.kv.name(), self.options.gemm)
+    }
+
+    fn read_block(&self, kv: &KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        self.catch_up()?;
+        kv.read_block(block, out)
+    }
+
+    fn write_block(&self, kv: &mut KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
+        self.catch_up()?;
+        kv.write_block(block, bytes)
+    }
+
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {
         self.catch_up()?;
         let (rows, cols) = x.shape();

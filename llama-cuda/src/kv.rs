@@ -80,6 +80,17 @@ impl Layout {
         (self.kv_heads * BLOCK * self.padded * self.number.bytes()) as u64
     }
 
+    /// Bytes of one head of that.
+    fn head_bytes(&self) -> usize {
+        BLOCK * self.padded * self.number.bytes()
+    }
+
+    /// Where a block's k and v of a layer begin.
+    fn places(&self, layer: usize, block: BlockId) -> [u64; 2] {
+        let k = 2 * layer as u64 * self.layer_bytes() + u64::from(block) * self.block_bytes();
+        [k, k + self.layer_bytes()]
+    }
+
     /// Bytes of all k (or all v) of one layer.
     pub fn layer_bytes(&self) -> u64 {
         (self.blocks as u64).saturating_mul(self.block_bytes())
@@ -113,6 +124,36 @@ impl KvCache {
             let (k, v) = self.layer(layer);
             let params = CopyBlocks { k, v, pairs: self.pairs.address(), count: pairs.len() as u32, bytes };
             Launch::new(kernels.get("copy_blocks")?, "copy_blocks", grid, &params).enqueue(device)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces `out` by a block of all layers and heads: k, then v of each.
+    pub(crate) fn read_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        let (head, mut of_layer) = (self.layout.head_bytes(), vec![0; 2 * self.layout.block_bytes() as usize]);
+        out.clear();
+        for layer in 0..self.layout.layers {
+            let (k, v) = of_layer.split_at_mut(self.layout.block_bytes() as usize);
+            let [at_k, at_v] = self.layout.places(layer, block);
+            self.span.read(at_k, k)?;
+            self.span.read(at_v, v)?;
+            for (k, v) in k.chunks_exact(head).zip(v.chunks_exact(head)) {
+                out.extend_from_slice(k);
+                out.extend_from_slice(v);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what [`KvCache::read_block`] read.
+    pub(crate) fn write_block(&self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        let (head, of_layer) = (self.layout.head_bytes(), 2 * self.layout.block_bytes() as usize);
+        assert_eq!(bytes.len(), self.layout.layers * of_layer, "bytes of a block");
+        for (layer, bytes) in bytes.chunks_exact(of_layer).enumerate() {
+            let half = |first: usize| bytes.chunks_exact(head).skip(first).step_by(2).collect::<Vec<_>>().concat();
+            let [at_k, at_v] = self.layout.places(layer, block);
+            self.span.write(at_k, &half(0))?;
+            self.span.write(at_v, &half(1))?;
         }
         Ok(())
     }

@@ -211,6 +211,21 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    /// Every tier's: they share a layout as they share an arithmetic.
+    fn kv_form(&self, _shape: &AttentionShape, limits: &Limits) -> String {
+        format!("cpu 1 {}", limits.kv.name())
+    }
+
+    fn read_block(&self, kv: &KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        kv.read_block(block, out);
+        Ok(())
+    }
+
+    fn write_block(&self, kv: &mut KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
+        kv.write_block(block, bytes);
+        Ok(())
+    }
+
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         out.extend_from_slice(x.data());

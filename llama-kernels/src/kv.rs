@@ -144,6 +144,12 @@ impl Layout {
         first * heads + (layer * self.kv_heads + head) * part + block as usize % PART
     }
 
+    /// Indices of a block of every head of every layer.
+    fn heads_of(self, block: BlockId) -> impl Iterator<Item = usize> {
+        let heads = (0..self.layers).flat_map(move |layer| (0..self.kv_heads).map(move |head| (layer, head)));
+        heads.map(move |(layer, head)| self.index(layer, head, block))
+    }
+
     /// Heads of all blocks of all layers, in 64 bits so that a memory plan cannot overflow.
     fn heads(&self) -> u64 {
         [self.layers, self.blocks, self.kv_heads].iter().fold(1, |n, &m| n.saturating_mul(m as u64))
@@ -222,6 +228,17 @@ impl KvCache {
         }
     }
 
+    /// Replaces `out` by a block of all layers and heads: K, then V of each.
+    pub(crate) fn read_block(&self, block: BlockId, out: &mut Vec<u8>) {
+        out.clear();
+        with_store!(&self.store, store => store.read_block(&self.layout, block, out));
+    }
+
+    /// Writes what [`KvCache::read_block`] read.
+    pub(crate) fn write_block(&mut self, block: BlockId, bytes: &[u8]) {
+        with_store!(&mut self.store, store => store.write_block(&self.layout, block, bytes));
+    }
+
     /// Copies whole blocks in every layer.
     pub(crate) fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) {
         with_store!(&mut self.store, store => store.copy_blocks(&self.layout, pairs));
@@ -255,6 +272,28 @@ impl<E: Element> Store<E> {
     /// K and V, to write.
     pub(crate) fn numbers_mut(&mut self) -> [&mut [E]; 2] {
         [bytemuck::cast_slice_mut(&mut self.k), bytemuck::cast_slice_mut(&mut self.v)]
+    }
+
+    /// Bytes of K and of V of one head of one block.
+    fn head_bytes(layout: &Layout) -> [usize; 2] {
+        [layout.k_len::<E>(), layout.v_len::<E>()].map(|len| len * size_of::<E>())
+    }
+
+    fn read_block(&self, layout: &Layout, block: BlockId, out: &mut Vec<u8>) {
+        let [k, v] = Self::head_bytes(layout);
+        for index in layout.heads_of(block) {
+            out.extend_from_slice(&self.k[index * k..][..k]);
+            out.extend_from_slice(&self.v[index * v..][..v]);
+        }
+    }
+
+    fn write_block(&mut self, layout: &Layout, block: BlockId, bytes: &[u8]) {
+        let [k, v] = Self::head_bytes(layout);
+        assert_eq!(bytes.len(), layout.layers * layout.kv_heads * (k + v), "bytes of a block");
+        for (index, bytes) in layout.heads_of(block).zip(bytes.chunks_exact(k + v)) {
+            self.k[index * k..][..k].copy_from_slice(&bytes[..k]);
+            self.v[index * v..][..v].copy_from_slice(&bytes[k..]);
+        }
     }
 
     fn copy_blocks(&mut self, layout: &Layout, pairs: &[(BlockId, BlockId)]) {

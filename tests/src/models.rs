@@ -124,6 +124,18 @@ impl Model for Ranked {
         self.model_mut().copy_blocks(pairs)
     }
 
+    fn identity(&self) -> u64 {
+        self.model().identity()
+    }
+
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        self.model_mut().read_block(block, out)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        self.model_mut().write_block(block, bytes)
+    }
+
     fn backend(&self) -> String {
         self.model().backend()
     }

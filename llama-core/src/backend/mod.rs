@@ -295,6 +295,14 @@ pub trait Backend: Send + 'static {
     fn prepare(&self, plan: &mut Self::Plan, batch: &Batch) -> Result<()>;
     /// Copies whole blocks `(from, to)` in every layer.
     fn copy_blocks(&self, kv: &mut Self::KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()>;
+    /// What the bytes of [`Backend::read_block`] are and whose arithmetic they come from: where two say the same, one's blocks are
+    /// what the other would have computed.
+    fn kv_form(&self, shape: &AttentionShape, limits: &Limits) -> String;
+    /// Reads the K and V of a block into `out`, which is replaced: `[layers][kv_heads]`, as many bytes for each head, a multiple
+    /// of eight.
+    fn read_block(&self, kv: &Self::KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()>;
+    /// Writes a block's K and V as [`Backend::read_block`] read them, from a backend of the same [`Backend::kv_form`].
+    fn write_block(&self, kv: &mut Self::KvCache, block: BlockId, bytes: &[u8]) -> Result<()>;
     /// Reads the rows in use into `out`, which is replaced: what the verbs before wrote there, inside [`Backend::replay`], too.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
     /// Writes the rows in use, `values [rows, cols]`, rounded to nearest even where the tensor keeps fewer bits. Verbs before

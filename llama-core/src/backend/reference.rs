@@ -3,6 +3,8 @@
 //! This file is the specification. Where docs/numerics.md and this code disagree, the code is right; the tiers of
 //! `llama-kernels` are tested against it for equality of bits. It is slow, and meant to be.
 
+use std::ops::Range;
+
 use crate::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Role, RopeLayout, Rows};
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::checkpoint::TensorView;
@@ -120,6 +122,24 @@ impl KvCache {
 
     fn index(&self, layer: usize, block: BlockId, head: usize, slot: usize) -> usize {
         ((layer * self.blocks + block as usize) * self.shape.kv_heads + head) * BLOCK + slot
+    }
+
+    /// The first row of each head of `block`, in every layer.
+    fn heads(&self, block: BlockId) -> impl Iterator<Item = usize> + use<> {
+        let (kv_heads, layers) = (self.shape.kv_heads, self.shape.layers);
+        let first = self.index(0, block, 0, 0);
+        let layer = self.blocks * kv_heads * BLOCK;
+        (0..layers * kv_heads).map(move |i| first + i / kv_heads * layer + i % kv_heads * BLOCK)
+    }
+
+    /// The numbers of the rows of a head's block whose first is `row`.
+    fn numbers_of(&self, row: usize) -> Range<usize> {
+        row * self.shape.head_dim..(row + BLOCK) * self.shape.head_dim
+    }
+
+    /// Their scales.
+    fn scales_of(&self, row: usize) -> Range<usize> {
+        row * self.scales()..(row + BLOCK) * self.scales()
     }
 
     fn row<'a>(&self, of: &'a Kept, index: usize) -> Row<'a> {
@@ -273,6 +293,37 @@ impl Backend for Reference {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn kv_form(&self, _shape: &AttentionShape, limits: &Limits) -> String {
+        format!("reference 1 {}", limits.kv.name())
+    }
+
+    fn read_block(&self, kv: &KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        for head in kv.heads(block) {
+            for kept in [&kv.k, &kv.v] {
+                out.extend_from_slice(bytemuck::cast_slice(&kept.numbers[kv.numbers_of(head)]));
+                out.extend_from_slice(bytemuck::cast_slice(&kept.scales[kv.scales_of(head)]));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_block(&self, kv: &mut KvCache, block: BlockId, mut bytes: &[u8]) -> Result<()> {
+        for head in kv.heads(block) {
+            let (numbers, scales) = (kv.numbers_of(head), kv.scales_of(head));
+            for kept in [&mut kv.k, &mut kv.v] {
+                for values in [&mut kept.numbers[numbers.clone()], &mut kept.scales[scales.clone()]] {
+                    let values: &mut [u8] = bytemuck::cast_slice_mut(values);
+                    let (head, rest) = bytes.split_at(values.len());
+                    values.copy_from_slice(head);
+                    bytes = rest;
+                }
+            }
+        }
+        assert!(bytes.is_empty(), "{} bytes more than a block", bytes.len());
         Ok(())
     }
 

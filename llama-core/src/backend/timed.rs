@@ -121,6 +121,18 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("copy_blocks", |b| b.copy_blocks(kv, pairs))
     }
 
+    fn kv_form(&self, shape: &AttentionShape, limits: &Limits) -> String {
+        self.inner.kv_form(shape, limits)
+    }
+
+    fn read_block(&self, kv: &B::KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        self.time("read_block", |b| b.read_block(kv, block, out))
+    }
+
+    fn write_block(&self, kv: &mut B::KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
+        self.time("write_block", |b| b.write_block(kv, block, bytes))
+    }
+
     fn read(&self, x: &B::Tensor, out: &mut Vec<f32>) -> Result<()> {
         self.time("read", |b| b.read(x, out))
     }

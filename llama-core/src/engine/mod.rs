@@ -42,6 +42,7 @@ mod generation;
 mod grammar;
 mod options;
 mod pool;
+mod prefix;
 mod request;
 mod scheduler;
 mod sequence;

@@ -72,6 +72,10 @@ impl Scheduler {
         &self.pool
     }
 
+    pub fn pool_mut(&mut self) -> &mut BlockPool {
+        &mut self.pool
+    }
+
     pub fn preemptions(&self) -> u64 {
         self.preemptions
     }

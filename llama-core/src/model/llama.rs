@@ -5,7 +5,7 @@
 
 use crate::backend::{AttentionShape, Backend, Limits, Norm, Part};
 use crate::batch::{Batch, BlockId};
-use crate::checkpoint::{Checkpoint, TensorView};
+use crate::checkpoint::{Checkpoint, TensorView, checksum};
 use crate::config::Config;
 use crate::error::Result;
 use crate::model::plan::{MemoryPlan, Parts};
@@ -26,6 +26,7 @@ pub struct Progress {
 pub struct Llama<B: Backend> {
     config: Config,
     limits: Limits,
+    identity: u64,
     backend: B,
     embed: B::Weight, // [vocab, hidden]
     layers: Vec<Layer<B>>,
@@ -76,6 +77,7 @@ impl<B: Backend> Llama<B> {
             None => backend.gain(view),
         };
         let shape = AttentionShape::new(&config, limits.context);
+        let form = format!("{:?} {} {shape:?}", backend.numerics(), backend.kv_form(&shape, &limits));
         let embed = weight(&parts.embed)?;
         advance(Parts::bytes_of(&parts.embed));
         let mut layers = Vec::with_capacity(config.layers);
@@ -98,6 +100,7 @@ impl<B: Backend> Llama<B> {
             kv: backend.kv_cache(&shape, &limits)?,
             plan: backend.plan(&shape, &limits)?,
             work: Workspace::new(&backend, &config, &limits)?,
+            identity: checksum(checkpoint.contents(), form.as_bytes()),
             config,
             limits,
             backend,
@@ -183,6 +186,20 @@ impl<B: Backend> Model for Llama<B> {
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
         check::blocks(pairs.iter().flat_map(|&(from, to)| [from, to]), &self.limits)?;
         self.backend.copy_blocks(&mut self.kv, pairs)
+    }
+
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        check::blocks([block].into_iter(), &self.limits)?;
+        self.backend.read_block(&self.kv, block, out)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        check::blocks([block].into_iter(), &self.limits)?;
+        self.backend.write_block(&mut self.kv, block, bytes)
     }
 
     fn backend(&self) -> String {

@@ -36,6 +36,13 @@ pub trait Model: Send {
     fn states(&mut self, states: &mut Vec<f32>) -> Result<()>;
     /// Copies whole KV blocks `(from, to)` in every layer.
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()>;
+    /// A number that is the same, and as good as certainly only then, where a block of the KV cache holds the same bytes for the
+    /// same tokens.
+    fn identity(&self) -> u64;
+    /// Reads the K and V of a block into `out`, which is replaced; their length is the same for every block.
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()>;
+    /// Writes them, as [`Model::read_block`] of a model with the same [`Model::identity`] read them.
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()>;
     /// Name of the backend, for people.
     fn backend(&self) -> String;
 }

@@ -2,7 +2,7 @@
 
 use super::meet::{Follower, Leader};
 use super::sharded::Sharded;
-use super::wire::{Message, Wire, Words};
+use super::wire::{Message, Wire, Words, words_of};
 use crate::backend::{Backend, KvFormat, Limits, Numerics};
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::checkpoint::Checkpoint;
@@ -16,7 +16,9 @@ const READY: u32 = 11;
 const FAILED: u32 = 12;
 const STEP: u32 = 13;
 const COPY: u32 = 14;
-const BYE: u32 = 15;
+const READ_BLOCK: u32 = 15;
+const WRITE_BLOCK: u32 = 16;
+const BYE: u32 = 17;
 
 /// Words of the longest message that is no step.
 const LONGEST: usize = 1 << 16;
@@ -226,6 +228,22 @@ impl<M: Model> Model for Led<M> {
         self.model.copy_blocks(pairs)
     }
 
+    fn identity(&self) -> u64 {
+        self.model.identity()
+    }
+
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        check::blocks([block].into_iter(), self.model.limits())?;
+        self.followers.send(self.message.begin(READ_BLOCK).word(block))?;
+        self.model.read_block(block, out)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        check::blocks([block].into_iter(), self.model.limits())?;
+        self.followers.send(self.message.begin(WRITE_BLOCK).word(block).list(&words_of(bytes)))?;
+        self.model.write_block(block, bytes)
+    }
+
     fn backend(&self) -> String {
         self.model.backend()
     }
@@ -240,31 +258,37 @@ impl<M> Drop for Led<M> {
     }
 }
 
-/// Takes every step that the leader tells, until it says that it leaves.
+/// Does everything that the leader says, until it says that it leaves.
 fn follow(model: &mut impl Model, leader: &mut Wire) -> Result<()> {
-    let most = longest(model.limits());
-    let (mut batch, mut pairs, mut logits) = (Batch::new(), Vec::new(), Vec::new());
+    let most = longest(model.config(), model.limits());
+    let (mut batch, mut pairs, mut logits, mut block) = (Batch::new(), Vec::new(), Vec::new(), Vec::new());
     loop {
-        let (kind, words) = leader.receive(most)?;
-        let understood = match kind {
-            STEP => read_step(words, &mut batch),
-            COPY => read_pairs(words, &mut pairs),
+        let (kind, mut words) = leader.receive(most)?;
+        let done = match kind {
+            STEP => read_step(words, &mut batch).map(|()| model.forward(&batch, &mut logits)),
+            COPY => read_pairs(words, &mut pairs).map(|()| model.copy_blocks(&pairs)),
+            READ_BLOCK => words.word().map(|id| model.read_block(id, &mut block)),
+            WRITE_BLOCK => write_block(words, model),
             BYE => return Ok(()),
             _ => None,
         };
-        understood.ok_or_else(|| leader.error(format!("sent a message of kind {kind} that is no such thing")))?;
-        match kind {
-            STEP => model.forward(&batch, &mut logits)?,
-            _ => model.copy_blocks(&pairs)?,
-        }
+        done.ok_or_else(|| leader.error(format!("sent a message of kind {kind} that is no such thing")))??;
     }
 }
 
-/// Words of the longest step within `limits`, or of the longest copy.
-fn longest(limits: &Limits) -> usize {
+/// Words of the longest step within `limits`, or of the longest copy, or of a block of the cache.
+fn longest(config: &Config, limits: &Limits) -> usize {
     let tables = limits.sequences.saturating_mul(limits.context.div_ceil(BLOCK));
     let step = [limits.tokens.saturating_mul(2), limits.sequences.saturating_mul(2), tables, limits.outputs];
-    step.into_iter().chain([limits.blocks.saturating_mul(2), 64]).fold(0, usize::saturating_add)
+    // In any format and with any padding a head's row takes less than so many words.
+    let row = config.head_dim.next_multiple_of(256).saturating_mul(2);
+    let block = [config.layers, config.kv_heads, 2 * BLOCK].into_iter().fold(row, usize::saturating_mul);
+    step.into_iter().chain([limits.blocks.saturating_mul(2), block, 64]).fold(0, usize::saturating_add)
+}
+
+fn write_block(mut words: Words<'_>, model: &mut impl Model) -> Option<Result<()>> {
+    let (block, words) = (words.word()?, words.list()?);
+    Some(model.write_block(block, bytemuck::cast_slice(words)))
 }
 
 fn write_step(message: &mut Message, batch: &Batch) {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::cut::{self, Place};
 use super::mesh::{Columns, Layout, Mesh};
+use super::wire::words_of;
 use crate::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
@@ -21,6 +22,7 @@ pub struct Sharded<B> {
     place: Place,
     mesh: RefCell<Mesh>,
     room: RefCell<Room>,
+    layers: usize,
     hidden: usize,
     widest: usize,
     vocab: usize,
@@ -64,6 +66,7 @@ impl<B: Backend> Sharded<B> {
             place,
             mesh: RefCell::new(mesh),
             room: RefCell::default(),
+            layers: config.layers,
             hidden: config.hidden,
             widest: widest_input(config),
             vocab: config.vocab,
@@ -221,6 +224,30 @@ impl<B: Backend> Backend for Sharded<B> {
 
     fn copy_blocks(&self, kv: &mut B::KvCache, pairs: &[(BlockId, BlockId)]) -> Result<()> {
         self.inner.copy_blocks(kv, pairs)
+    }
+
+    /// As one rank's with all heads, so that a file does not know how many ranks wrote it.
+    fn kv_form(&self, shape: &AttentionShape, limits: &Limits) -> String {
+        self.inner.kv_form(shape, limits)
+    }
+
+    /// The heads of all ranks come to rank 0; for the others `out` is empty.
+    fn read_block(&self, kv: &B::KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        let mut own = Vec::new();
+        self.inner.read_block(kv, block, &mut own)?;
+        let layout = Columns { rows: self.layers, cols: own.len() / size_of::<f32>() * self.place.ranks / self.layers };
+        let mut all = vec![0.0; if self.place.rank == 0 { layout.rows * layout.cols } else { 0 }];
+        self.mesh.borrow_mut().gather(bytemuck::cast_slice(&words_of(&own)), &mut all, &layout)?;
+        out.clear();
+        out.extend_from_slice(bytemuck::cast_slice(&all));
+        Ok(())
+    }
+
+    /// Of all heads' bytes, this rank's.
+    fn write_block(&self, kv: &mut B::KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
+        let cols = bytes.len() / self.layers;
+        let own: Vec<u8> = bytes.chunks_exact(cols).flat_map(|layer| &layer[self.place.cut(cols)]).copied().collect();
+        self.inner.write_block(kv, block, &own)
     }
 
     /// Logits come to rank 0; for the others `out` is empty.

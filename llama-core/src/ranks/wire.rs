@@ -157,6 +157,11 @@ impl Wire {
     }
 }
 
+/// `bytes`, which are whole words, wherever they lie.
+pub fn words_of(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
+}
+
 /// What an error of a connection says to people.
 pub fn lost(error: &std::io::Error) -> String {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};

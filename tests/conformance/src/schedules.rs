@@ -27,7 +27,8 @@ impl<S: Subject> Suite<S> {
         }
     }
 
-    /// A sequence that continues in copied blocks gives the bits of the original.
+    /// A sequence that continues in copied blocks, or in blocks of another cache that were read and written, gives the bits of the
+    /// original.
     pub fn copied_blocks_are_the_same(&self) {
         for &kv in self.kv_formats() {
             let mut scene = Passage::new("copies", shape(4, 2, 20, 20, RopeLayout::Halves), kv, &[(40, 3)], 400);
@@ -42,8 +43,16 @@ impl<S: Subject> Suite<S> {
                 let mut copy = scene.batch(|_| 40..43);
                 copy.0.block_ids = pairs.iter().map(|pair| pair.1).collect();
                 let copy = scene.step(s, &mut cache, &mut plan, copy);
-                let verdict = same_values("attention", &copy.1, &original.1);
-                assert_eq!(verdict, Ok(()), "copied blocks, {kv:?}, on {}", s.backend().name());
+                let (mut other, mut bytes) = (scene.room(s).0, Vec::new());
+                for &block in &scene.tables[0] {
+                    s.backend().read_block(&cache, block, &mut bytes).expect("read_block");
+                    s.backend().write_block(&mut other, block, &bytes).expect("write_block");
+                }
+                let moved = scene.step(s, &mut other, &mut plan, scene.batch(|_| 40..43));
+                for (what, got) in [("copied", &copy.1), ("moved", &moved.1)] {
+                    let verdict = same_values("attention", got, &original.1);
+                    assert_eq!(verdict, Ok(()), "{what} blocks, {kv:?}, on {}", s.backend().name());
+                }
             }
         }
     }

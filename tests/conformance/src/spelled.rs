@@ -264,6 +264,18 @@ impl Backend for Spelled {
         Ok(())
     }
 
+    fn kv_form(&self, _shape: &AttentionShape, _limits: &Limits) -> String {
+        self.name()
+    }
+
+    fn read_block(&self, _kv: &Kept, _block: BlockId, _out: &mut Vec<u8>) -> Result<()> {
+        unimplemented!("what is spelled out is compared in steps only")
+    }
+
+    fn write_block(&self, _kv: &mut Kept, _block: BlockId, _bytes: &[u8]) -> Result<()> {
+        unimplemented!("what is spelled out is compared in steps only")
+    }
+
     fn read(&self, x: &Numbers, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         out.extend(self.values(x).into_iter().map(|x| x as f32));

@@ -7,6 +7,7 @@ mod embed;
 mod faults;
 mod grammar;
 mod hostile;
+mod prefix;
 mod schedule;
 mod text;
 mod toy;

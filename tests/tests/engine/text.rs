@@ -82,6 +82,19 @@ impl Model for Script {
         Ok(())
     }
 
+    fn identity(&self) -> u64 {
+        0
+    }
+
+    fn read_block(&mut self, _block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        Ok(())
+    }
+
+    fn write_block(&mut self, _block: BlockId, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
     fn backend(&self) -> String {
         "script".into()
     }

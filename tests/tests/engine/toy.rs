@@ -169,6 +169,28 @@ impl Model for Toy {
         Ok(())
     }
 
+    fn identity(&self) -> u64 {
+        7
+    }
+
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        for (token, position, hash) in &self.slots[block as usize * BLOCK..][..BLOCK] {
+            let word = u128::from(*token) | u128::from(*position) << 32 | u128::from(*hash) << 64;
+            out.extend(word.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        let slots = &mut self.slots[block as usize * BLOCK..][..BLOCK];
+        for (slot, bytes) in slots.iter_mut().zip(bytes.as_chunks::<16>().0) {
+            let word = u128::from_le_bytes(*bytes);
+            *slot = (word as u32, (word >> 32) as u32, (word >> 64) as u64);
+        }
+        Ok(())
+    }
+
     fn backend(&self) -> String {
         "toy".into()
     }

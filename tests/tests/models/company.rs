@@ -77,6 +77,18 @@ impl Model for Watched {
         self.model.copy_blocks(pairs)
     }
 
+    fn identity(&self) -> u64 {
+        self.model.identity()
+    }
+
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        self.model.read_block(block, out)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        self.model.write_block(block, bytes)
+    }
+
     fn backend(&self) -> String {
         self.model.backend()
     }

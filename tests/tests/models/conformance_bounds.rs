@@ -154,6 +154,18 @@ impl Backend for Faulty {
         self.inner.copy_blocks(kv, pairs)
     }
 
+    fn kv_form(&self, shape: &AttentionShape, limits: &Limits) -> String {
+        self.inner.kv_form(shape, limits)
+    }
+
+    fn read_block(&self, kv: &KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        self.inner.read_block(kv, block, out)
+    }
+
+    fn write_block(&self, kv: &mut KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
+        self.inner.write_block(kv, block, bytes)
+    }
+
     fn read(&self, x: &Matrix, out: &mut Vec<f32>) -> Result<()> {
         self.inner.read(x, out)
     }

@@ -5,6 +5,7 @@ mod company;
 mod conformance_bounds;
 mod embed;
 mod packed_cache;
+mod prefix;
 mod processors;
 mod ranks;
 mod sampling;

@@ -110,6 +110,18 @@ impl Model for Hooked {
         self.inner.copy_blocks(pairs)
     }
 
+    fn identity(&self) -> u64 {
+        self.inner.identity()
+    }
+
+    fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
+        self.inner.read_block(block, out)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        self.inner.write_block(block, bytes)
+    }
+
     fn backend(&self) -> String {
         self.inner.backend()
     }
