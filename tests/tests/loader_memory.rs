@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::thread;
 
 use llama_core::backend::{KvFormat, Limits, Numerics};
+use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::MemoryPlan;
@@ -121,7 +122,7 @@ fn ranks_allocate_what_each_plans() {
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = door.local_addr().unwrap().to_string();
     let checkpoint = Checkpoint::open(stories260k()).unwrap();
-    let limits = Limits { tokens: 4096, sequences: 4, outputs: 1024, context: 4096, blocks: 64, kv: KvFormat::Half };
+    let limits = Limits { tokens: 4096, sequences: 4, outputs: 1024, context: 4096, blocks: 256, kv: KvFormat::Half };
     let plan = |backend: &Sharded<Cpu>| MemoryPlan::of(backend, &checkpoint, &limits).unwrap();
     thread::scope(|scope| {
         let one = || Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
@@ -137,9 +138,15 @@ fn ranks_allocate_what_each_plans() {
             planned = 2 * (plan.activations + plan.scratch);
             Ok(limits)
         };
-        let model = leader.load(leaders, &checkpoint, limits_of, None, &mut |_| ()).unwrap();
-        let held = (COUNTING.held() - before) as u64;
-        assert!(planned.abs_diff(held) * 100 <= planned, "planned {planned}, held {held}");
-        drop(model);
+        let mut model = leader.load(leaders, &checkpoint, limits_of, None, &mut |_| ()).unwrap();
+        let mut batch = Batch::new();
+        batch.push(&[1; 4096], 0, &Vec::from_iter(0..256), []);
+        let held_is_planned = |when| {
+            let held = (COUNTING.held() - before) as u64;
+            assert!(planned.abs_diff(held) * 100 <= planned, "planned {planned}, held {held}, {when}");
+        };
+        held_is_planned("before a step");
+        model.forward(&batch, &mut Vec::new()).unwrap();
+        held_is_planned("after a step");
     });
 }

@@ -220,10 +220,7 @@ impl<M: Model> Model for Led<M> {
 
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
         check::blocks(pairs.iter().flat_map(|&(from, to)| [from, to]), self.model.limits())?;
-        self.message.begin(COPY).word(pairs.len() as u32);
-        for &(from, to) in pairs {
-            self.message.word(from).word(to);
-        }
+        write_pairs(&mut self.message, pairs);
         self.followers.send(&mut self.message)?;
         self.model.copy_blocks(pairs)
     }
@@ -308,10 +305,68 @@ fn read_step(mut words: Words<'_>, batch: &mut Batch) -> Option<()> {
     words.end()
 }
 
+fn write_pairs(message: &mut Message, pairs: &[(BlockId, BlockId)]) {
+    message.begin(COPY).word(pairs.len() as u32);
+    for &(from, to) in pairs {
+        message.word(from).word(to);
+    }
+}
+
 fn read_pairs(mut words: Words<'_>, pairs: &mut Vec<(BlockId, BlockId)>) -> Option<()> {
     pairs.clear();
     for _ in 0..words.word()? {
         pairs.push((words.word()?, words.word()?));
     }
     words.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn batch() -> impl Strategy<Value = Batch> {
+        let list = || prop::collection::vec(any::<u32>(), 0..20);
+        (list(), list(), list(), list(), list(), list()).prop_map(
+            |(tokens, positions, q_indptr, kv_indptr, block_ids, outputs)| Batch {
+                tokens,
+                positions,
+                q_indptr,
+                kv_indptr,
+                block_ids,
+                outputs,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn followers_read_what_the_leader_wrote(
+            batch in batch(),
+            pairs: Vec<(BlockId, BlockId)>,
+            counts in prop::array::uniform5(0usize..1 << 31),
+            fingerprint: u64,
+        ) {
+            let (mut message, mut read, mut read_to) = (Message::default(), Batch::new(), vec![(1, 2)]);
+            write_step(&mut message, &batch);
+            prop_assert_eq!(read_step(message.words(), &mut read), Some(()));
+            prop_assert_eq!(read, batch);
+            write_pairs(&mut message, &pairs);
+            prop_assert_eq!(read_pairs(message.words(), &mut read_to), Some(()));
+            prop_assert_eq!(read_to, pairs);
+            let [tokens, sequences, outputs, context, blocks] = counts;
+            let limits = Limits { tokens, sequences, outputs, context, blocks, kv: KvFormat::Q8 };
+            let setup = Setup { fingerprint, numerics: Numerics::Precise, limits };
+            setup.write(&mut message);
+            prop_assert_eq!(Setup::read(message.words()), Some(setup));
+        }
+
+        #[test]
+        fn any_words_are_read_without_a_panic(words in prop::collection::vec(0u32..9, 0..60)) {
+            let _ = Setup::read(Words(&words));
+            let _ = read_step(Words(&words), &mut Batch::new());
+            let _ = read_pairs(Words(&words), &mut Vec::new());
+        }
+    }
 }

@@ -46,6 +46,12 @@ impl Message {
         self
     }
 
+    /// What the receiver will see behind the kind.
+    #[cfg(test)]
+    pub fn words(&self) -> Words<'_> {
+        Words(&self.0[2..])
+    }
+
     fn frame(&mut self) -> &[u8] {
         self.0[0] = self.0.len() as u32 - 1;
         cast_slice(&self.0)
@@ -54,7 +60,7 @@ impl Message {
 
 /// A message that is being read: each part is `None` where the message is not what it should be.
 #[derive(Debug, Clone, Copy)]
-pub struct Words<'a>(&'a [u32]);
+pub struct Words<'a>(pub &'a [u32]);
 
 impl<'a> Words<'a> {
     /// One word.
@@ -69,9 +75,9 @@ impl<'a> Words<'a> {
         Some(u64::from(self.word()?) | u64::from(self.word()?) << 32)
     }
 
-    /// A number of things.
+    /// A number of things: few enough that products of some of them do not overflow.
     pub fn count(&mut self) -> Option<usize> {
-        usize::try_from(self.number()?).ok()
+        usize::try_from(self.number()?).ok().filter(|&count| count <= 1 << 31)
     }
 
     /// Words behind their number.
@@ -183,7 +189,7 @@ mod tests {
         fn what_is_written_is_read(kind: u32, number: u64, list: Vec<u32>, text in ".*") {
             let mut message = Message::default();
             message.begin(9).list(&[1]).begin(kind).number(number).list(&list).text(&text);
-            let mut words = Words(&message.0[2..]);
+            let mut words = message.words();
             prop_assert_eq!(message.0[1], kind);
             prop_assert_eq!(words.number(), Some(number));
             prop_assert_eq!(words.list(), Some(&list[..]));
@@ -195,7 +201,7 @@ mod tests {
         fn a_message_cut_short_is_none(list: Vec<u32>, cut: prop::sample::Index) {
             let mut message = Message::default();
             message.begin(0).list(&list);
-            let whole = &message.0[2..];
+            let Words(whole) = message.words();
             prop_assert_eq!(Words(&whole[..cut.index(whole.len())]).list(), None);
         }
 
