@@ -46,11 +46,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
     let prompt_tokens = prompt.len();
     let mut text = prompt.clone();
+
+    let start = Instant::now();
     if let Some(path) = arguments.prefix.as_deref().filter(|path| path.exists()) {
         engine.load_prefix(path)?;
     }
-
-    let start = Instant::now();
     let (mut first, mut tokens) = (None, 0);
     let request = Request {
         max_tokens: arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt_tokens)),
@@ -68,12 +68,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     });
     print("\n")?;
     told?;
+    let whole = start.elapsed();
     if let Some(path) = arguments.prefix.as_deref().filter(|_| text.len() > BLOCK) {
         engine.save_prefix(&text, path)?;
     }
 
     let first = first.unwrap_or_default();
-    let decode = start.elapsed() - first;
+    let decode = whole - first;
     note(format_args!("\n{}", engine.model().backend()));
     let prompt_rate = rate(prompt_tokens, first);
     note(format_args!("prompt      {prompt_tokens:6} tokens  {prompt_rate:9.1} tok/s  (TTFT {first:.1?})"));

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let loader = arguments.model.open()?.options(arguments.model.engine_options(1));
+    note(format_args!("joining {}", arguments.join));
     let follower = Follower::join(&arguments.join)?;
     let (rank, ranks) = follower.rank();
     note(format_args!("rank {rank} of {ranks}"));

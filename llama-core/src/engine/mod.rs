@@ -54,6 +54,7 @@ pub use embed::Embed;
 pub use event::{Completion, Event, Finish, Score, SequenceId};
 pub use generation::Generation;
 pub use grammar::{Constraint, Grammar};
+pub(crate) use options::check as check_limits;
 pub use options::{DEFAULT_CONTEXT, DEFAULT_KV_BYTES, EngineOptions, block_bytes};
 pub use pool::Classifier;
 pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};

@@ -138,7 +138,7 @@ pub fn block_bytes(config: &Config, kv: KvFormat) -> u64 {
 }
 
 /// That an engine can make progress within `limits`, and that its numbers fit.
-pub(super) fn check(limits: &Limits) -> Result<()> {
+pub(crate) fn check(limits: &Limits) -> Result<()> {
     within("tokens", limits.tokens, MAX_ROWS)?;
     within("sequences", limits.sequences, MAX_SEQUENCES)?;
     within("outputs", limits.outputs, MAX_ROWS)?;

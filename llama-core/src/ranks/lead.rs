@@ -7,6 +7,7 @@ use crate::backend::{Backend, KvFormat, Limits, Numerics};
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
+use crate::engine::check_limits;
 use crate::error::{Error, Result};
 use crate::model::{Llama, Model, Progress, check};
 use crate::sample::{Draw, Outputs};
@@ -130,6 +131,7 @@ impl Follower {
         let setup = Setup::receive(&mut leader)?;
         let load = || {
             setup.check(checkpoint, &backend)?;
+            check_limits(&setup.limits)?;
             let backend = Sharded::new(backend, mesh, checkpoint.config())?;
             Llama::load(backend, checkpoint, setup.limits, memory_limit, progress)
         };
@@ -140,7 +142,8 @@ impl Follower {
                 follow(&mut model, &mut leader)
             }
             Err(error) => {
-                leader.send(message.begin(FAILED).text(&error.to_string()))?;
+                // Whether the leader hears of it or not, this is what went wrong.
+                let _ = leader.send(message.begin(FAILED).text(&error.to_string()));
                 Err(error)
             }
         }
@@ -345,7 +348,7 @@ mod tests {
         fn followers_read_what_the_leader_wrote(
             batch in batch(),
             pairs: Vec<(BlockId, BlockId)>,
-            counts in prop::array::uniform5(0usize..1 << 31),
+            counts: [usize; 5],
             fingerprint: u64,
         ) {
             let (mut message, mut read, mut read_to) = (Message::default(), Batch::new(), vec![(1, 2)]);

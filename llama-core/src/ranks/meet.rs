@@ -93,8 +93,7 @@ impl Follower {
     /// # Errors
     /// [`Error::Peer`] with what is wrong: no leader, one of another version, a rank that cannot be reached.
     pub fn join(address: &str) -> Result<Self> {
-        let stream = patiently(|| reach(address))?;
-        let mut leader = Wire::new(stream, format!("the leader at {address}"))?;
+        let mut leader = Wire::new(reach(address)?, format!("the leader at {address}"))?;
         let here = leader.stream().local_addr().map_err(|error| leader.error(error))?;
         let local = |error: std::io::Error| Error::peer(format!("this rank at {}", here.ip()), error.to_string());
         let door = TcpListener::bind((here.ip(), 0)).map_err(local)?;
@@ -210,27 +209,23 @@ fn member(stream: TcpStream, group: u64) -> Option<usize> {
     (theirs == group).then_some(rank)
 }
 
-/// A connection to the first of the addresses of a name that answers.
+/// A connection to the leader, who may not be there yet.
 fn reach(address: &str) -> Result<TcpStream> {
     let unreachable = |error: std::io::Error| Error::peer(format!("the leader at {address}"), error.to_string());
-    let mut last = std::io::Error::other("has no address");
-    for address in address.to_socket_addrs().map_err(unreachable)? {
-        match TcpStream::connect_timeout(&address, GREETS_WITHIN) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(unreachable(last))
-}
-
-/// Tries again for a while.
-fn patiently<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    let addresses: Vec<SocketAddr> = address.to_socket_addrs().map_err(unreachable)?.collect();
     let start = Instant::now();
     loop {
-        match attempt() {
-            Err(_) if start.elapsed() < PATIENCE => thread::sleep(10 * LOOKS_EVERY),
-            outcome => return outcome,
+        let mut last = std::io::Error::other("has no address");
+        for address in &addresses {
+            match TcpStream::connect_timeout(address, GREETS_WITHIN) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
         }
+        if start.elapsed() > PATIENCE {
+            return Err(unreachable(last));
+        }
+        thread::sleep(10 * LOOKS_EVERY);
     }
 }
 
@@ -317,6 +312,12 @@ mod tests {
         let error = Follower::join(&address.to_string()).unwrap_err().to_string();
         assert_eq!(error, format!("the leader at {address}: does not welcome as a leader does"));
         answer.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_address_is_said_at_once() {
+        let error = Follower::join("localhost").unwrap_err().to_string();
+        assert!(error.starts_with("the leader at localhost: invalid"), "{error}");
     }
 
     #[test]

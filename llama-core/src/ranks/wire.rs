@@ -75,9 +75,9 @@ impl<'a> Words<'a> {
         Some(u64::from(self.word()?) | u64::from(self.word()?) << 32)
     }
 
-    /// A number of things: few enough that products of some of them do not overflow.
+    /// A number of things.
     pub fn count(&mut self) -> Option<usize> {
-        usize::try_from(self.number()?).ok().filter(|&count| count <= 1 << 31)
+        usize::try_from(self.number()?).ok()
     }
 
     /// Words behind their number.
