@@ -1,18 +1,17 @@
 //! One engine's model on all ranks: the leader tells its followers each step before it takes it, and they take it, too.
 
 use super::meet::{Follower, Leader};
+use super::setup::{SETUP, Setup};
 use super::sharded::Sharded;
 use super::wire::{Message, Wire, Words, words_of};
-use crate::backend::{Backend, KvFormat, Limits, Numerics};
+use crate::backend::{Backend, Limits};
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::engine::check_limits;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Llama, Model, Progress, check};
 use crate::sample::{Draw, Outputs};
 
-const SETUP: u32 = 10;
 const READY: u32 = 11;
 const FAILED: u32 = 12;
 const STEP: u32 = 13;
@@ -24,77 +23,12 @@ const BYE: u32 = 17;
 /// Words of the longest message that is no step.
 const LONGEST: usize = 1 << 16;
 
-/// What all ranks have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Setup {
-    fingerprint: u64,
-    numerics: Numerics,
-    limits: Limits,
-}
-
-impl Setup {
-    /// The leader's.
-    fn new<B: Backend>(checkpoint: &Checkpoint, backend: &B, limits: Limits) -> Self {
-        Setup { fingerprint: checkpoint.contents(), numerics: backend.numerics(), limits }
-    }
-
-    /// Refuses another model or another arithmetic than the leader's.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] with what differs.
-    fn check<B: Backend>(&self, checkpoint: &Checkpoint, backend: &B) -> Result<()> {
-        if self.numerics != backend.numerics() {
-            let ours = backend.numerics().name();
-            return Err(Error::parameter("numerics", ours, format!("the leader's is {}", self.numerics.name())));
-        }
-        if self.fingerprint != checkpoint.contents() {
-            let problem = "the leader has another model, or another version of it";
-            return Err(Error::parameter("model", checkpoint.path().display(), problem));
-        }
-        Ok(())
-    }
-
-    /// What the leader says is to be loaded.
-    fn receive(leader: &mut Wire) -> Result<Self> {
-        let setup = match leader.receive(LONGEST)? {
-            (SETUP, words) => Setup::read(words),
-            _ => None,
-        };
-        setup.ok_or_else(|| leader.error("does not say what to load"))
-    }
-
-    fn write(&self, message: &mut Message) {
-        let Limits { tokens, sequences, outputs, context, blocks, kv } = self.limits;
-        message.begin(SETUP).number(self.fingerprint);
-        message.text(self.numerics.name()).text(kv.name());
-        for count in [tokens, sequences, outputs, context, blocks] {
-            message.number(count as u64);
-        }
-    }
-
-    fn read(mut words: Words<'_>) -> Option<Self> {
-        let fingerprint = words.number()?;
-        let (numerics, kv) = (words.text()?.parse().ok()?, words.text()?.parse::<KvFormat>().ok()?);
-        let [tokens, sequences, outputs, context, blocks] = [(); 5].map(|()| words.count());
-        let limits = Limits {
-            tokens: tokens?,
-            sequences: sequences?,
-            outputs: outputs?,
-            context: context?,
-            blocks: blocks?,
-            kv,
-        };
-        words.end()?;
-        Some(Setup { fingerprint, numerics, limits })
-    }
-}
-
 impl Leader {
     /// Prepares this rank's share of the weights on `backend`, as [`Llama::load`] does, and has the followers prepare theirs.
     /// `limits` may plan with the backend that this rank is.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if the model cannot be divided among so many ranks; [`Error::Peer`] about a rank that goes away or
+    /// [`Parameter`](crate::Error::Parameter) if the model cannot be divided among so many ranks; [`Peer`](crate::Error::Peer) about a rank that goes away or
     /// cannot load; otherwise as [`Llama::load`].
     pub fn load<B: Backend>(
         self,
@@ -104,7 +38,8 @@ impl Leader {
         memory_limit: Option<u64>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Model>> {
-        let Leader { mesh, mut followers } = self;
+        let Leader { mesh, followers } = self;
+        let mut followers = Followers(followers);
         let backend = Sharded::new(backend, mesh, checkpoint.config())?;
         let limits = limits(&backend)?;
         followers.tell(&Setup::new(checkpoint, &backend, limits))?;
@@ -118,7 +53,7 @@ impl Follower {
     /// Prepares this rank's share of the weights on `backend` and takes part in every step until the leader leaves.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if the leader has another model or computes otherwise; [`Error::Peer`] if a rank goes away;
+    /// [`Parameter`](crate::Error::Parameter) if the leader has another model or computes otherwise; [`Peer`](crate::Error::Peer) if a rank goes away;
     /// otherwise as [`Llama::load`] and what a backend says.
     pub fn serve<B: Backend>(
         self,
@@ -128,10 +63,13 @@ impl Follower {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let Follower { mesh, mut leader } = self;
-        let setup = Setup::receive(&mut leader)?;
+        let setup = match leader.receive(LONGEST)? {
+            (SETUP, words) => Setup::read(words),
+            _ => None,
+        };
+        let setup = setup.ok_or_else(|| leader.error("does not say what to load"))?;
         let load = || {
             setup.check(checkpoint, &backend)?;
-            check_limits(&setup.limits)?;
             let backend = Sharded::new(backend, mesh, checkpoint.config())?;
             Llama::load(backend, checkpoint, setup.limits, memory_limit, progress)
         };
@@ -152,7 +90,7 @@ impl Follower {
 
 /// The leader's connections to all others.
 #[derive(Debug)]
-pub struct Followers(pub Vec<Wire>);
+struct Followers(Vec<Wire>);
 
 impl Followers {
     /// Says what to load. Then all load at once.
@@ -165,7 +103,7 @@ impl Followers {
     /// Waits until all have loaded.
     ///
     /// # Errors
-    /// [`Error::Peer`] with what a follower says.
+    /// [`Peer`](crate::Error::Peer) with what a follower says.
     fn are_ready(&mut self) -> Result<()> {
         self.0.iter_mut().try_for_each(|follower| match follower.receive(LONGEST)? {
             (READY, _) => Ok(()),
@@ -348,8 +286,6 @@ mod tests {
         fn followers_read_what_the_leader_wrote(
             batch in batch(),
             pairs: Vec<(BlockId, BlockId)>,
-            counts: [usize; 5],
-            fingerprint: u64,
         ) {
             let (mut message, mut read, mut read_to) = (Message::default(), Batch::new(), vec![(1, 2)]);
             write_step(&mut message, &batch);
@@ -358,16 +294,10 @@ mod tests {
             write_pairs(&mut message, &pairs);
             prop_assert_eq!(read_pairs(message.words(), &mut read_to), Some(()));
             prop_assert_eq!(read_to, pairs);
-            let [tokens, sequences, outputs, context, blocks] = counts;
-            let limits = Limits { tokens, sequences, outputs, context, blocks, kv: KvFormat::Q8 };
-            let setup = Setup { fingerprint, numerics: Numerics::Precise, limits };
-            setup.write(&mut message);
-            prop_assert_eq!(Setup::read(message.words()), Some(setup));
         }
 
         #[test]
         fn any_words_are_read_without_a_panic(words in prop::collection::vec(0u32..9, 0..60)) {
-            let _ = Setup::read(Words(&words));
             let _ = read_step(Words(&words), &mut Batch::new());
             let _ = read_pairs(Words(&words), &mut Vec::new());
         }

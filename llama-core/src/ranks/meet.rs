@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::cut::Place;
-use super::lead::Followers;
 use super::mesh::Mesh;
 use super::wire::{Message, Wire, Words};
 use crate::error::{Error, Result};
@@ -37,8 +36,8 @@ const LOOKS_EVERY: Duration = Duration::from_millis(20);
 /// The first rank, which has the engine, and its connections to all others.
 #[derive(Debug)]
 pub struct Leader {
-    pub(crate) mesh: Mesh,
-    pub(crate) followers: Followers,
+    pub(super) mesh: Mesh,
+    pub(super) followers: Vec<Wire>,
 }
 
 impl Leader {
@@ -71,7 +70,7 @@ impl Leader {
             wire.send(&mut welcome)?;
         }
         let mesh = Mesh::new(Place { rank: 0, ranks }, connect(0, &addresses, group)?)?;
-        Ok(Leader { mesh, followers: Followers(followers) })
+        Ok(Leader { mesh, followers })
     }
 
     /// How many ranks there are.
@@ -83,8 +82,8 @@ impl Leader {
 /// A rank that computes what its leader says.
 #[derive(Debug)]
 pub struct Follower {
-    pub(crate) mesh: Mesh,
-    pub(crate) leader: Wire,
+    pub(super) mesh: Mesh,
+    pub(super) leader: Wire,
 }
 
 impl Follower {

@@ -20,6 +20,7 @@ mod cut;
 mod lead;
 mod meet;
 mod mesh;
+mod setup;
 mod sharded;
 mod wire;
 
