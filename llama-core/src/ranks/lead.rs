@@ -28,8 +28,8 @@ impl Leader {
     /// `limits` may plan with the backend that this rank is.
     ///
     /// # Errors
-    /// [`Parameter`](crate::Error::Parameter) if the model cannot be divided among so many ranks; [`Peer`](crate::Error::Peer) about a rank that goes away or
-    /// cannot load; otherwise as [`Llama::load`].
+    /// [`Parameter`](crate::Error::Parameter) if the model cannot be divided among so many ranks;
+    /// [`Peer`](crate::Error::Peer) about a rank that goes away or cannot load; otherwise as [`Llama::load`].
     pub fn load<B: Backend>(
         self,
         backend: B,
@@ -53,8 +53,8 @@ impl Follower {
     /// Prepares this rank's share of the weights on `backend` and takes part in every step until the leader leaves.
     ///
     /// # Errors
-    /// [`Parameter`](crate::Error::Parameter) if the leader has another model or computes otherwise; [`Peer`](crate::Error::Peer) if a rank goes away;
-    /// otherwise as [`Llama::load`] and what a backend says.
+    /// [`Parameter`](crate::Error::Parameter) if the leader has another model or computes otherwise;
+    /// [`Peer`](crate::Error::Peer) if a rank goes away; otherwise as [`Llama::load`] and what a backend says.
     pub fn serve<B: Backend>(
         self,
         backend: B,
