@@ -1,22 +1,25 @@
 //! `POST /v1/chat/completions`: a conversation, and the model's next turn in it.
 //!
 //! The model's own chat template makes the prompt, and only it can make control tokens: what a message says is text,
-//! whatever it looks like.
+//! whatever it looks like. Where tools are offered, what the model says goes through a parser that finds calls of them.
 
 use std::sync::Arc;
 
-use llama_core::engine::{Completion, Score};
-use llama_core::text::{Date, Message, RenderOptions, Tokenizer, Trust};
+use llama_core::engine::{Completion, Grammar, Score};
+use llama_core::text::{Date, RenderOptions, Tokenizer, Trust};
 use serde_json::{Value, json};
 
+use crate::calls::{Call, Parser, Said};
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, shown};
+use crate::fields::Fields;
 use crate::format::response_format;
+use crate::messages::Conversation;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::scores;
 use crate::served::Served;
-use crate::texts::{Style, Texts, reason};
+use crate::texts::{Style, Texts, reason, unique};
+use crate::tools::Tools;
 use crate::work::{Answer, Work};
 use crate::worker::Task;
 
@@ -29,25 +32,48 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
     parameters.request.max_tokens = max_tokens(&mut fields)?;
     parameters.request.sampling.logprobs = logprobs(&mut fields)?;
-    parameters.request.grammar = response_format(served, &mut fields)?;
-    let messages = messages(&mut fields)?;
-    fields.end("")?;
-    let prompt = prompt(served, &messages)?;
+    let tools = Tools::take(&mut fields)?;
+    parameters.request.grammar = grammar(served, tools.as_ref(), &mut fields)?;
+    let conversation = Conversation::take(&mut fields)?;
+    fields.end()?;
+    let prompt = prompt(served, &conversation, tools.as_ref())?;
     let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
-    let style = Chat { tokenizer: scored.then(|| served.tokenizer.clone()) };
+    let style = Chat {
+        tokenizer: scored.then(|| served.tokenizer.clone()),
+        parsers: tools.map_or_else(Vec::new, |tools| tools.parsers(tasks.len())),
+    };
     let texts = Texts::new(served, style, tasks.len(), prompt.len()).including_usage(parameters.include_usage);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
 }
 
+/// What the answer must be: JSON, a call, or anything.
+fn grammar(served: &Served, tools: Option<&Tools>, fields: &mut Fields) -> Result<Option<Arc<dyn Grammar>>> {
+    let format = response_format(served, fields)?;
+    match tools.map_or(Ok(None), |tools| tools.grammar(served))? {
+        Some(_) if format.is_some() => {
+            let problem = "tool_choice demands a call and response_format an answer in JSON; leave out one of them";
+            Err(ApiError::value("response_format", problem))
+        }
+        Some(call) => Ok(Some(call)),
+        None => Ok(format),
+    }
+}
+
 /// The conversation as tokens.
-fn prompt(served: &Served, messages: &[Message]) -> Result<Vec<u32>> {
+fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools>) -> Result<Vec<u32>> {
     let Some(template) = &served.template else {
         let problem = format!("{} has no chat template, so it cannot chat; use /v1/completions", served.name);
         return Err(ApiError::about("model", "unsupported", problem));
     };
-    let options = RenderOptions::for_tokenizer(Date::today(), &served.tokenizer);
-    Ok(template.encode(&served.tokenizer, messages, &options, Trust::Template)?)
+    if (tools.is_some() || conversation.has_calls()) && !template.mentions("tools") {
+        let problem =
+            format!("the chat template of {} has no place for tools, so the model cannot know of any", served.name);
+        return Err(ApiError::lacking(if tools.is_some() { "tools" } else { "messages" }, problem));
+    }
+    let mut options = RenderOptions::for_tokenizer(Date::today(), &served.tokenizer);
+    options.tools = tools.map(Tools::json);
+    Ok(template.encode(&served.tokenizer, &conversation.messages, &options, Trust::Template)?)
 }
 
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>> {
@@ -73,10 +99,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>> {
 }
 
 fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
-    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    fields.unwanted("tools", empty)?;
-    fields.unwanted("functions", empty)?;
-    fields.unwanted("tool_choice", |value| value == "none" || value == "auto")?;
+    fields.unwanted("functions", |value| value.as_array().is_some_and(Vec::is_empty))?;
     fields.unwanted("function_call", |value| value == "none" || value == "auto")?;
     fields.unwanted("modalities", |value| *value == json!(["text"]))?;
     fields.unwanted("store", |value| *value == json!(false))?;
@@ -84,96 +107,84 @@ fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
     for name in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
         fields.unwanted(name, |_| false)?;
     }
-    fields.ignore(&["user", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"]);
+    fields.ignore(&["user", "metadata", "safety_identifier", "prompt_cache_key"]);
     Ok(())
-}
-
-fn messages(fields: &mut Fields) -> Result<Vec<Message>> {
-    let Some(Value::Array(messages)) =
-        fields.checked("messages", "a list of messages", |value| value.is_array().then(|| value.clone()))?
-    else {
-        return Err(ApiError::about("messages", "missing_required_parameter", "messages is missing"));
-    };
-    if messages.is_empty() {
-        return Err(ApiError::value("messages", "messages is empty; there must be at least one"));
-    }
-    messages.into_iter().enumerate().map(|(at, json)| message(&format!("messages[{at}]"), json)).collect()
-}
-
-/// `place` is where the message stands, for errors.
-fn message(place: &str, json: Value) -> Result<Message> {
-    let Value::Object(fields) = json else {
-        return Err(ApiError::value(place, format!("{place} is {}; it must be an object", shown(&json))));
-    };
-    let mut fields = Fields::from(fields);
-    let within = |error: ApiError| match error.param {
-        Some(param) => ApiError { param: Some(format!("{place}.{param}")), ..error },
-        None => error,
-    };
-    let role = role(place, &mut fields).map_err(within)?;
-    let content = content(place, &mut fields).map_err(within)?;
-    let name = fields.string("name").map_err(within)?;
-    for lacking in ["tool_calls", "tool_call_id", "function_call", "audio", "refusal"] {
-        fields.unwanted(lacking, |_| false).map_err(within)?;
-    }
-    fields.end(place)?;
-    let mut message = json!({"role": role, "content": content});
-    if let Some(name) = name {
-        message["name"] = name.into();
-    }
-    Ok(Message::from_json(message)?)
-}
-
-/// The template's name of a role. Templates know instructions of developers as the system's.
-fn role(place: &str, fields: &mut Fields) -> Result<&'static str> {
-    match fields.string("role")?.as_deref() {
-        Some("system" | "developer") => Ok("system"),
-        Some("user") => Ok("user"),
-        Some("assistant") => Ok("assistant"),
-        Some("tool" | "function") => {
-            Err(ApiError::lacking("role", format!("{place} is the answer of a tool; this server has no tools")))
-        }
-        _ => Err(ApiError::value("role", format!("the role of {place} must be system, developer, user or assistant"))),
-    }
-}
-
-/// A string, or a list of parts that are text.
-fn content(place: &str, fields: &mut Fields) -> Result<String> {
-    match fields.take("content") {
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => parts.into_iter().map(|part| text_part(place, part)).collect(),
-        _ => {
-            Err(ApiError::value("content", format!("the content of {place} must be a string or a list of text parts")))
-        }
-    }
-}
-
-fn text_part(place: &str, part: Value) -> Result<String> {
-    let Value::Object(fields) = part else {
-        return Err(ApiError::value("content", format!("a part of {place} must be an object")));
-    };
-    let mut fields = Fields::from(fields);
-    if fields.string("type")?.as_deref() != Some("text") {
-        return Err(ApiError::lacking(
-            "content",
-            format!("{place} has a part that is not text; the model reads text only"),
-        ));
-    }
-    let text = fields.string("text")?;
-    fields.end("content")?;
-    text.ok_or_else(|| ApiError::value("content", format!("a part of {place} has no text")))
 }
 
 /// Choices that are messages.
 struct Chat {
     /// Where scores are wanted.
     tokenizer: Option<Arc<Tokenizer>>,
+    /// One for each choice, where tools may be called.
+    parsers: Vec<Parser>,
 }
 
 impl Chat {
     fn logprobs(&self, scores: &[Score]) -> Value {
         self.tokenizer.as_ref().map_or(Value::Null, |tokenizer| scores::chat(tokenizer, scores))
     }
+
+    /// What `text` comes to, of which calls may be part.
+    fn read(&mut self, index: usize, text: &str) -> Vec<Said> {
+        match self.parsers.get_mut(index) {
+            Some(parser) => parser.push(text),
+            None => vec![Said::Text(text.into())],
+        }
+    }
+
+    fn end(&mut self, index: usize) -> Option<Said> {
+        self.parsers.get_mut(index).and_then(Parser::end)
+    }
+
+    /// Why a choice ended: a text with calls waits for their answers, unless it was cut off.
+    fn reason(&self, index: usize, reason: &'static str) -> &'static str {
+        match reason {
+            "stop" if self.parsers.get(index).is_some_and(Parser::called) => "tool_calls",
+            reason => reason,
+        }
+    }
+}
+
+/// The deltas of a stream for it. A call comes as OpenAI's do: the name first, then the arguments, here all at once.
+fn deltas(said: Said) -> Vec<Value> {
+    let call = |call: Value| json!({"tool_calls": [call]});
+    match said {
+        Said::Text(text) => vec![json!({"content": text})],
+        Said::Call(Call { index, name, arguments }) => vec![
+            call(json!({"index": index, "id": id(), "type": "function", "function": {"name": name, "arguments": ""}})),
+            call(json!({"index": index, "function": {"arguments": arguments}})),
+        ],
+    }
+}
+
+fn chunk(index: usize, delta: Value, logprobs: Value, reason: Option<&str>) -> Value {
+    json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
+}
+
+/// A name for a call, by which its answer is known.
+fn id() -> String {
+    format!("call_{}", unique())
+}
+
+/// A whole message.
+fn message(said: impl Iterator<Item = Said>) -> Value {
+    let (mut content, mut calls) = (String::new(), Vec::new());
+    for said in said {
+        match said {
+            Said::Text(text) => content.push_str(&text),
+            Said::Call(Call { name, arguments, .. }) => {
+                calls.push(json!({"id": id(), "type": "function", "function": {"name": name, "arguments": arguments}}));
+            }
+        }
+    }
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !calls.is_empty() {
+        if content.is_empty() {
+            message["content"] = Value::Null;
+        }
+        message["tool_calls"] = calls.into();
+    }
+    message
 }
 
 impl Style for Chat {
@@ -186,25 +197,35 @@ impl Style for Chat {
     }
 
     fn choice(&mut self, index: usize, completion: &Completion, scores: &[Score]) -> Value {
+        let said = self.read(index, &completion.text);
+        let message = message(said.into_iter().chain(self.end(index)));
         json!({
             "index": index,
-            "message": {"role": "assistant", "content": completion.text, "refusal": null},
+            "message": message,
             "logprobs": self.logprobs(scores),
-            "finish_reason": reason(&completion.finish),
+            "finish_reason": self.reason(index, reason(&completion.finish)),
         })
     }
 
+    /// With tools there may be no content at all, which is no empty one.
     fn opening(&self, index: usize) -> Option<Value> {
-        let delta = json!({"role": "assistant", "content": "", "refusal": null});
-        Some(json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null}))
+        let content = self.parsers.is_empty().then_some("");
+        Some(chunk(index, json!({"role": "assistant", "content": content, "refusal": null}), Value::Null, None))
     }
 
-    fn piece(&mut self, index: usize, text: &str, scores: &[Score]) -> Value {
-        let logprobs = self.logprobs(scores);
-        json!({"index": index, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": null})
+    /// Scores go out as they come, though their text may be held back.
+    fn pieces(&mut self, index: usize, text: &str, scores: &[Score]) -> Vec<Value> {
+        let mut deltas: Vec<Value> = self.read(index, text).into_iter().flat_map(deltas).collect();
+        if deltas.is_empty() && !scores.is_empty() {
+            deltas.push(json!({}));
+        }
+        let mut logprobs = self.logprobs(scores);
+        deltas.into_iter().map(|delta| chunk(index, delta, logprobs.take(), None)).collect()
     }
 
-    fn ending(&self, index: usize, reason: &'static str) -> Value {
-        json!({"index": index, "delta": {}, "logprobs": null, "finish_reason": reason})
+    fn endings(&mut self, index: usize, reason: &'static str) -> Vec<Value> {
+        let held = self.end(index).map_or_else(Vec::new, deltas).into_iter();
+        let held = held.map(|delta| chunk(index, delta, Value::Null, None));
+        held.chain([chunk(index, json!({}), Value::Null, Some(self.reason(index, reason)))]).collect()
     }
 }

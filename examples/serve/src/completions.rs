@@ -50,7 +50,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
         ));
     }
     let prompts = prompts(served, "prompt", &mut fields, bounds.sequences / choices)?;
-    fields.end("")?;
+    fields.end()?;
     let mut tasks = Vec::new();
     for prompt in &prompts {
         tasks.extend(parameters.requests(served, &prompt.tokens)?.map(Task::Generate));
@@ -123,15 +123,15 @@ impl Style for Plain {
         Some(json!({"index": index, "text": text, "logprobs": null, "finish_reason": null}))
     }
 
-    fn piece(&mut self, index: usize, text: &str, scores: &[Score]) -> Value {
+    fn pieces(&mut self, index: usize, text: &str, scores: &[Score]) -> Vec<Value> {
         let mut lists = Lists::from(self.offsets[index]);
         lists.extend(&self.tokenizer, scores);
         self.offsets[index] = lists.offset();
         let logprobs = self.scored.then(|| lists.object());
-        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": null})
+        vec![json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": null})]
     }
 
-    fn ending(&self, index: usize, reason: &'static str) -> Value {
-        json!({"index": index, "text": "", "logprobs": null, "finish_reason": reason})
+    fn endings(&mut self, index: usize, reason: &'static str) -> Vec<Value> {
+        vec![json!({"index": index, "text": "", "logprobs": null, "finish_reason": reason})]
     }
 }

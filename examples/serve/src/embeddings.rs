@@ -29,7 +29,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     }
     fields.ignore(&["user"]);
     let prompts = prompts(served, "input", &mut fields, bounds.sequences)?;
-    fields.end("")?;
+    fields.end()?;
     if let Some(prompt) = prompts.iter().find(|prompt| prompt.tokens.len() > served.context) {
         return Err(ApiError::overflow(prompt.tokens.len(), 0, served.context));
     }

@@ -103,6 +103,7 @@ fn field(name: &'static str) -> &'static str {
         "stop_tokens" => "stop_token_ids",
         "json_schema" => "response_format.json_schema.schema",
         "grammar" => "response_format",
+        "lark" => "tools",
         name => name,
     }
 }

@@ -8,8 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::error::{ApiError, Result};
 
-/// The object that a request's body is.
-pub struct Fields(Map<String, Value>);
+/// The object that a request's body is, or one within it.
+pub struct Fields {
+    /// Where the object is, for errors; nothing for the body.
+    place: String,
+    fields: Map<String, Value>,
+}
 
 impl Fields {
     /// Parses a body.
@@ -20,15 +24,31 @@ impl Fields {
     pub fn parse(body: &[u8]) -> Result<Self> {
         let wrong = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message);
         match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Fields(fields)),
+            Ok(Value::Object(fields)) => Ok(Fields { place: String::new(), fields }),
             Ok(_) => Err(wrong("the body must be a JSON object".into())),
             Err(error) => Err(wrong(format!("the body is not JSON: {error}"))),
         }
     }
 
+    /// The fields of what stands at `place`.
+    ///
+    /// # Errors
+    /// A 400 about the place, unless an object is there.
+    pub fn at(place: &str, value: Value) -> Result<Self> {
+        match value {
+            Value::Object(fields) => Ok(Fields { place: place.into(), fields }),
+            other => Err(ApiError::value(place, format!("{place} is {}; it must be an object", shown(&other)))),
+        }
+    }
+
+    /// What errors call a field.
+    pub fn path(&self, name: &str) -> String {
+        if self.place.is_empty() { name.into() } else { format!("{}.{name}", self.place) }
+    }
+
     /// A field of any kind; `null` is as good as absent.
     pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.0.remove(name).filter(|value| !value.is_null())
+        self.fields.remove(name).filter(|value| !value.is_null())
     }
 
     /// A number within `range`.
@@ -70,21 +90,43 @@ impl Fields {
         let Some(value) = self.take(name) else { return Ok(None) };
         match read(&value) {
             Some(read) => Ok(Some(read)),
-            None => Err(ApiError::value(name, format!("{name} is {}; it must be {expected}", shown(&value)))),
+            None => {
+                let path = self.path(name);
+                Err(ApiError::value(&path, format!("{path} is {}; it must be {expected}", shown(&value))))
+            }
         }
     }
 
     /// An object's own fields.
     pub fn object(&mut self, name: &str) -> Result<Option<Fields>> {
-        self.checked(name, "an object", |value| Some(Fields(value.as_object()?.clone())))
+        self.take(name).map(|value| Fields::at(&self.path(name), value)).transpose()
+    }
+
+    /// A list, with the place of each of its values; empty where it is absent.
+    pub fn list(&mut self, name: &str) -> Result<Vec<(String, Value)>> {
+        let path = self.path(name);
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => {
+                Ok(values.into_iter().enumerate().map(|(at, value)| (format!("{path}[{at}]"), value)).collect())
+            }
+            Some(other) => Err(ApiError::value(&path, format!("{path} is {}; it must be a list", shown(&other)))),
+        }
+    }
+
+    /// The error about a field that is not there and has to be.
+    pub fn missing(&self, name: &str) -> ApiError {
+        let path = self.path(name);
+        ApiError::about(&path, "missing_required_parameter", format!("{path} is missing"))
     }
 
     /// A field for what this server cannot do: it may only say that this is not wanted.
     pub fn unwanted(&mut self, name: &str, is_off: impl FnOnce(&Value) -> bool) -> Result<()> {
         match self.take(name) {
             Some(value) if !is_off(&value) => {
-                let problem = format!("{name} = {} is not supported by this server; leave it out", shown(&value));
-                Err(ApiError::lacking(name, problem))
+                let path = self.path(name);
+                let problem = format!("{path} = {} is not supported by this server; leave it out", shown(&value));
+                Err(ApiError::lacking(&path, problem))
             }
             _ => Ok(()),
         }
@@ -95,22 +137,15 @@ impl Fields {
         names.iter().for_each(|name| drop(self.take(name)));
     }
 
-    /// That nothing is left. `within` names the object, where it is not the body.
-    pub fn end(self, within: &str) -> Result<()> {
-        match self.0.into_iter().find(|(_, value)| !value.is_null()) {
+    /// That nothing is left.
+    pub fn end(self) -> Result<()> {
+        match self.fields.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
             Some((name, _)) => {
-                let name = clipped(&name);
-                let param = if within.is_empty() { name } else { format!("{within}.{name}") };
+                let param = self.path(&clipped(name));
                 Err(ApiError::about(&param, "unknown_parameter", format!("{param} is not a parameter of this server")))
             }
         }
-    }
-}
-
-impl From<Map<String, Value>> for Fields {
-    fn from(fields: Map<String, Value>) -> Self {
-        Fields(fields)
     }
 }
 
@@ -146,10 +181,11 @@ mod tests {
 
     #[test]
     fn null_is_absent_and_what_is_left_is_named() {
-        let mut fields = fields(r#"{"a": null, "b": 1, "c": 2, "d": null}"#);
+        let mut fields =
+            fields(r#"{"outer": {"a": null, "b": 1, "c": 2, "d": null}}"#).object("outer").unwrap().unwrap();
         assert_eq!(fields.integer("a", 1..=2).unwrap(), None);
         assert_eq!(fields.integer("b", 1..=2).unwrap(), Some(1));
-        let error = fields.end("outer").unwrap_err();
+        let error = fields.end().unwrap_err();
         assert_eq!((error.code, error.param.as_deref()), ("unknown_parameter", Some("outer.c")));
     }
 

@@ -18,33 +18,34 @@ pub fn response_format(served: &Served, fields: &mut Fields) -> Result<Option<Ar
     let Some(mut format) = fields.object("response_format")? else { return Ok(None) };
     let grammar = match format.string("type")?.as_deref() {
         Some("text") => None,
-        Some("json_object") => Some(grammars(served)?.json_object()?),
+        Some("json_object") => Some(grammars(served, "response_format")?.json_object()?),
         Some("json_schema") => Some(json_schema(served, &mut format)?),
         _ => {
             let problem = "the type of response_format must be text, json_object or json_schema";
             return Err(ApiError::value("response_format", problem));
         }
     };
-    format.end("response_format")?;
+    format.end()?;
     Ok(grammar)
 }
 
 /// A schema with a name. `strict` changes nothing: the answer keeps to the schema either way.
 fn json_schema(served: &Served, format: &mut Fields) -> Result<Arc<dyn Grammar>> {
-    let place = "response_format.json_schema";
-    let missing = |what| ApiError::about(place, "missing_required_parameter", format!("{what} is missing"));
-    let mut named = format.object("json_schema")?.ok_or_else(|| missing(place))?;
+    let mut named = format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
     named.ignore(&["name", "description", "strict"]);
     let object = |schema: &Value| schema.is_object().then(|| schema.clone());
-    let schema = named.checked("schema", "an object", object)?;
-    named.end(place)?;
-    let schema = schema.ok_or_else(|| missing("response_format.json_schema.schema"))?;
-    Ok(grammars(served)?.json_schema(&schema)?)
+    let schema = named.checked("schema", "an object", object)?.ok_or_else(|| named.missing("schema"))?;
+    named.end()?;
+    Ok(grammars(served, "response_format")?.json_schema(&schema)?)
 }
 
-fn grammars(served: &Served) -> Result<&Grammars> {
+/// What makes grammars for the model, where `param` needs one.
+///
+/// # Errors
+/// A 400 about `param` if no token ends the model's texts.
+pub fn grammars<'a>(served: &'a Served, param: &str) -> Result<&'a Grammars> {
     if served.ends.is_empty() {
-        return Err(ApiError::lacking("response_format", "no token ends this model's texts, so they cannot be JSON"));
+        return Err(ApiError::lacking(param, "no token ends this model's texts, so they cannot be JSON"));
     }
     Ok(served.grammars()?)
 }

@@ -12,12 +12,12 @@
 //! | `listen.rs`, `stall.rs` | a connection, whose head, body and reader each have a time |
 //! | `route.rs` | who asks, what for; the walk itself is the function `work` |
 //! | `body.rs` | the body, within its bounds |
-//! | `fields.rs`, `parameters.rs`, `format.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
+//! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
 //! | `chat.rs`, `completions.rs`, `embeddings.rs` | values to `Work`: requests of the engine, and how to answer |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
 //! | `worker.rs` | the engine's thread |
 //! | `mailbox.rs` | events on their way back; dropping its reader cancels |
-//! | `texts.rs`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
+//! | `texts.rs`, `calls.rs`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
 //! | `board.rs` | what `/health` and `/metrics` tell |
 //!
 //! Every error is an [`error::ApiError`]: a status, and the object that OpenAI's clients read.
@@ -27,6 +27,7 @@
 mod board;
 mod body;
 mod budget;
+mod calls;
 mod chat;
 mod completions;
 mod embeddings;
@@ -35,6 +36,7 @@ mod fields;
 mod format;
 mod listen;
 mod mailbox;
+mod messages;
 mod options;
 mod parameters;
 mod prompts;
@@ -44,6 +46,7 @@ mod scores;
 mod served;
 mod stall;
 mod texts;
+mod tools;
 mod work;
 mod worker;
 

@@ -89,7 +89,7 @@ impl Sender {
             return true;
         }
         if let Some(Finish::Failed(error)) = event.finish.take_if(|finish| matches!(finish, Finish::Failed(_))) {
-            self.fail(ApiError::internal(error.to_string()));
+            self.fail(error.into());
             return true;
         }
         let mut state = self.0.lock();

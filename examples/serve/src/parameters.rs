@@ -132,7 +132,7 @@ fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool> {
     let include_usage = options.flag("include_usage")?;
     // Padding against guessing a text by the lengths of its pieces; nothing is padded here.
     options.unwanted("include_obfuscation", |value| *value == Value::Bool(false))?;
-    options.end("stream_options")?;
+    options.end()?;
     Ok(include_usage)
 }
 

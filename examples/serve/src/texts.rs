@@ -20,10 +20,10 @@ pub trait Style: Send {
     fn choice(&mut self, index: usize, completion: &Completion, scores: &[Score]) -> Value;
     /// What comes before a choice's first piece in a stream.
     fn opening(&self, index: usize) -> Option<Value>;
-    /// A piece of a choice in a stream, as `text` and the scores of its tokens.
-    fn piece(&mut self, index: usize, text: &str, scores: &[Score]) -> Value;
-    /// The end of a choice in a stream.
-    fn ending(&self, index: usize, reason: &'static str) -> Value;
+    /// What goes out when `text` has come of a choice in a stream, with the scores of its tokens.
+    fn pieces(&mut self, index: usize, text: &str, scores: &[Score]) -> Vec<Value>;
+    /// What ends a choice in a stream.
+    fn endings(&mut self, index: usize, reason: &'static str) -> Vec<Value>;
 }
 
 /// One request's texts.
@@ -77,16 +77,14 @@ impl Texts {
         let Part { index, completion, finished } = part;
         self.generated_tokens += completion.tokens.len();
         let scores = scores(completion, *finished);
-        let mut events = String::new();
+        let mut choices = Vec::new();
         if !completion.text.is_empty() || !scores.is_empty() {
-            let piece = self.style.piece(*index, &completion.text, scores);
-            events.push_str(&self.event(vec![piece]));
+            choices.extend(self.style.pieces(*index, &completion.text, scores));
         }
         if *finished {
-            let ending = self.style.ending(*index, reason(&completion.finish));
-            events.push_str(&self.event(vec![ending]));
+            choices.extend(self.style.endings(*index, reason(&completion.finish)));
         }
-        events
+        choices.into_iter().map(|choice| self.event(vec![choice])).collect()
     }
 
     /// The events that end a stream.
@@ -151,8 +149,8 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// A name that no other answer has: 128 bits out of the system's randomness, which seeds every such hasher anew.
-fn unique() -> String {
+/// A name that nothing else has: 128 bits out of the system's randomness, which seeds every such hasher anew.
+pub fn unique() -> String {
     let bits = |half: u8| RandomState::new().hash_one(half);
     format!("{:016x}{:016x}", bits(0), bits(1))
 }

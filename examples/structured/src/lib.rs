@@ -62,11 +62,7 @@ impl Grammars {
     /// # Errors
     /// [`Error::Parameter`] with what llguidance says of a schema that it cannot keep to.
     pub fn json_schema(&self, schema: &Value) -> Result<Arc<dyn Grammar>> {
-        let mut formed = schema.clone();
-        if let Some(keys) = formed.as_object_mut() {
-            let form = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
-            keys.entry("x-guidance").or_insert(form);
-        }
+        let formed = on_one_line(schema);
         self.grammar("json_schema", &schema.to_string(), TopLevelGrammar::from_json_schema(formed))
     }
 
@@ -102,6 +98,16 @@ impl Grammars {
             None => Ok(Arc::new(Guided { kind, start, ends: self.ends.clone() })),
         }
     }
+}
+
+/// A schema of the same values in one form, unless it says which it wants: on one line, with a space after each comma and colon.
+pub fn on_one_line(schema: &Value) -> Value {
+    let mut formed = schema.clone();
+    if let Some(keys) = formed.as_object_mut() {
+        let form = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
+        keys.entry("x-guidance").or_insert(form);
+    }
+    formed
 }
 
 /// llguidance's tree of all tokens. Those that steer the model have no text in a grammar.
@@ -169,11 +175,15 @@ fn missing(what: &str) -> Error {
     Error::tokenizer(what, "is needed for a grammar, and this engine has none")
 }
 
-/// An error of llguidance's about a grammar, of which the message shows the beginning.
+/// An error of llguidance's about a grammar. The message shows the beginning of the grammar, and of what llguidance says, which
+/// may have the grammar in it again.
 fn refused(kind: &'static str, source: &str, problem: impl fmt::Display) -> Error {
-    const SHOWN: usize = 60;
-    let shown: String = source.chars().take(SHOWN).collect();
-    let more = if source.chars().count() > SHOWN { "..." } else { "" };
-    let problem = problem.to_string().replace('\n', " ");
-    Error::parameter(kind, format!("{shown}{more}"), problem)
+    Error::parameter(kind, beginning(source, 60), beginning(&problem.to_string().replace('\n', " "), 400))
+}
+
+fn beginning(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into(),
+    }
 }

@@ -50,22 +50,77 @@ const PARAMETERS: [Case; 24] = [
 ];
 
 /// The same for chats.
-const CHATS: [Case; 25] = [
+const CHATS: [Case; 40] = [
     ("messages", "messages", "null 1 \"hi\" {} []"),
     ("messages", "messages[0]", "[1] [null] [[]] [\"hi\"]"),
     (
         "messages",
         "messages[0].role",
-        "[{}] [{\"role\":1,\"content\":\"a\"}] [{\"role\":\"root\",\"content\":\"a\"}] [{\"role\":\"tool\",\"content\":\"a\"}]",
+        "[{}] [{\"role\":1,\"content\":\"a\"}] [{\"role\":\"root\",\"content\":\"a\"}] [{\"role\":\"function\",\"content\":\"a\"}]",
     ),
     (
         "messages",
         "messages[0].content",
         "[{\"role\":\"user\"}] [{\"role\":\"user\",\"content\":1}] [{\"role\":\"user\",\"content\":{}}] [{\"role\":\"user\",\"content\":[1]}] [{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}] [{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}] [{\"role\":\"assistant\",\"content\":null}]",
     ),
-    ("messages", "messages[0].tool_calls", "[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[1]}]"),
+    (
+        "messages",
+        "messages[0].tool_calls",
+        "[{\"role\":\"user\",\"content\":\"a\",\"tool_calls\":[]}] [{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":{}}]",
+    ),
+    (
+        "messages",
+        "messages[0].tool_calls[0]",
+        "[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[1]}] [{\"role\":\"assistant\",\"tool_calls\":[null]}]",
+    ),
+    (
+        "messages",
+        "messages[0].tool_calls[0].id",
+        "[{\"role\":\"assistant\",\"tool_calls\":[{}]}] [{\"role\":\"assistant\",\"tool_calls\":[{\"id\":1}]}]",
+    ),
+    (
+        "messages",
+        "messages[0].tool_calls[0].type",
+        "[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"custom\"}]}]",
+    ),
+    (
+        "messages",
+        "messages[0].tool_calls[0].function",
+        "[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\"}]}]",
+    ),
+    (
+        "messages",
+        "messages[0].tool_calls[0].function.arguments",
+        "[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}] [{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{}}}]}] [{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"[1]\"}}]}] [{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\"}}]}]",
+    ),
+    (
+        "messages",
+        "messages[0].tool_call_id",
+        "[{\"role\":\"tool\",\"content\":\"a\"}] [{\"role\":\"tool\",\"content\":\"a\",\"tool_call_id\":\"b\"}] [{\"role\":\"user\",\"content\":\"a\",\"tool_call_id\":\"b\"}]",
+    ),
     ("messages", "messages[0].secret", "[{\"role\":\"user\",\"content\":\"a\",\"secret\":1}]"),
-    ("tools", "tools", "1 {} [{\"type\":\"function\"}]"),
+    ("tools", "tools", "1 {} \"f\" [{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"),
+    ("tools", "tools[0]", "[1] [null] [[]]"),
+    ("tools", "tools[0].type", "[{}] [{\"type\":\"custom\"}] [{\"type\":1}]"),
+    ("tools", "tools[0].function", "[{\"type\":\"function\"}] [{\"type\":\"function\",\"function\":\"f\"}]"),
+    (
+        "tools",
+        "tools[0].function.name",
+        "[{\"type\":\"function\",\"function\":{}}] [{\"type\":\"function\",\"function\":{\"name\":\"\"}}] [{\"type\":\"function\",\"function\":{\"name\":\"a\\\"b\"}}] [{\"type\":\"function\",\"function\":{\"name\":\"\u{e9}\"}}] [{\"type\":\"function\",\"function\":{\"name\":1}}]",
+    ),
+    (
+        "tools",
+        "tools[1].function.name",
+        "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
+    ),
+    (
+        "tools",
+        "tools[0].function.parameters",
+        "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":1}}] [{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"string\"}}}] [{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":[\"object\"]}}}]",
+    ),
+    ("tools", "tools[0].function.strict", "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":1}}]"),
+    ("tools", "tools[0].function.secret", "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"secret\":1}}]"),
+    ("parallel_tool_calls", "parallel_tool_calls", "1 \"true\" []"),
     ("functions", "functions", "[{}] 1"),
     ("tool_choice", "tool_choice", "\"required\" {} 1"),
     ("response_format", "response_format", "{\"type\":\"xml\"} {} 1 []"),
@@ -73,12 +128,12 @@ const CHATS: [Case; 25] = [
     (
         "response_format",
         "response_format.json_schema",
-        "{\"type\":\"json_schema\"} {\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\"}}",
+        "{\"type\":\"json_schema\"} {\"type\":\"json_schema\",\"json_schema\":1}",
     ),
     (
         "response_format",
         "response_format.json_schema.schema",
-        "{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":{\"type\":\"colour\"}}} {\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"$ref\":\"#/nowhere\"}}}",
+        "{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\"}} {\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":{\"type\":\"colour\"}}} {\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"$ref\":\"#/nowhere\"}}}",
     ),
     ("modalities", "modalities", "[\"audio\"] [\"text\",\"audio\"]"),
     ("audio", "audio", "{} 1"),

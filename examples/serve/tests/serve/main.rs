@@ -9,3 +9,4 @@ mod hostile;
 mod process;
 mod smollm2;
 mod subject;
+mod tools;

@@ -36,10 +36,14 @@ pub fn serve(engine: Engine, bounds: Bounds) -> Server {
     serve_with(engine, Options { bounds, ..Options::default() })
 }
 
+pub fn serve_with(engine: Engine, options: Options) -> Server {
+    serve_template(engine, TEMPLATE, options)
+}
+
 /// On a port that is free.
-pub fn serve_with(engine: Engine, mut options: Options) -> Server {
+pub fn serve_template(engine: Engine, template: &str, mut options: Options) -> Server {
     options.address.set_port(0);
-    let template = Some(ChatTemplate::new(TEMPLATE).unwrap());
+    let template = Some(ChatTemplate::new(template).unwrap());
     Server::start(llama_serve::Model { engine, template, name: "stories".into() }, options).unwrap()
 }
 

@@ -199,6 +199,11 @@ impl ChatTemplate {
         self.render_json(&Json::Array(messages), options)
     }
 
+    /// Whether the source has `word` in it. A template without `tools` knows none: transformers goes by that, too.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.environment.get_template(NAME).is_ok_and(|template| template.source().contains(word))
+    }
+
     fn render_json(&self, messages: &Json, options: &RenderOptions) -> Result<String> {
         let tools = options.tools.clone().map_or(Json::Null, Json::Array);
         let size = json_size(messages) + json_size(&tools) + options.extra.values().map(json_size).sum::<u64>();

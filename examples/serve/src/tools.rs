@@ -1,0 +1,239 @@
+//! `tools`, `tool_choice` and `parallel_tool_calls`: the functions that a model may call, and whether it must.
+//!
+//! The chat template tells the model of them, in the form that it was taught, and `calls.rs` finds calls in what it says. Where
+//! a call is demanded, a grammar leaves it nothing else to say: the name of a function and arguments that are valid by its
+//! schema. Each schema is a document of its own in that grammar, so that a `$ref` in it means what it says.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use llama_core::Error;
+use llama_core::engine::Grammar;
+use llama_structured::{Grammars, on_one_line};
+use serde_json::{Value, json};
+
+use crate::calls::Parser;
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, shown};
+use crate::format::grammars;
+use crate::served::Served;
+
+/// Most functions: as many as OpenAI's API takes.
+const MAX_TOOLS: usize = 128;
+/// Most bytes of all of them as JSON. A prompt has no room for more, and compiling their schemas takes time.
+const MAX_BYTES: usize = 256 << 10;
+/// Time to find which schema it is that cannot be kept to. Some take seconds to compile.
+const SEARCH_TIME: Duration = Duration::from_secs(1);
+/// Longest name of a function.
+const MAX_NAME: usize = 64;
+
+/// Functions that may be called.
+pub struct Tools {
+    functions: Vec<Function>,
+    /// Those of which one must be called.
+    demanded: Option<Range<usize>>,
+    /// Calls in one text.
+    most: usize,
+}
+
+/// A function as the request describes it.
+struct Function {
+    /// Letters, digits, `_` and `-`: it stands in a grammar as it is.
+    name: String,
+    description: Option<String>,
+    parameters: Value,
+}
+
+/// What is to be done with the functions.
+enum Choice {
+    /// Nothing.
+    Hide,
+    /// Calls are up to the model.
+    Offer,
+    /// One of these must be called.
+    Demand(Range<usize>),
+}
+
+impl Tools {
+    /// Takes them out of `fields`; `None` where there are none, or the model is not to know of them.
+    ///
+    /// # Errors
+    /// A 400 that names the field.
+    pub fn take(fields: &mut Fields) -> Result<Option<Self>> {
+        let functions = functions(fields)?;
+        let choice = choice(fields, &functions)?;
+        let parallel = fields.checked("parallel_tool_calls", "true or false", Value::as_bool)?.unwrap_or(true);
+        let most = if parallel { usize::MAX } else { 1 };
+        Ok(match choice {
+            _ if functions.is_empty() => None,
+            Choice::Hide => None,
+            Choice::Offer => Some(Tools { functions, demanded: None, most }),
+            Choice::Demand(demanded) => Some(Tools { functions, demanded: Some(demanded), most }),
+        })
+    }
+
+    /// As templates expect them. `strict` is nothing that a model was taught.
+    pub fn json(&self) -> Vec<Value> {
+        self.functions.iter().map(Function::json).collect()
+    }
+
+    /// Parsers for `texts` texts.
+    pub fn parsers(&self, texts: usize) -> Vec<Parser> {
+        let names = self.functions.iter().map(|function| function.name.clone()).collect::<BTreeSet<_>>();
+        let names = Arc::new(names);
+        (0..texts).map(|_| Parser::new(names.clone(), self.most)).collect()
+    }
+
+    /// Texts that are one call, where one is demanded.
+    ///
+    /// # Errors
+    /// A 400 that names the schema that cannot be kept to.
+    pub fn grammar(&self, served: &Served) -> Result<Option<Arc<dyn Grammar>>> {
+        let Some(demanded) = &self.demanded else { return Ok(None) };
+        let grammars = grammars(served, "tool_choice")?;
+        let grammar = grammars.lark(&lark(&self.functions[demanded.clone()]));
+        grammar.map(Some).map_err(|error| match self.culprit(grammars, demanded.clone()) {
+            Some((number, error)) => {
+                ApiError::value(&format!("tools[{number}].function.parameters"), error.to_string())
+            }
+            None => ApiError::value("tools", error.to_string()),
+        })
+    }
+
+    /// The first function whose schema cannot be kept to by itself, and why, if that is found in time.
+    fn culprit(&self, grammars: &Grammars, among: Range<usize>) -> Option<(usize, Error)> {
+        let start = Instant::now();
+        let mut among = among.take_while(|_| start.elapsed() < SEARCH_TIME);
+        among.find_map(|number| Some((number, grammars.json_schema(&self.functions[number].schema()).err()?)))
+    }
+}
+
+impl Function {
+    fn json(&self) -> Value {
+        let mut function = json!({"name": self.name});
+        if let Some(description) = &self.description {
+            function["description"] = description.as_str().into();
+        }
+        function["parameters"] = self.parameters.clone();
+        json!({"type": "function", "function": function})
+    }
+
+    /// The schema of its arguments, which are an object even where the request does not say so.
+    fn schema(&self) -> Value {
+        let mut schema = on_one_line(&self.parameters);
+        if let Some(keys) = schema.as_object_mut() {
+            keys.entry("type").or_insert("object".into());
+        }
+        schema
+    }
+}
+
+/// A grammar of one call, in the form of Llama 3.1; the model may have been taught either name of the arguments.
+fn lark(functions: &[Function]) -> String {
+    let rule = |function: &Function| {
+        let (name, schema) = (&function.name, function.schema());
+        format!(r#""{{\"name\": \"{name}\", " ("\"parameters\": " | "\"arguments\": ") %json {schema} "}}""#)
+    };
+    format!("start: {}\n", functions.iter().map(rule).collect::<Vec<_>>().join("\n    | "))
+}
+
+fn functions(fields: &mut Fields) -> Result<Vec<Function>> {
+    let tools = fields.list("tools")?;
+    within("entries", tools.len(), MAX_TOOLS)?;
+    within("bytes", tools.iter().map(|(_, tool)| tool.to_string().len()).sum(), MAX_BYTES)?;
+    let mut names = BTreeSet::new();
+    let functions = tools.into_iter().map(|(place, tool)| {
+        let function = function(Fields::at(&place, tool)?)?;
+        match names.insert(function.name.clone()) {
+            true => Ok(function),
+            false => {
+                let problem = format!("{place} has the name of another function, {}", function.name);
+                Err(ApiError::value(&format!("{place}.function.name"), problem))
+            }
+        }
+    });
+    functions.collect()
+}
+
+fn within(what: &str, found: usize, most: usize) -> Result<()> {
+    match found <= most {
+        true => Ok(()),
+        false => Err(ApiError::value("tools", format!("tools has {found} {what}; at most {most} are allowed"))),
+    }
+}
+
+fn function(mut fields: Fields) -> Result<Function> {
+    if fields.string("type")?.as_deref() != Some("function") {
+        let path = fields.path("type");
+        return Err(ApiError::lacking(&path, format!("{path} must be function: this server has no other tools")));
+    }
+    let mut function = fields.object("function")?.ok_or_else(|| fields.missing("function"))?;
+    fields.end()?;
+    let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(may_name) {
+        let path = function.path("name");
+        let problem = format!("{path} is {}; it must be 1 to {MAX_NAME} letters, digits, _ and -", shown(&name.into()));
+        return Err(ApiError::value(&path, problem));
+    }
+    let description = function.string("description")?;
+    let parameters = parameters(&mut function)?;
+    // The schema of a call that is demanded is kept to either way.
+    function.flag("strict")?;
+    function.end()?;
+    Ok(Function { name, description, parameters })
+}
+
+fn may_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// A schema of objects: nothing else can be arguments. A function without one takes none.
+fn parameters(function: &mut Fields) -> Result<Value> {
+    let of_objects = |schema: &Value| {
+        let keys = schema.as_object()?;
+        keys.get("type").is_none_or(|kind| kind == "object").then(|| schema.clone())
+    };
+    let given = function.checked("parameters", "a schema of type object", of_objects)?;
+    Ok(given.unwrap_or_else(|| json!({"type": "object", "properties": {}, "additionalProperties": false})))
+}
+
+fn choice(fields: &mut Fields, functions: &[Function]) -> Result<Choice> {
+    let demanded = match fields.take("tool_choice") {
+        None => return Ok(Choice::Offer),
+        Some(Value::String(word)) if word == "none" => return Ok(Choice::Hide),
+        Some(Value::String(word)) if word == "auto" => return Ok(Choice::Offer),
+        Some(Value::String(word)) if word == "required" => 0..functions.len(),
+        Some(named @ Value::Object(_)) => {
+            let number = named_function(Fields::at("tool_choice", named)?, functions)?;
+            number..number + 1
+        }
+        Some(_) => return Err(unknown_choice()),
+    };
+    match functions.is_empty() {
+        true => Err(ApiError::value("tool_choice", "tool_choice demands a call, and there are no tools")),
+        false => Ok(Choice::Demand(demanded)),
+    }
+}
+
+/// Which function a choice is about.
+fn named_function(mut choice: Fields, functions: &[Function]) -> Result<usize> {
+    if choice.string("type")?.as_deref() != Some("function") {
+        return Err(unknown_choice());
+    }
+    let mut function = choice.object("function")?.ok_or_else(|| choice.missing("function"))?;
+    choice.end()?;
+    let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
+    let path = function.path("name");
+    function.end()?;
+    let number = functions.iter().position(|function| function.name == name);
+    number.ok_or_else(|| ApiError::value(&path, format!("{path} is {}, which is not among tools", shown(&name.into()))))
+}
+
+fn unknown_choice() -> ApiError {
+    ApiError::value(
+        "tool_choice",
+        "tool_choice must be none, auto, required or a function, as an object of type function",
+    )
+}
