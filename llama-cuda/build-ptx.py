@@ -10,6 +10,8 @@ The compilers come from PyPI and nothing else is needed (no CUDA toolkit, no GPU
                                 kernel uses more registers or shared memory than budgets.txt allows or spills, or if its
                                 machine code lacks what sass.txt asks for
     build-ptx.py --only gemv    only sources whose names start so (either of the above)
+    build-ptx.py --check --brief
+                                one architecture of each generation: what the others of it use differs by a few registers
 
 Sources are kernels/*.cu here and in benches/. Two sets are made. ptx/compute_80 runs on every device from Ampere on.
 ptx/compute_90a is for Hopper alone: the same sources again, which may use what Hopper adds where
@@ -39,15 +41,17 @@ FOLDERS = [HERE, REPOSITORY / "benches"]
 BUDGETS, SASS, KEPT = HERE / "ptx" / "budgets.txt", HERE / "ptx" / "sass.txt", REPOSITORY / "target" / "ptx"
 OPTIONS = ["-std=c++17", "--fmad=false"]
 
-# `looked_at`: the architectures whose machine code is disassembled, one for each encoding of instructions.
-Set = collections.namedtuple("Set", "version archs looked_at")
+# `brief`: an architecture of each generation that runs the set; Hopper has its own. `looked_at`: the architectures whose
+# machine code is disassembled, one for each encoding of instructions.
+Set = collections.namedtuple("Set", "version archs brief looked_at")
 SETS = {
     "compute_80": Set(
         "7.0",
         ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100", "sm_101", "sm_103", "sm_120", "sm_121"],
+        ["sm_80", "sm_100", "sm_120"],
         ["sm_80", "sm_90a", "sm_120"],
     ),
-    "compute_90a": Set("8.0", ["sm_90a"], ["sm_90a"]),
+    "compute_90a": Set("8.0", ["sm_90a"], ["sm_90a"], ["sm_90a"]),
 }
 
 
@@ -74,7 +78,7 @@ def kept(key, make):
     return json.loads(path.read_text())
 
 
-def build(nvrtc, name, source):
+def build(nvrtc, name, source, brief):
     """The committed form of a source in a set, and {kernel: {arch: facts}} of it."""
     of = SETS[name]
     options = [f"--gpu-architecture={name}", *OPTIONS]
@@ -82,7 +86,7 @@ def build(nvrtc, name, source):
     compiled = lambda: compile.committed_form(source, of.version, nvrtc.compile(source, options))
     ptx = kept(wheels.digest(of.version, *options, source.name, *texts), compiled)
     kernels = {}
-    for arch in of.archs:
+    for arch in of.brief if brief else of.archs:
         look = arch in of.looked_at
         # The first line names a hash of the sources, which may change where the code does not.
         code = ptx.split("\n", 1)[1]
@@ -130,17 +134,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail on any difference")
     parser.add_argument("--only", metavar="NAME", default="", help="only sources whose names start so")
+    parser.add_argument("--brief", action="store_true", help="with --check: one architecture of each generation")
     args = parser.parse_args()
+    if args.brief and not args.check:
+        parser.error("--brief is for --check: budgets are written for every architecture")
     wheels.check()
     KEPT.mkdir(parents=True, exist_ok=True)
     nvrtc, complaints, usage = compile.Nvrtc(HERE / "kernels"), [], {}
     jobs = [(name, source) for name in SETS for source in sources_of(name, args.only)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        built = pool.map(lambda job: build(nvrtc, *job), jobs)
+        built = pool.map(lambda job: build(nvrtc, *job, args.brief), jobs)
         for (name, source), (ptx, kernels) in zip(jobs, built):
             complaints += written(target_of(name, source), ptx, args.check)
             usage |= {(name, kernel): by_arch for kernel, by_arch in kernels.items()}
     budgets, table = tables.read_budgets(BUDGETS.read_text()), tables.rows(SASS.read_text())
+    if args.brief:
+        budgets = tables.of_archs(budgets, {name: (of.archs, of.brief) for name, of in SETS.items()})
     if not args.check:
         found = {key: tables.budget(by_arch) for key, by_arch in usage.items()}
         budgets = budgets | found if args.only else found

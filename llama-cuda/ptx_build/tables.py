@@ -17,6 +17,12 @@ def read_budgets(text):
     return {(row[0], row[1]): (int(row[2]), [int(n) for n in row[3:]]) for row in rows(text)}
 
 
+def of_archs(budgets, archs):
+    """The budgets of some architectures: `archs` is {set: (those of the table, those that are wanted)}."""
+    pick = lambda name, registers: [n for arch, n in zip(archs[name][0], registers) if arch in archs[name][1]]
+    return {(name, kernel): (shared, pick(name, n)) for (name, kernel), (shared, n) in budgets.items()}
+
+
 def budget(by_arch):
     """The budget line of a kernel that uses what `by_arch` ({arch: facts}) says."""
     facts = by_arch.values()

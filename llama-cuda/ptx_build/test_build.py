@@ -49,6 +49,10 @@ class Build(unittest.TestCase):
         budgets = {("compute_80", "k"): (32, [22, 23])}
         self.assertEqual(tables.read_budgets(tables.write_budgets(sets, budgets)), budgets)
 
+    def test_budgets_of_some_architectures(self):
+        some = tables.of_archs({("s", "k"): (32, [22, 23, 24])}, {"s": (["sm_80", "sm_90a", "sm_120"], ["sm_80", "sm_120"])})
+        self.assertEqual(some, {("s", "k"): (32, [22, 24])})
+
     def test_complains_of_budgets(self):
         def complaints(used, budgets={("s", "k"): (32, [22])}):
             return list(tables.over_budget(("s", "k"), {"sm_80": used}, budgets))
