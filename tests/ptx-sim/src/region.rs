@@ -32,6 +32,22 @@ impl Spot {
 /// An ordered access: what it orders, how far, and by whom (`None` if nobody checks).
 pub(crate) type Ordered<'a> = (Order, Scope, Option<&'a Who<'a>>);
 
+/// Copies as many bytes as both have. Most often they are a thread's few, where calling `memcpy` takes longer than copying.
+fn copy(to: &mut [u8], from: &[u8]) {
+    fn exactly<const N: usize>(to: &mut [u8], from: &[u8]) {
+        if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk()) {
+            *to = *from;
+        }
+    }
+    match to.len() {
+        2 => exactly::<2>(to, from),
+        4 => exactly::<4>(to, from),
+        8 => exactly::<8>(to, from),
+        16 => exactly::<16>(to, from),
+        _ => to.copy_from_slice(from),
+    }
+}
+
 impl Region {
     pub fn new(bytes: usize) -> Self {
         Region { bytes: vec![0; bytes], known: vec![0; bytes.div_ceil(64)], ..Region::default() }
@@ -139,7 +155,7 @@ impl Region {
             self.record(spot, (start, out.len()), who, false)?;
             self.must_know(spot, start, out.len())?;
         }
-        out.copy_from_slice(&self.bytes[start..start + out.len()]);
+        copy(out, &self.bytes[start..start + out.len()]);
         Ok(())
     }
 
@@ -176,7 +192,7 @@ impl Region {
     }
 
     pub fn put(&mut self, start: usize, data: &[u8]) {
-        self.bytes[start..start + data.len()].copy_from_slice(data);
+        copy(&mut self.bytes[start..start + data.len()], data);
         self.mark(start, data.len(), true);
     }
 

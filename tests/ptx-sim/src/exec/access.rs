@@ -13,6 +13,8 @@ use crate::types::Space;
 
 /// The widest access, in bytes.
 const WIDEST: usize = 16;
+/// The most registers that one access fills or empties.
+const MOST_REGISTERS: usize = 4;
 
 impl Block<'_, '_> {
     pub(super) fn load(
@@ -26,21 +28,20 @@ impl Block<'_, '_> {
         let addresses = self.addresses(site, at, mask)?;
         let (bytes, size) = (how.ty.bytes() * d.len(), how.ty.bytes());
         self.count(how.space, &addresses, mask, bytes, false);
-        let mut found = 0;
+        let (mut found, mut loaded) = (0, [[0; WARP]; MOST_REGISTERS]);
         for lane in lanes(mask) {
             let mut data = [0; WIDEST];
             let read = self.read_lane(site.warp, lane, how, addresses[lane], &mut data[..bytes]);
             read.map_err(|fault| self.finding(site, lane, fault))?;
-            found = mix(found, addresses[lane] ^ u64::from_le_bytes(*data.first_chunk().unwrap_or(&[0; 8])));
-            let warp = &mut self.state.warps[site.warp];
-            for (i, register) in d.iter().enumerate() {
-                let Some(register) = *register else { continue };
-                let width = self.machine.kernel.registers[register as usize].mask();
-                warp.registers[register as usize][lane] = how.ty.extend(from_bytes(&data[i * size..], size)) & width;
+            let data = u128::from_le_bytes(data);
+            found = mix(found, addresses[lane] ^ data as u64);
+            for (i, values) in loaded.iter_mut().enumerate().take(d.len()) {
+                values[lane] = (data >> (8 * size * i)) as u64;
             }
         }
-        for register in d.iter().flatten() {
-            self.state.warps[site.warp].defined[*register as usize] |= mask;
+        for (register, values) in d.iter().zip(loaded) {
+            let Some(register) = *register else { continue };
+            self.assign(site, register, mask, &values.map(|value| how.ty.extend(value)));
         }
         let vain = how.order != Order::Weak && self.state.warps[site.warp].polls_in_vain(site.pc, mask, found);
         Ok(if vain { Next::Yield } else { Next::Advance })
@@ -71,16 +72,15 @@ impl Block<'_, '_> {
         let addresses = self.addresses(site, at, mask)?;
         let (bytes, size) = (how.ty.bytes() * s.len(), how.ty.bytes());
         self.count(how.space, &addresses, mask, bytes, true);
-        let mut values = [[0; WARP]; 4];
+        let mut values = [[0; WARP]; MOST_REGISTERS];
         for (values, s) in values.iter_mut().zip(s) {
             *values = self.fetch(site, *s, mask)?;
         }
         self.changed(site.warp);
+        let width = how.ty.mask();
         for lane in lanes(mask) {
-            let mut data = [0; WIDEST];
-            for (part, value) in data[..bytes].chunks_exact_mut(size).zip(&values) {
-                part.copy_from_slice(&value[lane].to_le_bytes()[..size]);
-            }
+            let part = |i: usize| u128::from(values[i][lane] & width) << (8 * size * i);
+            let data = (0..s.len()).fold(0, |data, i| data | part(i)).to_le_bytes();
             let write = |region: &mut Region, spot, who: Option<&Who<'_>>| {
                 region.write(spot, who, &data[..bytes])?;
                 if how.order != Order::Weak {
@@ -221,7 +221,8 @@ impl Block<'_, '_> {
             // Nobody else reaches it.
             let me = warp.epoch(block, lane);
             let who = Who { me, mark: me, view: &warp.views[lane], threads };
-            return act(&mut warp.local[lane], spot, checks.then_some(&who));
+            let local = warp.local.get_mut(lane).ok_or(Fault::OutOfBounds { space, address, bytes })?;
+            return act(local, spot, checks.then_some(&who));
         }
         let mut who = warp.who(block, threads, lane);
         if how.order != Order::Weak {
@@ -273,12 +274,6 @@ pub(super) fn shared_offset(address: u64) -> u64 {
         (Space::Shared, offset) => offset,
         _ => address,
     }
-}
-
-fn from_bytes(data: &[u8], size: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes[..size].copy_from_slice(&data[..size]);
-    u64::from_le_bytes(bytes)
 }
 
 /// A running digest of what polls found.

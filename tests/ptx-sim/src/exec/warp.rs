@@ -65,6 +65,7 @@ pub(crate) struct Warp {
     pub registers: Vec<Lanes>,
     /// Lanes in which a register has a value.
     pub defined: Vec<u32>,
+    /// Of each lane, or none where the kernel has no local memory.
     pub local: Vec<Region>,
     pub copies: Vec<Copies>,
     pub stores: [Stores; WARP],
@@ -89,7 +90,7 @@ impl Warp {
             exited: 0,
             registers: vec![[0; WARP]; kernel.registers.len()],
             defined: vec![0; kernel.registers.len()],
-            local: (0..WARP).map(|_| Region::new(kernel.local)).collect(),
+            local: (0..if kernel.local > 0 { WARP } else { 0 }).map(|_| Region::new(kernel.local)).collect(),
             copies: (0..WARP).map(|_| Copies::default()).collect(),
             stores: [Stores::default(); WARP],
             matrices: Matrices::default(),
