@@ -233,13 +233,22 @@ pub fn argmax(logits: &[f32]) -> u32 {
 
 /// `ids` followed by `count` greedily chosen tokens.
 pub fn greedy(model: &mut dyn Model, ids: &[u32], count: usize) -> Vec<u32> {
+    logits_and_greedy(model, ids, count).1
+}
+
+/// Logits of every position of `ids`, and `ids` followed by `count` greedily chosen tokens: the prompt is evaluated once.
+pub fn logits_and_greedy(model: &mut dyn Model, ids: &[u32], count: usize) -> (Vec<f32>, Vec<u32>) {
     let vocab = model.config().vocab;
     let mut feed = Feed::new(ids, 0, 1, ids.len() + count);
-    for _ in 0..count {
-        let logits = run(model, &mut feed, usize::MAX);
-        feed.ids.push(argmax(&logits[logits.len() - vocab..]));
+    let all = run(model, &mut feed, usize::MAX);
+    let mut last = all[all.len() - vocab..].to_vec();
+    while feed.ids.len() < ids.len() + count {
+        if feed.ids.len() > ids.len() {
+            last = run(model, &mut feed, usize::MAX);
+        }
+        feed.ids.push(argmax(&last));
     }
-    feed.ids
+    (all, feed.ids)
 }
 
 /// The bits of `x`, for comparisons that mean equal.
