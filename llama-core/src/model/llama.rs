@@ -78,6 +78,8 @@ impl<B: Backend> Llama<B> {
         };
         let shape = AttentionShape::new(&config, limits.context);
         let form = format!("{:?} {} {shape:?}", backend.numerics(), backend.kv_form(&shape, &limits));
+        // Before there are weights: a look at a tensor may bring two megabytes of the file into memory.
+        let identity = checksum(checkpoint.contents(), form.as_bytes());
         let embed = weight(&parts.embed)?;
         advance(Parts::bytes_of(&parts.embed));
         let mut layers = Vec::with_capacity(config.layers);
@@ -100,9 +102,9 @@ impl<B: Backend> Llama<B> {
             kv: backend.kv_cache(&shape, &limits)?,
             plan: backend.plan(&shape, &limits)?,
             work: Workspace::new(&backend, &config, &limits)?,
-            identity: checksum(checkpoint.contents(), form.as_bytes()),
             config,
             limits,
+            identity,
             backend,
             embed,
             layers,
