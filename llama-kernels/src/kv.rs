@@ -299,9 +299,7 @@ impl<E: Element> Store<E> {
     fn copy_blocks(&mut self, layout: &Layout, pairs: &[(BlockId, BlockId)]) {
         let [k, v] = self.numbers_mut();
         for &(from, to) in pairs {
-            for head in 0..layout.layers * layout.kv_heads {
-                let (layer, head) = (head / layout.kv_heads, head % layout.kv_heads);
-                let (from, to) = (layout.index(layer, head, from), layout.index(layer, head, to));
+            for (from, to) in layout.heads_of(from).zip(layout.heads_of(to)) {
                 copy(k, layout.k_len::<E>(), from, to);
                 copy(v, layout.v_len::<E>(), from, to);
             }

@@ -26,6 +26,7 @@ pub trait Model: Send {
     /// Runs one step, picks a token for each of `draws` into `outputs.picks`, and brings the logits to the host where
     /// `outputs` wants them. What `outputs` held before is gone.
     fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        check::draws(draws, batch)?;
         outputs.clear();
         self.forward(batch, &mut outputs.logits)?;
         outputs.pick(draws);

@@ -10,7 +10,6 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Result;
 use crate::model::{Llama, Model, Progress, check};
-use crate::sample::{Draw, Outputs};
 
 const READY: u32 = 11;
 const FAILED: u32 = 12;
@@ -144,14 +143,6 @@ impl<M: Model> Model for Led<M> {
             self.followers.send(&mut self.message)?;
         }
         self.model.forward(batch, logits)
-    }
-
-    fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
-        check::draws(draws, batch)?;
-        outputs.clear();
-        self.forward(batch, &mut outputs.logits)?;
-        outputs.pick(draws);
-        Ok(())
     }
 
     /// Every rank has the whole residual.
