@@ -1,4 +1,9 @@
 //! One engine's model on all ranks: the leader tells its followers each step before it takes it, and they take it, too.
+//!
+//! What a rank fails at once it was told leaves the ranks at different places, and what one of them sends next would be taken
+//! for another step's numbers. So it ends the group, whoever it is.
+
+use std::net::{Shutdown, TcpStream};
 
 use super::meet::{Follower, Leader};
 use super::setup::{SETUP, Setup};
@@ -8,7 +13,7 @@ use crate::backend::{Backend, Limits};
 use crate::batch::{BLOCK, Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Llama, Model, Progress, check};
 
 const READY: u32 = 11;
@@ -38,7 +43,7 @@ impl Leader {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Model>> {
         let Leader { mesh, followers } = self;
-        let mut followers = Followers(followers);
+        let mut followers = Followers { wires: followers, mesh: mesh.connections()?, lost: None };
         let backend = Sharded::new(backend, mesh, checkpoint.config())?;
         let limits = limits(&backend)?;
         followers.tell(&Setup::new(checkpoint, &backend, limits))?;
@@ -89,7 +94,13 @@ impl Follower {
 
 /// The leader's connections to all others.
 #[derive(Debug)]
-struct Followers(Vec<Wire>);
+struct Followers {
+    wires: Vec<Wire>,
+    /// Those by which numbers go.
+    mesh: Vec<TcpStream>,
+    /// Why there is no group any more.
+    lost: Option<String>,
+}
 
 impl Followers {
     /// Says what to load. Then all load at once.
@@ -104,7 +115,7 @@ impl Followers {
     /// # Errors
     /// [`Peer`](crate::Error::Peer) with what a follower says.
     fn are_ready(&mut self) -> Result<()> {
-        self.0.iter_mut().try_for_each(|follower| match follower.receive(LONGEST)? {
+        self.wires.iter_mut().try_for_each(|follower| match follower.receive(LONGEST)? {
             (READY, _) => Ok(()),
             (FAILED, mut words) => {
                 let why = words.text().unwrap_or_default();
@@ -115,7 +126,18 @@ impl Followers {
     }
 
     fn send(&mut self, message: &mut Message) -> Result<()> {
-        self.0.iter_mut().try_for_each(|follower| follower.send(message))
+        if let Some(lost) = &self.lost {
+            return Err(Error::peer(format!("the group of {} ranks", self.wires.len() + 1), lost));
+        }
+        self.wires.iter_mut().try_for_each(|follower| follower.send(message))
+    }
+
+    /// Ends the group: all others notice, whatever they wait for.
+    fn leave(&mut self, why: &Error) {
+        self.lost.get_or_insert_with(|| format!("has ended ({why}): start all ranks again"));
+        for stream in self.wires.iter().map(Wire::stream).chain(&self.mesh) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -124,6 +146,14 @@ struct Led<M> {
     model: M,
     followers: Followers,
     message: Message,
+}
+
+impl<M: Model> Led<M> {
+    /// Has all ranks do what the message says; `own` is this rank's part.
+    fn together(&mut self, own: impl FnOnce(&mut M) -> Result<()>) -> Result<()> {
+        let done = self.followers.send(&mut self.message).and_then(|()| own(&mut self.model));
+        done.inspect_err(|error| self.followers.leave(error))
+    }
 }
 
 impl<M: Model> Model for Led<M> {
@@ -138,11 +168,11 @@ impl<M: Model> Model for Led<M> {
     /// What this rank refuses is not told to the others, so that all are at the same step.
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         check::batch(batch, self.model.config(), self.model.limits())?;
-        if batch.rows() > 0 {
-            write_step(&mut self.message, batch);
-            self.followers.send(&mut self.message)?;
+        if batch.rows() == 0 {
+            return self.model.forward(batch, logits);
         }
-        self.model.forward(batch, logits)
+        write_step(&mut self.message, batch);
+        self.together(|model| model.forward(batch, logits))
     }
 
     /// Every rank has the whole residual.
@@ -153,8 +183,7 @@ impl<M: Model> Model for Led<M> {
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()> {
         check::blocks(pairs.iter().flat_map(|&(from, to)| [from, to]), self.model.limits())?;
         write_pairs(&mut self.message, pairs);
-        self.followers.send(&mut self.message)?;
-        self.model.copy_blocks(pairs)
+        self.together(|model| model.copy_blocks(pairs))
     }
 
     fn identity(&self) -> u64 {
@@ -163,14 +192,14 @@ impl<M: Model> Model for Led<M> {
 
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
         check::blocks([block].into_iter(), self.model.limits())?;
-        self.followers.send(self.message.begin(READ_BLOCK).word(block))?;
-        self.model.read_block(block, out)
+        self.message.begin(READ_BLOCK).word(block);
+        self.together(|model| model.read_block(block, out))
     }
 
     fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
         check::blocks([block].into_iter(), self.model.limits())?;
-        self.followers.send(self.message.begin(WRITE_BLOCK).word(block).list(&words_of(bytes)))?;
-        self.model.write_block(block, bytes)
+        self.message.begin(WRITE_BLOCK).word(block).list(&words_of(bytes));
+        self.together(|model| model.write_block(block, bytes))
     }
 
     fn backend(&self) -> String {
@@ -181,7 +210,7 @@ impl<M: Model> Model for Led<M> {
 impl<M> Drop for Led<M> {
     fn drop(&mut self) {
         self.message.begin(BYE);
-        for follower in &mut self.followers.0 {
+        for follower in &mut self.followers.wires {
             let _ = follower.send(&mut self.message);
         }
     }

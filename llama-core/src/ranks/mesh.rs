@@ -101,6 +101,12 @@ impl Mesh {
         self.place
     }
 
+    /// The connections themselves, for who may have to end them while this waits.
+    pub fn connections(&self) -> Result<Vec<TcpStream>> {
+        let copy = |link: &Link| link.stream.try_clone().map_err(|error| Error::peer(&link.peer, error.to_string()));
+        self.links.iter().map(copy).collect()
+    }
+
     /// Puts `own` and what all others send into `all`.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod company;
 mod conformance_bounds;
 mod embed;
+mod faulty;
 mod packed_cache;
 mod prefix;
 mod processors;

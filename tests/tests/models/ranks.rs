@@ -2,8 +2,10 @@
 //! rank is not what it should be.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use llama_core::backend::{Limits, Numerics};
 use llama_core::batch::Batch;
@@ -16,6 +18,8 @@ use llama_core::{Error, Loader, Result};
 use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::models::{Feed, Machine, bits, data, limits, logits_in_chunks, stories260k};
 use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
+
+use super::faulty::Faulty;
 
 /// How many ranks a model can be divided among, beyond one.
 fn divisors(checkpoint: &Checkpoint) -> impl Iterator<Item = usize> {
@@ -186,6 +190,32 @@ fn a_rank_that_is_lost_fails_the_request_and_all_later_ones() {
             assert!(matches!(&error, Error::Peer { .. }) && error.to_string().contains("rank 1"), "{error}");
         }
     });
+}
+
+/// What the others send is of the step that failed, and must not be taken for the next one's.
+#[test]
+fn a_leader_that_fails_in_a_step_ends_the_group_at_once() {
+    let start = Instant::now();
+    let follow = |follower: Follower| follower.serve(cpu(), &Checkpoint::open(stories260k())?, None, &mut |_| ());
+    let (errors, others) = together(vec![Box::new(follow), Box::new(follow), Box::new(follow)], |leader| {
+        let (backend, checkpoint) = (Faulty::default(), Checkpoint::open(stories260k()).unwrap());
+        let calls_left = backend.calls_left.clone();
+        let mut model = leader.load(backend, &checkpoint, |_| Ok(limits(1, 32)), None, &mut |_| ()).unwrap();
+        let mut step = || -> Result<()> {
+            let (mut batch, mut logits) = (Batch::new(), Vec::new());
+            Feed::new(&[1, 2, 3], 0, 1, 32).push(&mut batch, 3);
+            model.forward(&batch, &mut logits)
+        };
+        step().unwrap();
+        calls_left.store(3, Ordering::Relaxed);
+        [(); 3].map(|()| step().unwrap_err())
+    });
+    assert!(matches!(errors[0], Error::Backend { .. }), "{}", errors[0]);
+    for error in &errors[1..] {
+        assert!(matches!(error, Error::Peer { .. }) && error.to_string().contains("the device has failed"), "{error}");
+    }
+    assert!(others.iter().all(|other| matches!(other, Err(Error::Peer { .. }))), "{others:?}");
+    assert!(start.elapsed() < Duration::from_secs(20), "they waited for the leader");
 }
 
 /// All ranks' weights together are the whole model's, and a rank's plan is what it allocates.
