@@ -1,9 +1,9 @@
 //! Messages between a leader and a follower: words of 32 bits behind their number, in the order of the sender's bytes (the
 //! greeting shows whether that is the receiver's).
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
@@ -106,12 +106,14 @@ pub struct Wire {
     stream: TcpStream,
     peer: String,
     room: Vec<u32>,
+    /// How long a message may take, if not for ever.
+    time: Option<Duration>,
 }
 
 impl Wire {
     /// Messages over `stream`, from and to what errors call `peer`.
     pub fn new(stream: TcpStream, peer: String) -> Result<Self> {
-        let wire = Wire { stream, peer, room: Vec::new() };
+        let wire = Wire { stream, peer, room: Vec::new(), time: None };
         wire.stream.set_nodelay(true).map_err(|error| wire.error(error))?;
         wire.stream.set_write_timeout(Some(super::PATIENCE)).map_err(|error| wire.error(error))?;
         Ok(wire)
@@ -132,8 +134,9 @@ impl Wire {
         Error::peer(&self.peer, problem.to_string())
     }
 
-    /// How long [`Wire::receive`] waits: for ever, unless it is told.
-    pub fn wait_at_most(&self, time: Option<Duration>) -> Result<()> {
+    /// How long [`Wire::receive`] waits for a whole message: for ever, unless it is told.
+    pub fn wait_at_most(&mut self, time: Option<Duration>) -> Result<()> {
+        self.time = time;
         self.stream.set_read_timeout(time).map_err(|error| self.error(error))
     }
 
@@ -144,23 +147,47 @@ impl Wire {
 
     /// Waits for a message of at most `most` words, and says what kind it is.
     pub fn receive(&mut self, most: usize) -> Result<(u32, Words<'_>)> {
+        let end = self.time.map(|time| Instant::now() + time);
         let mut length = [0];
-        self.fill(&mut length)?;
+        self.fill(&mut length, end)?;
         let length = length[0] as usize;
         if length == 0 || length > most {
             return Err(self.error(format!("sent a message of {length} words where 1 to {most} are expected")));
         }
         let mut room = std::mem::take(&mut self.room);
         room.resize(length, 0);
-        let filled = self.fill(&mut room);
+        let filled = self.fill(&mut room, end);
         self.room = room;
         filled?;
         Ok((self.room[0], Words(&self.room[1..])))
     }
 
-    fn fill(&self, words: &mut [u32]) -> Result<()> {
-        (&self.stream).read_exact(cast_slice_mut(words)).map_err(|error| self.error(lost(&error)))
+    fn fill(&self, words: &mut [u32], end: Option<Instant>) -> Result<()> {
+        let bytes = cast_slice_mut(words);
+        let filled = match end {
+            None => (&self.stream).read_exact(bytes),
+            Some(end) => read_until(&self.stream, bytes, end),
+        };
+        filled.map_err(|error| self.error(lost(&error)))
     }
+}
+
+/// Fills `bytes` before `end`. A read's own timeout begins anew with every byte.
+fn read_until(mut stream: &TcpStream, mut bytes: &mut [u8], end: Instant) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(bytes) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(received) => bytes = &mut bytes[received..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// `bytes`, which are whole words, wherever they lie.
@@ -180,9 +207,35 @@ pub fn lost(error: &std::io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_message_that_comes_byte_by_byte_has_no_more_time_than_another() {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut slow = TcpStream::connect(door.local_addr().unwrap()).unwrap();
+        let writer = thread::spawn(move || {
+            let bytes = [30_u32.to_ne_bytes(), [0; 4]].concat();
+            for byte in bytes.iter().chain(&[0; 60]) {
+                if slow.write_all(&[*byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(30));
+            }
+        });
+        let mut wire = Wire::new(door.accept().unwrap().0, "a stranger".into()).unwrap();
+        wire.wait_at_most(Some(Duration::from_millis(200))).unwrap();
+        let start = Instant::now();
+        let error = wire.receive(100).unwrap_err().to_string();
+        assert_eq!(error, "a stranger: does not answer");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        drop(wire);
+        writer.join().unwrap();
+    }
 
     proptest! {
         #[test]
