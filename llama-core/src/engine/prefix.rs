@@ -76,21 +76,28 @@ impl Engine {
         Ok(taken)
     }
 
+    /// What cannot be written whole is not left behind: where there was no room for it, others need what it took.
     fn write_prefix(&mut self, tokens: &[u32], blocks: &[BlockId], path: &Path) -> Result<()> {
         let partial = path.with_added_extension("partial");
+        let written = self.write_blocks(tokens, blocks, &partial);
+        let written = written.and_then(|()| fs::rename(&partial, path).map_err(|error| Error::io(path, error)));
+        written.inspect_err(|_| drop(fs::remove_file(&partial)))
+    }
+
+    fn write_blocks(&mut self, tokens: &[u32], blocks: &[BlockId], partial: &Path) -> Result<()> {
         let mut bytes = Vec::new();
         self.model.read_block(blocks[0], &mut bytes)?;
-        let mut target = Target::create(&partial)?;
+        let mut target = Target::create(partial)?;
         target.put(&MAGIC)?;
         target.put(bytemuck::cast_slice(&[ORDER, VERSION]))?;
         target.put(bytemuck::cast_slice(&[self.model.identity(), tokens.len() as u64, bytes.len() as u64]))?;
         target.put(bytemuck::cast_slice(tokens))?;
-        for &block in blocks {
+        target.put(&bytes)?;
+        for &block in &blocks[1..] {
             self.model.read_block(block, &mut bytes)?;
             target.put(&bytes)?;
         }
-        target.end()?;
-        fs::rename(&partial, path).map_err(|error| Error::io(path, error))
+        target.end()
     }
 
     /// The tokens of a file that is as long as it should be, of this model, and of its vocabulary.

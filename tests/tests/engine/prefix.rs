@@ -109,6 +109,17 @@ fn every_file_that_is_not_whole_is_refused_and_nothing_of_it_is_taken() {
 }
 
 #[test]
+fn what_cannot_be_written_whole_is_not_left_behind() {
+    let (folder, path, prompt) = saved();
+    let mut engine = engine(64);
+    engine.load_prefix(&path).unwrap();
+    let taken = folder.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    assert!(matches!(engine.save_prefix(&prompt, &taken), Err(Error::Io { .. })));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "the file and the folder");
+}
+
+#[test]
 fn what_cannot_be_saved_or_loaded_says_why() {
     let (folder, path, prompt) = saved();
     let mut fresh = engine(64);
