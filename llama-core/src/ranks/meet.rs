@@ -144,8 +144,7 @@ impl Welcome {
 /// A follower's greeting: its connection and its port.
 fn greeted(stream: TcpStream, address: SocketAddr) -> Result<(Wire, u16)> {
     let mut wire = Wire::new(stream, address.to_string())?;
-    wire.wait_at_most(Some(GREETS_WITHIN))?;
-    let greeting = match wire.receive(LONGEST)? {
+    let greeting = match wire.receive_within(GREETS_WITHIN, LONGEST)? {
         (GREETING, mut words) => (words.word(), words.word().and_then(|port| u16::try_from(port).ok())),
         (kind, _) if kind == GREETING.swap_bytes() => (None, None),
         _ => return Err(wire.error("does not greet as a follower does")),
@@ -156,7 +155,6 @@ fn greeted(stream: TcpStream, address: SocketAddr) -> Result<(Wire, u16)> {
         wire.send(Message::default().begin(REFUSED).text(&why))?;
         return Err(wire.error("speaks another version"));
     };
-    wire.wait_at_most(None)?;
     Ok((wire, port))
 }
 
@@ -200,11 +198,9 @@ fn admit(door: &TcpListener, rank: usize, group: u64) -> std::io::Result<Vec<(us
 /// The rank of somebody who belongs to `group`.
 fn member(stream: TcpStream, group: u64) -> Option<usize> {
     let mut wire = Wire::new(stream, String::new()).ok()?;
-    wire.wait_at_most(Some(GREETS_WITHIN)).ok()?;
-    let (GREETING, mut words) = wire.receive(LONGEST).ok()? else { return None };
+    let (GREETING, mut words) = wire.receive_within(GREETS_WITHIN, LONGEST).ok()? else { return None };
     let (theirs, rank) = (words.number()?, words.word()? as usize);
     words.end()?;
-    wire.wait_at_most(None).ok()?;
     (theirs == group).then_some(rank)
 }
 

@@ -106,14 +106,12 @@ pub struct Wire {
     stream: TcpStream,
     peer: String,
     room: Vec<u32>,
-    /// How long a message may take, if not for ever.
-    time: Option<Duration>,
 }
 
 impl Wire {
     /// Messages over `stream`, from and to what errors call `peer`.
     pub fn new(stream: TcpStream, peer: String) -> Result<Self> {
-        let wire = Wire { stream, peer, room: Vec::new(), time: None };
+        let wire = Wire { stream, peer, room: Vec::new() };
         wire.stream.set_nodelay(true).map_err(|error| wire.error(error))?;
         wire.stream.set_write_timeout(Some(super::PATIENCE)).map_err(|error| wire.error(error))?;
         Ok(wire)
@@ -134,20 +132,22 @@ impl Wire {
         Error::peer(&self.peer, problem.to_string())
     }
 
-    /// How long [`Wire::receive`] waits for a whole message: for ever, unless it is told.
-    pub fn wait_at_most(&mut self, time: Option<Duration>) -> Result<()> {
-        self.time = time;
-        self.stream.set_read_timeout(time).map_err(|error| self.error(error))
-    }
-
     /// Sends a message.
     pub fn send(&mut self, message: &mut Message) -> Result<()> {
         self.stream.write_all(message.frame()).map_err(|error| self.error(lost(&error)))
     }
 
-    /// Waits for a message of at most `most` words, and says what kind it is.
+    /// Waits for a message of at most `most` words, for ever, and says what kind it is.
     pub fn receive(&mut self, most: usize) -> Result<(u32, Words<'_>)> {
-        let end = self.time.map(|time| Instant::now() + time);
+        self.receive_before(None, most)
+    }
+
+    /// The same, of one that has `time` for the whole message.
+    pub fn receive_within(&mut self, time: Duration, most: usize) -> Result<(u32, Words<'_>)> {
+        self.receive_before(Some(Instant::now() + time), most)
+    }
+
+    fn receive_before(&mut self, end: Option<Instant>, most: usize) -> Result<(u32, Words<'_>)> {
         let mut length = [0];
         self.fill(&mut length, end)?;
         let length = length[0] as usize;
@@ -187,7 +187,7 @@ fn read_until(mut stream: &TcpStream, mut bytes: &mut [u8], end: Instant) -> std
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    stream.set_read_timeout(None)
 }
 
 /// `bytes`, which are whole words, wherever they lie.
@@ -228,9 +228,8 @@ mod tests {
             }
         });
         let mut wire = Wire::new(door.accept().unwrap().0, "a stranger".into()).unwrap();
-        wire.wait_at_most(Some(Duration::from_millis(200))).unwrap();
         let start = Instant::now();
-        let error = wire.receive(100).unwrap_err().to_string();
+        let error = wire.receive_within(Duration::from_millis(200), 100).unwrap_err().to_string();
         assert_eq!(error, "a stranger: does not answer");
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         drop(wire);
