@@ -62,7 +62,7 @@ fn folders_without_weights() {
     has("README.md", "no weights at all; fetch them");
     has(
         "adapter_model.safetensors",
-        "only a LoRA adapter's; merge it into its base model (peft's merge_and_unload) and open the result",
+        "only a LoRA adapter's; merge it into its base model (08-convert --adapter, or peft's merge_and_unload) and open the result",
     );
     has(
         "pytorch_model.bin",
@@ -73,8 +73,8 @@ fn folders_without_weights() {
 #[test]
 fn adapters() {
     let place = folder(&[("adapter_config.json", b"{}")]);
-    let words = "is not in this folder, which holds a LoRA adapter; merge it into its base model (peft's merge_and_unload) and \
-                 open the result";
+    let words = "is not in this folder, which holds a LoRA adapter; merge it into its base model (08-convert --adapter, or \
+                 peft's merge_and_unload) and open the result";
     says(place.path(), "config.json", words);
 }
 

@@ -25,6 +25,7 @@
 //! |---|---|
 //! | [`Loader`] | all of the below in one call |
 //! | [`checkpoint`] | GGUF files, Hugging Face folders: hyperparameters, names, borrowed views of weights |
+//! | [`adapter`] | LoRA adapters: what they add to a model's matrices |
 //! | [`config`] | the sizes of a Llama, and how it turns positions |
 //! | [`format`](mod@format) | how weights are stored: F32 to IQ1_S, each encoded and decoded |
 //! | [`model`] | the Llama itself, on one screen; the plan of its memory |
@@ -46,6 +47,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod backend;
 pub mod batch;
 pub mod checkpoint;

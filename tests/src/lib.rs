@@ -1,5 +1,6 @@
 //! What the suites share: reference arrays, hostile files, models on every machine, ways of feeding them.
 
+pub mod adapters;
 pub mod arrays;
 pub mod counting;
 pub mod driver;

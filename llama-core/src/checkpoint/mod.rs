@@ -26,14 +26,15 @@ use std::path::{Path, PathBuf};
 
 pub use checksum::checksum;
 pub use folder::Folder;
-pub(crate) use folder::chat_template;
+pub(crate) use folder::{Document, Object, chat_template, confined, shortened};
 pub use names::Name;
 pub use shards::TensorInfo;
 pub use view::TensorView;
 
 use crate::config::{Config, Head};
 use crate::error::{Error, InFile, Result};
-use shards::{Shard, Shards};
+pub(crate) use shards::Shard;
+use shards::Shards;
 
 /// An opened model: its sizes and its weights, whatever the files' format.
 #[derive(Debug)]
@@ -212,7 +213,7 @@ impl Checkpoint {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

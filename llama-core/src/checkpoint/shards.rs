@@ -27,27 +27,27 @@ pub struct TensorInfo<'a> {
 
 /// One file of a model.
 #[derive(Debug)]
-pub(super) enum Shard {
+pub(crate) enum Shard {
     Gguf(gguf::File),
     Safetensors(safetensors::File),
 }
 
 impl Shard {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Shard::Gguf(file) => file.tensors().len(),
             Shard::Safetensors(file) => file.tensors().len(),
         }
     }
 
-    fn map(&self) -> &super::map::Map {
+    pub(crate) fn map(&self) -> &super::map::Map {
         match self {
             Shard::Gguf(file) => file.map(),
             Shard::Safetensors(file) => file.map(),
         }
     }
 
-    fn info(&self, i: usize) -> TensorInfo<'_> {
+    pub(crate) fn info(&self, i: usize) -> TensorInfo<'_> {
         match self {
             Shard::Gguf(file) => {
                 let tensor = &file.tensors()[i];
@@ -72,7 +72,7 @@ impl Shard {
         }
     }
 
-    fn view(&self, i: usize) -> Result<TensorView<'_>> {
+    pub(crate) fn view(&self, i: usize) -> Result<TensorView<'_>> {
         match self {
             Shard::Gguf(file) => file.view(&file.tensors()[i]),
             Shard::Safetensors(file) => file.view(&file.tensors()[i]),

@@ -31,7 +31,8 @@ const SIGNS: [(&str, &str, &str); 18] = [
     ("rope_factors", "of a longrope embedding", LLAMAS),
 ];
 const QUANTISED: &str = "open the unquantised model, or a GGUF of it";
-const ADAPTER: &str = "merge it into its base model (peft's merge_and_unload) and open the result";
+const ADAPTER: &str =
+    "merge it into its base model (08-convert --adapter, or peft's merge_and_unload) and open the result";
 const LLAMAS: &str = "the graph is Llama's, and leaving a tensor out of it would give another model";
 
 /// Beginnings of the names of a Llama's tensors, in GGUF, in folders, and in folders of adapters.

@@ -1,5 +1,6 @@
 //! Checkpoints as they are found, opened without running them: GGUF, safetensors, folders, split files, weight formats.
 
+mod adapter;
 mod folders;
 mod formats;
 mod gguf;

@@ -12,8 +12,8 @@ pub(super) fn config(folder: &Path) -> Error {
     let problem = if let Some(name) = first(|name| name.ends_with(".gguf")) {
         format!("is not in this folder; open {name} itself")
     } else if first(|name| name == "adapter_config.json").is_some() {
-        "is not in this folder, which holds a LoRA adapter; merge it into its base model (peft's merge_and_unload) and \
-         open the result"
+        "is not in this folder, which holds a LoRA adapter; merge it into its base model (08-convert --adapter, or peft's \
+         merge_and_unload) and open the result"
             .into()
     } else if first(|name| name == "params.json").is_some() {
         "is not in this folder, which is in Meta's or Mistral's own format; open the model's Hugging Face folder, or \
@@ -39,7 +39,9 @@ fn weights_there(folder: &Path) -> String {
     let first = |fits: fn(&str) -> bool| names.iter().find(|name| fits(name));
     let numbered = |name: &str| name.ends_with(".safetensors") && name.contains("-of-");
     if first(|name| name == "adapter_model.safetensors").is_some() {
-        "only a LoRA adapter's; merge it into its base model (peft's merge_and_unload) and open the result".into()
+        "only a LoRA adapter's; merge it into its base model (08-convert --adapter, or peft's merge_and_unload) and open \
+         the result"
+            .into()
     } else if let Some(name) = first(|name| name.starts_with("consolidated")) {
         format!("only {name}, in Meta's or Mistral's own format; open the model's Hugging Face folder, or convert it")
     } else if first(numbered).is_some() {

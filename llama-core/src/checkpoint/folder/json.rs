@@ -11,71 +11,71 @@ use crate::error::{Error, InFile, Result};
 /// A JSON file that holds an object. What is in it can be used by way of [`Document::read`] alone, so that an error about
 /// it names the file.
 #[derive(Debug)]
-pub(super) struct Document {
+pub(crate) struct Document {
     path: PathBuf,
     contents: Map<String, Value>,
 }
 
 impl Document {
-    pub(super) fn open(path: &Path) -> Result<Document> {
+    pub(crate) fn open(path: &Path) -> Result<Document> {
         Ok(Document { path: path.to_owned(), contents: json::object(path)? })
     }
 
     /// What a file that does not exist says.
-    pub(super) fn absent(path: PathBuf) -> Document {
+    pub(crate) fn absent(path: PathBuf) -> Document {
         Document { path, contents: Map::new() }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// For callers outside.
-    pub(super) fn contents(&self) -> &Map<String, Value> {
+    pub(crate) fn contents(&self) -> &Map<String, Value> {
         &self.contents
     }
 
     /// What `of` makes of the contents.
-    pub(super) fn read<'a, T>(&'a self, of: impl FnOnce(Object<'a>) -> Result<T>) -> Result<T> {
+    pub(crate) fn read<'a, T>(&'a self, of: impl FnOnce(Object<'a>) -> Result<T>) -> Result<T> {
         of(Object(&self.contents)).in_file(&self.path)
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Object<'a>(pub(super) &'a Map<String, Value>);
+pub(crate) struct Object<'a>(pub(crate) &'a Map<String, Value>);
 
 impl<'a> Object<'a> {
-    pub(super) fn get(self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn size(self, key: &str) -> Result<Option<usize>> {
+    pub(crate) fn size(self, key: &str) -> Result<Option<usize>> {
         let whole = |value: &Value| usize::try_from(value.as_u64()?).ok();
         self.typed(key, "a whole number that is not negative", whole)
     }
 
-    pub(super) fn required(self, key: &str) -> Result<usize> {
+    pub(crate) fn required(self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| Error::config(key, "is missing, and a Llama needs it"))
     }
 
-    pub(super) fn number(self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn number(self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    pub(super) fn bool(self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn bool(self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    pub(super) fn string(self, key: &str) -> Result<Option<&'a str>> {
+    pub(crate) fn string(self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    pub(super) fn object(self, key: &str) -> Result<Option<Object<'a>>> {
+    pub(crate) fn object(self, key: &str) -> Result<Option<Object<'a>>> {
         self.typed(key, "an object", |value| value.as_object().map(Object))
     }
 
     /// One id or a list of them, each less than `vocab`.
-    pub(super) fn ids(self, key: &str, vocab: usize) -> Result<Vec<u32>> {
+    pub(crate) fn ids(self, key: &str, vocab: usize) -> Result<Vec<u32>> {
         let one = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|&id| (id as usize) < vocab);
         let ids = self.typed(key, &format!("an id, or a list of ids, less than {vocab}"), |value| match value {
             Value::Array(list) => list.iter().map(one).collect(),
@@ -94,7 +94,7 @@ impl<'a> Object<'a> {
 }
 
 /// A value as JSON, cut where it is long.
-pub(super) fn shortened(value: &Value) -> String {
+pub(crate) fn shortened(value: &Value) -> String {
     match value {
         Value::Array(list) => format!("a list of {}", list.len()),
         Value::Object(object) => format!("an object of {} keys", object.len()),

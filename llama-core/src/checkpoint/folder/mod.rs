@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use self::json::{Document, Object};
+pub(crate) use self::json::{Document, Object, shortened};
 use super::json as file;
 use super::names::Name;
 use super::safetensors;
@@ -190,7 +190,7 @@ fn template(json: Object<'_>) -> Result<Option<String>> {
 }
 
 /// The path of `name` in `folder`, or `None` if there is no such file. A link that leads out is an error.
-fn confined(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+pub(crate) fn confined(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     let path = folder.join(name);
     let real = match path.canonicalize() {
         Ok(real) => real,

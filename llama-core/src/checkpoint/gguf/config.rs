@@ -99,6 +99,10 @@ fn check_architecture(metadata: &Metadata) -> Result<()> {
     }
     match metadata.string("general.type")? {
         None | Some("model") => {}
+        Some(kind @ "adapter") => {
+            let advice = "merge it into its base model (08-convert --adapter) and open the result";
+            return refuse(format!("general.type {kind:?}"), advice);
+        }
         Some(other) => return refuse(format!("general.type {other:?}"), "open the model that it belongs to"),
     }
     if metadata.bool(CAUSAL)? == Some(false) {

@@ -1,0 +1,179 @@
+//! An adapter together with the shape of a base: what it adds to which rows.
+//!
+//! The base's rows of queries and keys are in the order of its rotary embedding, and so are the adapter's rows of `B`, each in
+//! that of its own kind of file. For a head of `d` columns
+//!
+//! ```text
+//! interleaved row (head, 2 i + s)  is  row (head, s d / 2 + i) of halves        i < d / 2, s < 2
+//! ```
+
+use std::ops::Range;
+
+use super::Adapter;
+use super::pairs::{Pair, number_rows};
+use crate::checkpoint::Name;
+use crate::config::{Config, Head, RopeLayout};
+use crate::error::{Error, InFile, Result};
+
+/// An adapter whose every matrix is one of a base's, in the right shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound<'a> {
+    adapter: &'a Adapter,
+    /// Of the base.
+    layout: RopeLayout,
+    head_dim: usize,
+}
+
+impl Adapter {
+    /// The adapter as a change of a model of `base`'s shape and of its order of rows.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] that names the tensor and both shapes where the base has no such matrix, or one of another shape.
+    /// [`Error::Unsupported`] where rows of queries and keys would have to be put into another order in a model that turns a
+    /// part of a head only, for which no file says what the order is.
+    pub fn bind(&self, base: &Config) -> Result<Bound<'_>> {
+        for (&name, pair) in &self.pairs {
+            self.check_place(name, pair, base)?;
+            self.check_order(name, pair, base)?;
+        }
+        Ok(Bound { adapter: self, layout: base.rope.layout, head_dim: base.head_dim })
+    }
+
+    fn check_place(&self, name: Name, pair: &Pair, base: &Config) -> Result<()> {
+        let b = self.file.view(pair.b)?;
+        if let Some(layer) = layer(name).filter(|&layer| layer >= base.layers) {
+            let problem = format!("is of layer {layer}; one of the base's {} layers was expected", base.layers);
+            return Err(b.error(problem));
+        }
+        if name == Name::Head && base.head != Head::Own {
+            return Err(b.error("changes a head, and this base has none of its own; a base with one was expected"));
+        }
+        let (rows, cols) = name.shape(base);
+        match (pair.rows, pair.cols) == (rows, cols) {
+            true => Ok(()),
+            false => Err(b.error(format!(
+                "changes a matrix of [{}, {}]; [{rows}, {cols}], as the base's {} has, was expected",
+                pair.rows,
+                pair.cols,
+                name.gguf()
+            ))),
+        }
+    }
+
+    fn check_order(&self, name: Name, pair: &Pair, base: &Config) -> Result<()> {
+        if !is_rotated(name) || self.layout == base.rope.layout || base.rope.dims == base.head_dim {
+            return Ok(());
+        }
+        let tensor = self.file.info(pair.b).name;
+        let what = format!("tensor {tensor} for a base that turns {} of {} columns", base.rope.dims, base.head_dim);
+        let advice = "take an adapter in the base's own kind of file, GGUF or safetensors";
+        Err(Error::unsupported(what, advice)).in_file(self.file.map().path())
+    }
+}
+
+impl<'a> Bound<'a> {
+    /// The adapter.
+    pub fn adapter(self) -> &'a Adapter {
+        self.adapter
+    }
+
+    /// Whether it changes `name`.
+    pub fn changes(self, name: Name) -> bool {
+        self.adapter.pairs.contains_key(&name)
+    }
+
+    /// Adds `strength * scale * (B A)` of the base's rows `rows` to `out`, `[rows, in]`; nothing where `name` is not changed.
+    ///
+    /// All in f32: products of `B` and `A` are rounded and summed in the order of the rank, from 0; a sum is multiplied by
+    /// `strength * scale`, itself rounded once, and the product is added to the weight. So a weight's bits do not depend on which
+    /// rows are asked for together. `A` is decoded at each call: ask for many rows at once.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if `strength` is not finite. [`Error::Tensor`] that names row and column if what is to be added is
+    /// not. [`Error::Io`] and [`Error::File`] if the adapter's file cannot be read any more. `out` is then of no use.
+    ///
+    /// # Panics
+    /// If the matrix has no such rows, or `out` is not as long as they are.
+    pub fn add(self, name: Name, rows: Range<usize>, strength: f32, out: &mut [f32]) -> Result<()> {
+        if !strength.is_finite() {
+            return Err(Error::parameter("strength", strength, "must be a finite number"));
+        }
+        let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(()) };
+        let (cols, rank) = (pair.cols, pair.rank);
+        assert!(rows.start <= rows.end && rows.end <= pair.rows, "rows {rows:?} of {}", pair.rows);
+        assert_eq!(out.len(), rows.len() * cols, "places for rows {rows:?} of {cols} columns");
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let file = &self.adapter.file;
+        let a = number_rows(file.view(pair.a)?, 0..rank)?;
+        let held = self.held(name, &rows);
+        let b = number_rows(file.view(pair.b)?, held.clone())?;
+        let mut delta = vec![0.0; cols];
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+            let at = (self.row_of(name, row) - held.start) * rank;
+            product(&b[at..at + rank], &a, &mut delta);
+            delta.iter_mut().for_each(|sum| *sum *= strength * pair.scale);
+            self.check_finite(pair, row, &delta)?;
+            out.iter_mut().zip(&delta).for_each(|(weight, delta)| *weight += delta);
+        }
+        Ok(())
+    }
+
+    /// The adapter's rows that hold the base's `rows`: the same, or the whole heads that they are in.
+    fn held(self, name: Name, rows: &Range<usize>) -> Range<usize> {
+        match self.reorders(name) {
+            true => rows.start / self.head_dim * self.head_dim..rows.end.next_multiple_of(self.head_dim),
+            false => rows.clone(),
+        }
+    }
+
+    /// The adapter's row for the base's row `row`.
+    fn row_of(self, name: Name, row: usize) -> usize {
+        if !self.reorders(name) {
+            return row;
+        }
+        let (in_head, half) = (row % self.head_dim, self.head_dim / 2);
+        let there = match self.layout {
+            RopeLayout::Interleaved => in_head % 2 * half + in_head / 2,
+            RopeLayout::Halves => in_head % half * 2 + in_head / half,
+        };
+        row - in_head + there
+    }
+
+    fn reorders(self, name: Name) -> bool {
+        is_rotated(name) && self.layout != self.adapter.layout
+    }
+
+    fn check_finite(self, pair: &Pair, row: usize, delta: &[f32]) -> Result<()> {
+        match delta.iter().position(|delta| !delta.is_finite()) {
+            None => Ok(()),
+            Some(column) => {
+                let problem =
+                    format!("adds {} to row {row}, column {column}; a finite number was expected", delta[column]);
+                Err(self.adapter.file.view(pair.b)?.error(problem))
+            }
+        }
+    }
+}
+
+/// `b [r]` times `a [r, columns]`: the terms of a column in the order of the rank.
+fn product(b: &[f32], a: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    for (b, a) in b.iter().zip(a.chunks_exact(out.len())) {
+        out.iter_mut().zip(a).for_each(|(out, a)| *out += b * a);
+    }
+}
+
+/// Whether a rotary embedding turns what this matrix gives.
+fn is_rotated(name: Name) -> bool {
+    matches!(name, Name::Q(_) | Name::K(_))
+}
+
+fn layer(name: Name) -> Option<usize> {
+    use Name::{Down, Gate, K, O, Q, Up, V};
+    match name {
+        Q(layer) | K(layer) | V(layer) | O(layer) | Gate(layer) | Up(layer) | Down(layer) => Some(layer),
+        _ => None,
+    }
+}
