@@ -14,7 +14,7 @@ use clap::Parser;
 use llama_core::backend::Backend;
 use llama_core::ranks::Follower;
 use llama_core::{Loader, Result};
-use llama_examples::{ModelArgs, Use, exit, loading, note};
+use llama_examples::{ModelArgs, Use, exit, note, with_bar};
 
 /// Take part in running a model on several machines.
 #[derive(Parser)]
@@ -48,6 +48,6 @@ impl Use for Share {
     type Outcome = ();
 
     fn with<B: Backend>(self, backend: B) -> Result<()> {
-        loading(|progress| self.loader.follow_with(backend, self.follower, progress))
+        with_bar("loading", |progress| self.loader.follow_with(backend, self.follower, progress))
     }
 }

@@ -256,17 +256,17 @@ impl Use for Load {
     }
 
     fn with<B: Backend>(self, backend: B) -> Result<Engine> {
-        loading(|progress| match self.1 {
+        with_bar("loading", |progress| match self.1 {
             None => self.0.load_with(backend, progress),
             Some(leader) => self.0.lead_with(backend, leader, progress),
         })
     }
 }
 
-/// Loads with a progress bar, which is gone when all is loaded.
-pub fn loading<T>(load: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>) -> Result<T> {
-    let bar = bar(0, "loading {bar:40} {bytes}/{total_bytes}");
-    let loaded = load(&mut |progress| {
+/// Works with a progress bar, which is gone when all is done.
+pub fn with_bar<T>(what: &str, work: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>) -> Result<T> {
+    let bar = bar(0, &format!("{what} {{bar:40}} {{bytes}}/{{total_bytes}}"));
+    let outcome = work(&mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
         if progress.done == progress.total {
@@ -274,7 +274,7 @@ pub fn loading<T>(load: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>) -> R
         }
     });
     bar.finish_and_clear();
-    loaded
+    outcome
 }
 
 struct LoadDrafter<'a>(Loader, &'a Engine);

@@ -26,6 +26,7 @@
 //! | [`Loader`] | all of the below in one call |
 //! | [`checkpoint`] | GGUF files, Hugging Face folders: hyperparameters, names, borrowed views of weights |
 //! | [`adapter`] | LoRA adapters: what they add to a model's matrices |
+//! | [`convert`] | any of them written as one GGUF, in any format, with adapters added |
 //! | [`config`] | the sizes of a Llama, and how it turns positions |
 //! | [`format`](mod@format) | how weights are stored: F32 to IQ1_S, each encoded and decoded |
 //! | [`model`] | the Llama itself, on one screen; the plan of its memory |
@@ -52,6 +53,7 @@ pub mod backend;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod convert;
 pub mod engine;
 pub mod error;
 pub mod format;

@@ -8,7 +8,7 @@ use super::{Rope, RopeScaling};
 impl Rope {
     /// `[dims / 2]` radians per position, for sequences of at most `context` positions.
     pub fn inv_freq(&self, context: usize) -> Vec<f32> {
-        let plain = (0..self.dims / 2).map(|i| self.theta.powf(-2.0 * i as f64 / self.dims as f64));
+        let plain = self.plain();
         let stretched: Vec<f64> = match self.scaling {
             RopeScaling::None => plain.collect(),
             RopeScaling::Linear { factor } => plain.map(|freq| freq / factor).collect(),
@@ -20,17 +20,30 @@ impl Rope {
                 let ramp = Ramp::new(self, original, [beta_fast, beta_slow], truncate);
                 plain.enumerate().map(|(i, freq)| mix(freq, freq / factor, ramp.at(i))).collect()
             }
-            RopeScaling::Llama3 { factor, low, high, original } => plain
-                .map(|freq| {
-                    let rotations = original as f64 * freq / TAU;
-                    mix(freq / factor, freq, ((rotations - low) / (high - low)).clamp(0.0, 1.0))
-                })
-                .collect(),
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                plain.map(|freq| three_bands(freq, factor, low, high, original)).collect()
+            }
             RopeScaling::Divisors { ref divisors } => {
                 plain.zip(divisors).map(|(freq, &divisor)| freq / f64::from(divisor)).collect()
             }
         };
         stretched.into_iter().map(|freq| freq as f32).collect()
+    }
+
+    /// `[dims / 2]` divisors of the plain frequencies, where the context was stretched so that a GGUF tells it by them.
+    pub(crate) fn divisors(&self) -> Option<Vec<f32>> {
+        match self.scaling {
+            RopeScaling::Divisors { ref divisors } => Some(divisors.clone()),
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                Some(self.plain().map(|freq| (freq / three_bands(freq, factor, low, high, original)) as f32).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// The frequencies of a context that was not stretched.
+    fn plain(&self) -> impl Iterator<Item = f64> {
+        (0..self.dims / 2).map(|i| self.theta.powf(-2.0 * i as f64 / self.dims as f64))
     }
 
     /// Multiplies cosine and sine.
@@ -40,6 +53,12 @@ impl Rope {
             _ => 1.0,
         }
     }
+}
+
+/// Llama 3.1's stretch of one frequency: by `factor` where it makes few rotations, not at all where many.
+fn three_bands(freq: f64, factor: f64, low: f64, high: f64, original: usize) -> f64 {
+    let rotations = original as f64 * freq / TAU;
+    mix(freq / factor, freq, ((rotations - low) / (high - low)).clamp(0.0, 1.0))
 }
 
 /// `a` at 0, `b` at 1.

@@ -40,11 +40,16 @@ pub(super) fn file(folder: &Path) -> PathBuf {
 
 /// The tokenizer of a folder, whose model has this many rows.
 pub(super) fn tokenizer(folder: &Path, rows: Option<usize>) -> Result<Tokenizer> {
-    let vocab = match (vocab(folder)?, rows) {
-        (vocab, Some(rows)) => vocab.without_rowless(rows),
-        (vocab, None) => vocab,
+    let vocab = match rows {
+        Some(rows) => vocab_of_rows(folder, rows)?,
+        None => vocab(folder)?,
     };
     Tokenizer::new(vocab).in_file(&file(folder))
+}
+
+/// The vocabulary of a folder, whose model has this many rows.
+pub(super) fn vocab_of_rows(folder: &Path, rows: usize) -> Result<Vocab> {
+    Ok(vocab(folder)?.without_rowless(rows))
 }
 
 /// The vocabulary of a folder.

@@ -13,6 +13,7 @@ mod sentencepiece;
 mod special;
 mod stop;
 mod stream;
+pub(crate) mod to_gguf;
 mod tokenizer;
 mod vocab;
 

@@ -109,6 +109,24 @@ impl Pattern {
         })
     }
 
+    /// The name of a pre-tokenizer that cuts like this one and has whole words (`ignore_merges`) or not, if there is one.
+    pub(super) fn gguf_name(self, whole_words: bool) -> Option<&'static str> {
+        Some(match (self, whole_words) {
+            (Pattern::Llama3, true) => "llama-bpe",
+            (Pattern::Llama3, false) => "smaug-bpe",
+            (Pattern::SingleDigits, false) => "qwen2",
+            (Pattern::Tekken, true) => "tekken",
+            (Pattern::Gpt2, false) => "gpt-2",
+            (Pattern::SmolLm, false) => "smollm",
+            (Pattern::Default, false) => "default",
+            (Pattern::SeedCoder, false) => "seed-coder",
+            (Pattern::MiniCpm5, true) => "minicpm5",
+            (Pattern::DeepseekCoder, false) => "deepseek-coder",
+            (Pattern::DeepseekLlm, false) => "deepseek-llm",
+            _ => return None,
+        })
+    }
+
     /// The pattern whose regular expression a `tokenizer.json` spells out, if it is a known one.
     pub fn from_regex(regex: &str) -> Option<Self> {
         REGEXES.iter().find(|(known, _)| *known == regex).map(|(_, pattern)| *pattern)

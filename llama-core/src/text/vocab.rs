@@ -33,6 +33,18 @@ impl TokenKind {
             _ => return None,
         })
     }
+
+    /// Its number in a GGUF file.
+    pub fn to_gguf(self) -> i32 {
+        match self {
+            TokenKind::Normal => 1,
+            TokenKind::Unknown => 2,
+            TokenKind::Control => 3,
+            TokenKind::UserDefined => 4,
+            TokenKind::Unused => 5,
+            TokenKind::Byte => 6,
+        }
+    }
 }
 
 /// Whether a token is spelled `<|like this|>`, or with DeepSeek's bars: it steers the model whatever a file calls it.
@@ -184,12 +196,18 @@ impl Vocab {
         Ok(())
     }
 
-    /// `eos`, the tokens the file lists, and the control tokens known by name to end a turn; each once.
-    pub(super) fn all_end_tokens(&self) -> Vec<u32> {
+    /// `eos`, and the control tokens known by name to end a turn.
+    pub(super) fn named_end_tokens(&self) -> Vec<u32> {
         let by_name = self.tokens.iter().zip(&self.kinds).enumerate().filter_map(|(id, (token, kind))| {
             (*kind == TokenKind::Control && END_NAMES.contains(&token.as_str())).then_some(id as u32)
         });
-        let mut ends: Vec<u32> = self.eos.into_iter().chain(self.end_tokens.iter().copied()).chain(by_name).collect();
+        self.eos.into_iter().chain(by_name).collect()
+    }
+
+    /// The same, and the tokens the file lists; each once.
+    pub(super) fn all_end_tokens(&self) -> Vec<u32> {
+        let mut ends = self.named_end_tokens();
+        ends.extend(&self.end_tokens);
         ends.sort_unstable();
         ends.dedup();
         ends

@@ -3,6 +3,7 @@
 
 mod company;
 mod conformance_bounds;
+mod convert;
 mod embed;
 mod faulty;
 mod packed_cache;

@@ -5,4 +5,5 @@ mod pretokenize;
 mod reference;
 mod sentencepiece;
 mod template;
+mod to_gguf;
 mod tokenizer;

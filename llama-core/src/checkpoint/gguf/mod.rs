@@ -21,6 +21,7 @@ mod tensor;
 mod value;
 mod variants;
 mod vocabulary;
+pub(crate) mod write;
 
 use std::path::Path;
 

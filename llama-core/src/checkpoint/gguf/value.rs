@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::reader::Reader;
+use super::write::string;
 use crate::checkpoint::lookup::Lookup;
 use crate::error::{Error, InFile, Result};
 
@@ -103,6 +104,35 @@ impl Value {
             other => return Err(reader.error(field, at, format!("has value type {other}; 0 to 12 were expected"))),
         })
     }
+
+    /// Appends the type's number and the value.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let mut put = |kind: u32, bytes: &[u8]| {
+            out.extend(kind.to_le_bytes());
+            out.extend(bytes);
+        };
+        match self {
+            Value::U8(v) => put(0, &v.to_le_bytes()),
+            Value::I8(v) => put(1, &v.to_le_bytes()),
+            Value::U16(v) => put(2, &v.to_le_bytes()),
+            Value::I16(v) => put(3, &v.to_le_bytes()),
+            Value::U32(v) => put(4, &v.to_le_bytes()),
+            Value::I32(v) => put(5, &v.to_le_bytes()),
+            Value::F32(v) => put(6, &v.to_le_bytes()),
+            Value::Bool(v) => put(7, &[u8::from(*v)]),
+            Value::String(v) => {
+                put(8, &[]);
+                string(v, out);
+            }
+            Value::Array(v) => {
+                put(9, &[]);
+                v.write(out);
+            }
+            Value::U64(v) => put(10, &v.to_le_bytes()),
+            Value::I64(v) => put(11, &v.to_le_bytes()),
+            Value::F64(v) => put(12, &v.to_le_bytes()),
+        }
+    }
 }
 
 impl Array {
@@ -167,6 +197,34 @@ impl Array {
             other => return Err(reader.error(field, at, format!("has element type {other}; 0 to 12 were expected"))),
         })
     }
+
+    /// Appends the number of the elements' type, how many there are, and the elements.
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Array::U8(v) => elements(0, v, |v| v.to_le_bytes(), out),
+            Array::I8(v) => elements(1, v, |v| v.to_le_bytes(), out),
+            Array::U16(v) => elements(2, v, |v| v.to_le_bytes(), out),
+            Array::I16(v) => elements(3, v, |v| v.to_le_bytes(), out),
+            Array::U32(v) => elements(4, v, |v| v.to_le_bytes(), out),
+            Array::I32(v) => elements(5, v, |v| v.to_le_bytes(), out),
+            Array::F32(v) => elements(6, v, |v| v.to_le_bytes(), out),
+            Array::Bool(v) => elements(7, v, |v| [u8::from(*v)], out),
+            Array::String(v) => {
+                elements(8, v, |_| [], out);
+                v.iter().for_each(|text| string(text, out));
+            }
+            Array::U64(v) => elements(10, v, |v| v.to_le_bytes(), out),
+            Array::I64(v) => elements(11, v, |v| v.to_le_bytes(), out),
+            Array::F64(v) => elements(12, v, |v| v.to_le_bytes(), out),
+        }
+    }
+}
+
+/// The number of a type, a count, then elements of a fixed size.
+fn elements<T, const N: usize>(kind: u32, elements: &[T], bytes: impl Fn(&T) -> [u8; N], out: &mut Vec<u8>) {
+    out.extend(kind.to_le_bytes());
+    out.extend((elements.len() as u64).to_le_bytes());
+    elements.iter().for_each(|element| out.extend(bytes(element)));
 }
 
 fn boolean(reader: &mut Reader<'_>, field: &dyn Display) -> Result<bool> {

@@ -1,0 +1,91 @@
+//! A configuration as the keys of a GGUF of architecture `llama`: what `checkpoint::gguf` reads, llama.cpp's.
+
+use crate::checkpoint::gguf::{Array, Value};
+use crate::config::{Config, Head, Pooling, Rope, RopeScaling, yarn_scale};
+use crate::error::{Error, Result};
+
+/// The keys of `config`.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a rotary embedding that no key tells.
+pub(super) fn pairs(config: &Config) -> Result<Vec<(String, Value)>> {
+    let mut out = Pairs(Vec::new());
+    out.size("vocab_size", config.vocab);
+    out.size("context_length", config.context);
+    out.size("embedding_length", config.hidden);
+    out.size("block_count", config.layers);
+    out.size("feed_forward_length", config.ffn);
+    out.size("attention.head_count", config.heads);
+    out.size("attention.head_count_kv", config.kv_heads);
+    out.size("attention.key_length", config.head_dim);
+    out.size("attention.value_length", config.head_dim);
+    out.number("attention.layer_norm_rms_epsilon", config.eps.into());
+    if let Some(window) = config.window {
+        out.size("attention.sliding_window", window);
+    }
+    rope(&config.rope, &mut out)?;
+    if config.head == Head::None && config.labels.is_empty() || config.pooling != Pooling::default() {
+        out.size("pooling_type", pooling(config.pooling)?);
+    }
+    if !config.labels.is_empty() {
+        out.set("classifier.output_labels", Value::Array(Array::String(config.labels.clone())));
+    }
+    Ok(out.0)
+}
+
+/// Keys under `llama`.
+struct Pairs(Vec<(String, Value)>);
+
+impl Pairs {
+    fn set(&mut self, key: &str, value: Value) {
+        self.0.push((format!("llama.{key}"), value));
+    }
+
+    /// Sizes of a [`Config`] that exists are less than 2^32.
+    fn size(&mut self, key: &str, size: usize) {
+        self.set(key, Value::U32(size as u32));
+    }
+
+    fn number(&mut self, key: &str, number: f64) {
+        self.set(key, Value::F32(number as f32));
+    }
+}
+
+fn pooling(pooling: Pooling) -> Result<usize> {
+    match pooling {
+        Pooling::Mean => Ok(1),
+        Pooling::Last => Ok(3),
+        Pooling::Tokens => Err(Error::unsupported("pooling by tokens in a GGUF", "say last or mean")),
+    }
+}
+
+fn rope(rope: &Rope, out: &mut Pairs) -> Result<()> {
+    out.size("rope.dimension_count", rope.dims);
+    out.number("rope.freq_base", rope.theta);
+    match rope.scaling {
+        // Of the latter two a tensor tells: `Rope::divisors`.
+        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Divisors { .. } => {}
+        RopeScaling::Linear { factor } => {
+            out.set("rope.scaling.type", Value::String("linear".into()));
+            out.number("rope.scaling.factor", factor);
+        }
+        RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, truncate: true } => {
+            out.set("rope.scaling.type", Value::String("yarn".into()));
+            out.number("rope.scaling.factor", factor);
+            out.size("rope.scaling.original_context_length", original);
+            out.number("rope.scaling.yarn_beta_fast", beta_fast);
+            out.number("rope.scaling.yarn_beta_slow", beta_slow);
+            out.number("rope.scaling.attn_factor", attention_factor / yarn_scale(factor, 1.0));
+        }
+        RopeScaling::Yarn { .. } => {
+            return Err(Error::unsupported(
+                "YaRN with truncate false in a GGUF",
+                "it has no key for it: keep the folder",
+            ));
+        }
+        RopeScaling::Dynamic { .. } => {
+            return Err(Error::unsupported("dynamic RoPE scaling in a GGUF", "it has no key for it: keep the folder"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! From one file to another: any checkpoint that is read, written as a GGUF in any format.
+//!
+//! ```no_run
+//! use llama_core::checkpoint::Checkpoint;
+//! use llama_core::convert::Converter;
+//!
+//! # fn main() -> llama_core::Result<()> {
+//! let model = Checkpoint::open("my-fine-tune")?;
+//! Converter::new(&model).mixture("Q4_K_M".parse()?).write("my-fine-tune.gguf", |_| ())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A GGUF keeps its keys; a folder's configuration, tokenizer and chat template are spelled as llama.cpp's converter spells
+//! them, and the rows of its queries and keys put in the order that a GGUF has them in. What a GGUF cannot say is an error
+//! where it changes the model's arithmetic and a note where a text may get other tokens. Matrices pass by in pieces, so that memory
+//! is some megabytes a thread whatever the model.
+//!
+//! Vectors (gains, biases, divisors) and a classifier's scores are stored as F32.
+
+mod hyperparameters;
+mod mixture;
+mod rows;
+
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+pub use mixture::Mixture;
+
+use crate::adapter::{Adapter, Bound};
+use crate::checkpoint::gguf::Value;
+use crate::checkpoint::gguf::write::{ALIGNMENT, Entry, front};
+use crate::checkpoint::{Checkpoint, Name, TensorView};
+use crate::config::RopeLayout;
+use crate::error::{Error, InFile, Result};
+use crate::format::Format;
+use crate::model::Progress;
+use crate::text::to_gguf::{self, Spelled};
+use rows::{Order, Rows};
+
+/// Keys that are about the file, not about the model.
+const OF_THE_FILE: [&str; 4] = ["general.file_type", "general.quantization_version", "general.alignment", "split."];
+/// ggml's number for how its quantised formats are laid out since May 2023.
+const QUANTISATION: u32 = 2;
+
+/// A checkpoint that is to be written anew.
+pub struct Converter<'a> {
+    checkpoint: &'a Checkpoint,
+    mixture: Option<Mixture>,
+    adapters: Vec<(Bound<'a>, f32)>,
+    threads: usize,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// What the new file does not say, a sentence each.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Converter<'a> {
+    /// Writes matrices in the formats they have, on as many threads as there are, unless told otherwise.
+    pub fn new(checkpoint: &'a Checkpoint) -> Self {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        Converter { checkpoint, mixture: None, adapters: Vec::new(), threads }
+    }
+
+    /// Stores matrices so.
+    pub fn mixture(self, mixture: Mixture) -> Self {
+        Converter { mixture: Some(mixture), ..self }
+    }
+
+    /// Adds an adapter, `strength` times as strong as it was trained, to the matrices that it changes. Several are added one after
+    /// another.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if `strength` is not finite, and what [`Adapter::bind`] says of an adapter of another base.
+    pub fn adapter(mut self, adapter: &'a Adapter, strength: f32) -> Result<Self> {
+        if !strength.is_finite() {
+            return Err(Error::parameter("strength", strength, "must be a finite number"));
+        }
+        self.adapters.push((adapter.bind(self.checkpoint.config()).in_file(adapter.path())?, strength));
+        Ok(self)
+    }
+
+    /// Encodes on so many threads; 0 is 1.
+    pub fn threads(self, threads: usize) -> Self {
+        Converter { threads: threads.max(1), ..self }
+    }
+
+    /// Writes the model to a new file at `path`, and tells how far it has come. The file appears under its name when all of
+    /// it is written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is a file already, or it cannot be written; [`Error::Unsupported`] for what no GGUF can say;
+    /// [`Error::Tensor`] for a weight that is not finite or that its new format cannot hold; what reading the model says.
+    pub fn write(&self, path: impl AsRef<Path>, mut progress: impl FnMut(Progress)) -> Result<Summary> {
+        let path = path.as_ref();
+        if path.symlink_metadata().is_ok() {
+            let there =
+                io::Error::new(io::ErrorKind::AlreadyExists, "is there already; take another name, or remove it");
+            return Err(Error::io(path, there));
+        }
+        let Spelled { pairs, notes } = self.pairs()?;
+        let divisors = self.divisors();
+        let tensors = self.tensors(divisors.as_deref())?;
+        let partial = Partial(path.with_added_extension("partial"));
+        let bytes = self.write_all(&partial.0, &pairs, &tensors, &mut progress)?;
+        self.checkpoint.verify()?;
+        fs::rename(&partial.0, path).map_err(|source| Error::io(path, source))?;
+        Ok(Summary { bytes, notes })
+    }
+
+    fn write_all(
+        &self,
+        path: &Path,
+        pairs: &[(String, Value)],
+        tensors: &[(Entry, Rows<'_>)],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<u64> {
+        let failed = |source| Error::io(path, source);
+        let mut out = BufWriter::new(fs::File::create(path).map_err(failed)?);
+        let entries: Vec<Entry> = tensors.iter().map(|(entry, _)| entry.clone()).collect();
+        let front = front(pairs, &entries);
+        out.write_all(&front).map_err(failed)?;
+        let total = tensors.iter().map(|(_, rows)| rows.view.data().len() as u64).sum();
+        let (mut done, mut bytes) = (0, front.len());
+        for (entry, rows) in tensors {
+            rows.encode_on(self.threads, &mut |encoded, of| {
+                out.write_all(encoded).map_err(failed)?;
+                done += of;
+                progress(Progress { done, total });
+                Ok(())
+            })?;
+            let padded = entry.bytes().next_multiple_of(ALIGNMENT);
+            out.write_all(&[0; ALIGNMENT][..padded - entry.bytes()]).map_err(failed)?;
+            bytes += padded;
+        }
+        out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(failed)?;
+        Ok(bytes as u64)
+    }
+
+    /// Keys and values, and notes about them.
+    fn pairs(&self) -> Result<Spelled> {
+        let mut spelled = match (self.checkpoint.metadata(), self.checkpoint.folder()) {
+            (Some(metadata), _) => {
+                let of_the_file = |key: &str| OF_THE_FILE.iter().any(|&start| key.starts_with(start));
+                let kept = metadata.iter().filter(|(key, _)| !of_the_file(key));
+                let pairs = kept.map(|(key, value)| (key.to_owned(), value.clone())).collect();
+                Spelled { pairs, notes: self.left_out() }
+            }
+            (None, Some(folder)) => {
+                let hyperparameters =
+                    hyperparameters::pairs(self.checkpoint.config()).in_file(self.checkpoint.path())?;
+                let Spelled { pairs, notes } = to_gguf::spelled(self.checkpoint, folder)?;
+                Spelled { pairs: [self.general(folder.path()), hyperparameters, pairs].concat(), notes }
+            }
+            (None, None) => unreachable!("a checkpoint is a GGUF or a folder"),
+        };
+        spelled.pairs.push(("general.quantization_version".into(), Value::U32(QUANTISATION)));
+        let kept = || self.checkpoint.metadata()?.u32("general.file_type").ok()?;
+        if let Some(number) = self.mixture.map_or_else(kept, Mixture::file_type) {
+            spelled.pairs.push(("general.file_type".into(), Value::U32(number)));
+        }
+        Ok(spelled)
+    }
+
+    fn general(&self, folder: &Path) -> Vec<(String, Value)> {
+        let name =
+            fs::canonicalize(folder).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let text = |key: &str, value: String| (format!("general.{key}"), Value::String(value));
+        let named = name.map(|name| text("name", name));
+        [text("architecture", "llama".into()), text("type", "model".into())].into_iter().chain(named).collect()
+    }
+
+    /// Notes about the tensors of a GGUF that the graph does not use.
+    fn left_out(&self) -> Vec<String> {
+        self.checkpoint.unused().map(|name| format!("tensor {name} is left out: no Llama uses it")).collect()
+    }
+
+    /// The numbers of the tensor of divisors, where it is to be made.
+    fn divisors(&self) -> Option<Vec<u8>> {
+        if self.checkpoint.find(Name::RopeFreqs).is_some() {
+            return None;
+        }
+        let divisors = self.checkpoint.config().rope.divisors()?;
+        Some(divisors.iter().flat_map(|divisor| divisor.to_le_bytes()).collect())
+    }
+
+    /// Every tensor, in the order in which they are written; `divisors` is one that the checkpoint has not.
+    fn tensors<'b>(&'b self, divisors: Option<&'b [u8]>) -> Result<Vec<(Entry, Rows<'b>)>> {
+        let config = self.checkpoint.config();
+        let mut tensors = Vec::new();
+        for name in Name::all(config) {
+            let view = match (self.checkpoint.find(name), divisors) {
+                (Some(view), _) => view,
+                (None, Some(bytes)) if name == Name::RopeFreqs => {
+                    TensorView::new("rope_freqs.weight", Format::F32, 1, bytes.len() / 4, bytes)?
+                }
+                (None, _) => continue,
+            };
+            let (format, vector) = (self.format(name, &view), name.is_vector());
+            let entry = Entry { name: name.gguf(), format, rows: view.rows(), cols: view.cols(), vector };
+            let adapters = self.adapters.iter().filter(|(bound, _)| bound.changes(name)).copied().collect();
+            tensors.push((entry, Rows { name, view, format, order: self.order(name), adapters }));
+        }
+        Ok(tensors)
+    }
+
+    fn format(&self, name: Name, view: &TensorView<'_>) -> Format {
+        let kept = view.format();
+        match self.mixture {
+            _ if name.is_vector() || name == Name::Score => Format::F32,
+            None => kept,
+            Some(mixture) => {
+                let float = if kept == Format::BF16 { Format::BF16 } else { Format::F16 };
+                mixture::fitting(mixture.format(name, self.checkpoint.config()), view.cols(), float)
+            }
+        }
+    }
+
+    fn order(&self, name: Name) -> Order {
+        let config = self.checkpoint.config();
+        let turned = matches!(name, Name::Q(_) | Name::K(_) | Name::QBias(_) | Name::KBias(_));
+        match config.rope.layout {
+            RopeLayout::Halves if turned => Order::Pairs { head_dim: config.head_dim, dims: config.rope.dims },
+            _ => Order::Kept,
+        }
+    }
+}
+
+/// A file that is gone unless it got another name.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

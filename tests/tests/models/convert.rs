@@ -1,0 +1,357 @@
+//! Converting: a GGUF and a folder become a GGUF that opens, computes the same, and holds what its formats encode.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llama_core::adapter::Adapter;
+use llama_core::backend::Numerics;
+use llama_core::checkpoint::gguf::Value;
+use llama_core::checkpoint::{Checkpoint, Name, TensorView};
+use llama_core::convert::{Converter, Mixture};
+use llama_core::format::Format;
+use llama_core::text::Specials;
+use llama_core::{Error, Loader, Result};
+use llama_kernels::Cpu;
+use llama_tests::adapters::{self, Change};
+use llama_tests::arrays::Arrays;
+use llama_tests::hostile::{folder, gguf};
+use llama_tests::models::{Machine, bits, data, limits, logits_and_greedy, logits_in_chunks, stories260k};
+use llama_tests::text::tiny_sentencepiece;
+use llama_tests::tiny::{Case, NAMES};
+use tempfile::TempDir;
+
+/// What `model` becomes, as a file in `folder`.
+fn converted(model: &Checkpoint, mixture: Option<Mixture>, folder: &TempDir) -> Checkpoint {
+    let path = folder.path().join(format!("{}.gguf", mixture.map_or("same", Mixture::name)));
+    let converter = Converter::new(model).threads(2);
+    let converter = mixture.into_iter().fold(converter, Converter::mixture);
+    let mut last = None;
+    let written = converter.write(&path, |progress| last = Some(progress)).unwrap();
+    assert_eq!(written.bytes, fs::metadata(&path).unwrap().len());
+    assert!(last.is_some_and(|progress| progress.done == progress.total && progress.total > 0));
+    Checkpoint::open(&path).unwrap()
+}
+
+fn mixture(name: &str) -> Option<Mixture> {
+    Some(name.parse().unwrap())
+}
+
+fn tensor<'a>(model: &'a Checkpoint, name: &str) -> TensorView<'a> {
+    model.matrices().find(|view| view.name() == name).unwrap_or_else(|| panic!("{name}"))
+}
+
+#[test]
+fn a_gguf_that_is_not_changed_keeps_every_key_and_byte() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), Checkpoint::open(stories260k()).unwrap());
+    let copy = converted(&model, None, &folder);
+    let pairs = |model: &Checkpoint| {
+        let mut pairs: Vec<(String, Value)> =
+            model.metadata().unwrap().iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        pairs.retain(|(key, _)| key != "general.quantization_version");
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        pairs
+    };
+    assert_eq!(pairs(&copy), pairs(&model));
+    assert_eq!(copy.tensors().len(), model.tensors().len());
+    assert!(model.matrices().count() > 30);
+    for view in model.matrices() {
+        let other = tensor(&copy, view.name());
+        assert!(other.data() == view.data() && other.format() == view.format(), "{}", view.name());
+    }
+    let logits = |model| {
+        let mut model = Machine::Reference.load(model, limits(1, 16), Numerics::Default);
+        bits(&logits_in_chunks(&mut *model, &[1, 403, 407, 261], usize::MAX))
+    };
+    assert_eq!(logits(&copy), logits(&model));
+}
+
+/// A folder of `tests/data/tiny` with a tokenizer, which those have not.
+fn with_tokenizer(name: &str, to: &Path) {
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(data().join("tiny").join(name).join(file), to.join(file)).unwrap();
+    }
+    fs::write(to.join("tokenizer.json"), tiny_sentencepiece().to_string()).unwrap();
+    fs::write(to.join("tokenizer_config.json"), r#"{"bos_token": "<s>", "eos_token": "</s>"}"#).unwrap();
+    fs::write(to.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+}
+
+/// Every way to turn positions, biases, grouped and wide heads: against transformers' logits of the folder.
+#[test]
+fn a_folder_becomes_the_model_that_transformers_runs() {
+    for name in NAMES {
+        let place = tempfile::tempdir().unwrap();
+        with_tokenizer(name, place.path());
+        let folder = Checkpoint::open(place.path()).unwrap();
+        let checkpoint = converted(&folder, None, &place);
+        let source = |view: &TensorView<'_>| view.format() == Format::BF16;
+        assert!(checkpoint.matrices().all(|view| source(&view)), "{name}: BF16 stays");
+        assert_eq!(checkpoint.chat_template_source(), folder.chat_template_source());
+        same_text(&folder, &checkpoint);
+        let case = Case { checkpoint, ..Case::open(name) };
+        let mut model = case.load(Machine::Cpu(llama_kernels::Tier::best(), 2), Numerics::Default);
+        for ((ids, logits), greedy) in case.ids.iter().zip(&case.logits).zip(&case.greedy) {
+            let (got, continued) = logits_and_greedy(&mut *model, ids, greedy.len() - ids.len());
+            let worst = got.iter().zip(logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 2e-4, "{name}: largest error {worst}");
+            assert_eq!(&continued, greedy, "{name}");
+        }
+    }
+}
+
+fn same_text(a: &Checkpoint, b: &Checkpoint) {
+    let [a, b] = [a, b].map(|model| model.tokenizer().unwrap());
+    assert_eq!(a.end_tokens(), b.end_tokens());
+    assert_eq!((a.bos(), a.eos()), (b.bos(), b.eos()));
+    for text in ["hello hell aaaaaaa", " <s>hello</s>  hello", "你好 é<0x0A>\n", "", "  a  "] {
+        for specials in [Specials::AsText, Specials::Parse] {
+            let ids = a.encode_prompt(text, specials).unwrap();
+            assert_eq!(ids, b.encode_prompt(text, specials).unwrap(), "{text:?}");
+            assert_eq!(a.decode(&ids).unwrap(), b.decode(&ids).unwrap());
+        }
+    }
+}
+
+/// A Llama in F32 of two layers whose rows are blocks of every format, and whose numbers are not.
+fn blocky(wrong: Option<(&str, f32)>) -> gguf::Gguf {
+    let mut file = gguf::model();
+    for key in ["embedding_length", "feed_forward_length"] {
+        file.set(&format!("llama.{key}"), gguf::Value::u32(256));
+    }
+    file.set("llama.rope.dimension_count", gguf::Value::u32(128));
+    let mut random = 7u64;
+    for tensor in &mut file.tensors {
+        let name = String::from_utf8(tensor.name.clone()).unwrap();
+        let kv = name.contains("attn_k") || name.contains("attn_v");
+        tensor.dims = match name.contains("norm") {
+            true => vec![256],
+            false => vec![256, if name.starts_with("blk") { if kv { 128 } else { 256 } } else { 8 }],
+        };
+        let count = tensor.dims.iter().product();
+        let mut numbers: Vec<f32> = (0..count)
+            .map(|_| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+            })
+            .collect();
+        if let Some((_, bad)) = wrong.filter(|(wrong, _)| *wrong == name) {
+            numbers[259] = bad;
+        }
+        tensor.data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    }
+    file
+}
+
+fn opened(file: &gguf::Gguf, folder: &TempDir) -> Checkpoint {
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, file.bytes()).unwrap();
+    Checkpoint::open(path).unwrap()
+}
+
+#[test]
+fn matrices_are_what_their_formats_encode() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = opened(&blocky(None), &folder);
+    for (name, [down, values, head]) in [
+        ("Q4_K_M", [Format::Q6_K, Format::Q6_K, Format::Q6_K]),
+        ("Q3_K_L", [Format::Q5_K, Format::Q5_K, Format::Q6_K]),
+        ("Q2_K", [Format::Q3_K, Format::Q3_K, Format::Q6_K]),
+        ("Q4_K_S", [Format::Q4_K, Format::Q5_K, Format::Q6_K]),
+        ("Q8_0", [Format::Q8_0; 3]),
+        ("Q4_0", [Format::Q4_0, Format::Q4_0, Format::Q6_K]),
+        ("BF16", [Format::BF16; 3]),
+        ("F16", [Format::F16; 3]),
+    ] {
+        let copy = converted(&model, mixture(name), &folder);
+        let format = |tensor_name| tensor(&copy, tensor_name).format();
+        assert_eq!(format("blk.0.ffn_down.weight"), down, "{name}");
+        assert_eq!(format("blk.0.attn_v.weight"), values, "{name}");
+        assert_eq!(format("output.weight"), head, "{name}");
+        assert_eq!(format("blk.0.ffn_up.weight"), name.parse::<Mixture>().unwrap().base());
+        for view in copy.matrices() {
+            let source = tensor(&model, view.name());
+            let mut row = vec![0; view.data().len() / view.rows()];
+            for r in 0..view.rows() {
+                view.format().encode(&source.slice_rows(r..r + 1).to_f32(), &mut row).unwrap();
+                assert!(view.row(r) == row, "{name}: row {r} of {}", view.name());
+            }
+        }
+        let mut loaded = Machine::Cpu(llama_kernels::Tier::best(), 1).load(&copy, limits(1, 16), Numerics::Default);
+        assert!(logits_in_chunks(&mut *loaded, &[1, 2, 3], 2).iter().all(|logit| logit.is_finite()), "{name}");
+    }
+}
+
+#[test]
+fn threads_change_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = opened(&blocky(None), &folder);
+    let file = |threads: usize| {
+        let path = folder.path().join(threads.to_string());
+        Converter::new(&model).mixture("Q5_0".parse().unwrap()).threads(threads).write(&path, |_| ()).unwrap();
+        fs::read(path).unwrap()
+    };
+    let one = file(1);
+    assert!([0, 2, 3, 64].into_iter().all(|threads| file(threads) == one));
+}
+
+/// stories260K's rows of 172 columns are blocks of nothing: they stay floats, and the story goes on nearly the same.
+#[test]
+fn odd_rows_become_floats() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = converted(&Checkpoint::open(stories260k()).unwrap(), mixture("Q8_0"), &folder);
+    assert_eq!(tensor(&copy, "blk.0.ffn_down.weight").format(), Format::F16);
+    assert_eq!(tensor(&copy, "blk.0.ffn_up.weight").format(), Format::Q8_0);
+    let mut engine = Loader::open(copy.path()).unwrap().load(Cpu::new(Default::default()).unwrap()).unwrap();
+    let prompt = engine.encode("Once upon a time", Specials::AsText).unwrap();
+    let request = llama_core::engine::Request { max_tokens: Some(5), ..llama_core::engine::Request::new(prompt) };
+    assert_eq!(engine.complete(request).unwrap().text, ", there was a little");
+}
+
+/// What is in a folder apart from `model.gguf`.
+fn others(folder: &TempDir) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.file_name().is_some_and(|name| name != "model.gguf")).collect()
+}
+
+fn refusal(model: &Checkpoint, to: Option<Mixture>, path: &Path) -> String {
+    let converter = to.into_iter().fold(Converter::new(model), Converter::mixture);
+    converter.write(path, |_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn numbers_that_no_model_may_have_are_refused_and_nothing_is_left() {
+    for (bad, to, says) in [
+        (f32::NAN, "Q4_0", ["blk.0.attn_q.weight", "[1, 3] is NaN"]),
+        (f32::INFINITY, "F32", ["blk.0.attn_q.weight", "[1, 3] is inf"]),
+        (1e6, "F16", ["[1, 3] is 1000000", "as F16 holds"]),
+        (f32::MAX, "Q8_0", ["[1, 3] is 3", "as Q8_0 holds"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = opened(&blocky(Some(("blk.0.attn_q.weight", bad))), &folder);
+        let error = refusal(&model, mixture(to), &folder.path().join("new.gguf"));
+        assert!(says.iter().all(|words| error.contains(words)), "{error}");
+        assert!(others(&folder).is_empty(), "{:?}", others(&folder));
+    }
+}
+
+#[test]
+fn a_file_that_is_there_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = opened(&blocky(None), &folder);
+    for path in [model.path(), folder.path()] {
+        let error = Converter::new(&model).write(path, |_| ()).unwrap_err();
+        assert!(matches!(&error, Error::Io { .. }) && error.to_string().contains("is there already"), "{error}");
+    }
+    let nowhere = folder.path().join("no/such/folder.gguf");
+    assert!(matches!(Converter::new(&model).write(&nowhere, |_| ()), Err(Error::Io { .. })));
+    assert!(others(&folder).is_empty());
+    assert_eq!(fs::read(model.path()).unwrap(), blocky(None).bytes());
+}
+
+/// A folder of eight tokens with a tokenizer of its own.
+fn small_folder(change: impl Fn(&mut folder::Folder)) -> (TempDir, Result<Checkpoint>) {
+    let place = tempfile::tempdir().unwrap();
+    let mut files = folder::model();
+    change(&mut files);
+    files.write(place.path()).unwrap();
+    let model = Checkpoint::open(place.path());
+    (place, model)
+}
+
+#[test]
+fn what_a_gguf_cannot_say_is_refused() {
+    let rope = |by: &'static str| {
+        let llama3 = folder::CONFIG.split_once("\"rope_parameters\": ").unwrap().1.split_once("},").unwrap().0;
+        move |files: &mut folder::Folder| {
+            files.replace("config.json", &format!("{llama3}}}"), by);
+        }
+    };
+    for (by, says) in [
+        (r#"{"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}"#, "dynamic RoPE"),
+        (r#"{"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "truncate": false}"#, "truncate"),
+    ] {
+        let (place, model) = small_folder(rope(by));
+        let error = refusal(&model.unwrap(), None, &place.path().join("new.gguf"));
+        assert!(error.contains(says) && error.contains("keep the folder"), "{error}");
+    }
+    let (place, model) = small_folder(|_| ());
+    let error = refusal(&model.unwrap(), None, &place.path().join("new.gguf"));
+    assert!(error.contains("tokenizer.json"), "{error}");
+}
+
+/// A saved folder of PEFT's, with a scale of 1.5.
+fn adapter(changes: &[Change], place: &TempDir) -> Adapter {
+    let path = place.path().join("adapter");
+    fs::create_dir_all(&path).unwrap();
+    adapters::peft(changes).write(&path).unwrap();
+    Adapter::open(path).unwrap()
+}
+
+/// Base and adapter have the rows of queries and keys in halves, the new file in pairs.
+#[test]
+fn adapters_become_part_of_the_weights() {
+    let (place, base) = (tempfile::tempdir().unwrap(), Case::open("llama3-gqa").checkpoint);
+    with_tokenizer("llama3-gqa", place.path());
+    let config = base.config();
+    let changes = [Name::Q(0), Name::K(2), Name::V(1), Name::Down(2), Name::Head];
+    let changes: Vec<_> = (0..).zip(changes).map(|(seed, name)| Change::random(name, 2, config, seed)).collect();
+    let adapter = adapter(&changes, &place);
+    let folder = Checkpoint::open(place.path()).unwrap();
+    let write = |to: &str, strengths: &[f32]| {
+        let path = place.path().join(format!("{to}{}.gguf", strengths.len()));
+        let mut converter = Converter::new(&folder).threads(2).mixture(to.parse().unwrap());
+        for &strength in strengths {
+            converter = converter.adapter(&adapter, strength).unwrap();
+        }
+        converter.write(&path, |_| ()).unwrap();
+        Checkpoint::open(path).unwrap()
+    };
+    let (plain, changed, twice) = (write("F32", &[]), write("F32", &[0.5]), write("F32", &[0.5, -0.5]));
+    for name in Name::all(config).filter(|&name| plain.find(name).is_some()) {
+        let numbers = |model: &Checkpoint| model.find(name).unwrap().to_f32();
+        let Some(change) = changes.iter().find(|change| change.name == name) else {
+            assert_eq!(numbers(&changed), numbers(&plain), "{name:?}");
+            continue;
+        };
+        let delta = adapters::interleaved(name, config.head_dim, change.cols(), &change.delta(0.75));
+        let sum: Vec<f32> = numbers(&plain).iter().zip(delta).map(|(weight, delta)| weight + delta).collect();
+        assert_eq!(numbers(&changed), sum, "{name:?}");
+        assert!(numbers(&twice).iter().zip(numbers(&plain)).all(|(a, b)| (a - b).abs() < 1e-6), "{name:?}");
+    }
+    let kept = |model: &Checkpoint| model.find(Name::Up(0)).unwrap().data().to_vec();
+    assert_eq!(kept(&write("BF16", &[1.0])), kept(&write("BF16", &[])));
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let model = opened(&blocky(None), &place);
+    let other = Case::open("llama3-gqa").checkpoint;
+    let foreign = adapter(&[Change::random(Name::Q(0), 2, other.config(), 1)], &place);
+    let refusal = |strength| Converter::new(&model).adapter(&foreign, strength).err().unwrap();
+    let error = refusal(1.0).to_string();
+    assert!(error.contains("adapter_model.safetensors") && error.contains("[256, 256]"), "{error}");
+    assert!(matches!(refusal(f32::NAN), Error::Parameter { .. }));
+}
+
+/// Saved by PEFT, merged here: against the logits of transformers with PEFT, which adds the product to each activation.
+#[test]
+fn peft_adapters_come_to_pefts_logits() {
+    for name in ["llama3-gqa", "llama31-rope"] {
+        let (place, folder) = (tempfile::tempdir().unwrap(), data().join("adapters").join(name));
+        with_tokenizer(name, place.path());
+        let base = Checkpoint::open(place.path()).unwrap();
+        let adapter = Adapter::open(&folder).unwrap();
+        let path = place.path().join("merged.gguf");
+        let converter = Converter::new(&base).adapter(&adapter, 1.0).unwrap();
+        converter.mixture("F32".parse().unwrap()).write(&path, |_| ()).unwrap();
+        let reference = Arrays::open(folder.join("reference.safetensors"));
+        let (ids, logits, shape) = (reference.ids("input_ids"), reference.f32("logits"), reference.shape("logits"));
+        let merged = Checkpoint::open(path).unwrap();
+        for (ids, logits) in ids.chunks(shape[1]).zip(logits.chunks(shape[1] * shape[2])) {
+            let mut model = Machine::Reference.load(&merged, limits(1, shape[1]), Numerics::Default);
+            let got = logits_in_chunks(&mut *model, ids, usize::MAX);
+            let worst = got.iter().zip(logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 2e-4, "{name}: largest error {worst}");
+        }
+    }
+}
