@@ -7,6 +7,7 @@ use llama_core::adapter::Adapter;
 use llama_core::backend::Numerics;
 use llama_core::checkpoint::gguf::Value;
 use llama_core::checkpoint::{Checkpoint, Name, TensorView};
+use llama_core::config::Config;
 use llama_core::convert::{Converter, Mixture};
 use llama_core::format::Format;
 use llama_core::text::Specials;
@@ -70,9 +71,30 @@ fn with_tokenizer(name: &str, to: &Path) {
     for file in ["config.json", "model.safetensors"] {
         fs::copy(data().join("tiny").join(name).join(file), to.join(file)).unwrap();
     }
+    add_tokenizer(to);
+}
+
+fn add_tokenizer(to: &Path) {
     fs::write(to.join("tokenizer.json"), tiny_sentencepiece().to_string()).unwrap();
     fs::write(to.join("tokenizer_config.json"), r#"{"bos_token": "<s>", "eos_token": "</s>"}"#).unwrap();
     fs::write(to.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+}
+
+/// What becomes of a folder without a tokenizer, with one.
+pub(super) fn as_gguf(folder: &Checkpoint) -> Checkpoint {
+    let place = tempfile::tempdir().unwrap();
+    add_tokenizer(folder.path());
+    let file = converted(folder, None, &place);
+    same_shape(folder, &file);
+    file
+}
+
+/// All but how positions are turned, which has another order, and for Llama 3.1 another spelling.
+fn same_shape(folder: &Checkpoint, file: &Checkpoint) {
+    let (folder, file) = (folder.config(), file.config());
+    let architecture = folder.architecture.clone();
+    assert_eq!(&Config { architecture, rope: folder.rope.clone(), ..file.clone() }, folder);
+    assert_eq!((file.rope.dims, file.rope.theta), (folder.rope.dims, folder.rope.theta));
 }
 
 /// Every way to turn positions, biases, grouped and wide heads: against transformers' logits of the folder.
@@ -86,6 +108,7 @@ fn a_folder_becomes_the_model_that_transformers_runs() {
         let source = |view: &TensorView<'_>| view.format() == Format::BF16;
         assert!(checkpoint.matrices().all(|view| source(&view)), "{name}: BF16 stays");
         assert_eq!(checkpoint.chat_template_source(), folder.chat_template_source());
+        same_shape(&folder, &checkpoint);
         same_text(&folder, &checkpoint);
         let case = Case { checkpoint, ..Case::open(name) };
         let mut model = case.load(Machine::Cpu(llama_kernels::Tier::best(), 2), Numerics::Default);

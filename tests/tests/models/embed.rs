@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::convert::as_gguf;
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::config::{Head, Pooling};
@@ -88,7 +89,10 @@ fn labels_are_scored_as_by_transformers() {
             |folder| case.write_classifier(folder, LABELS),
             |checkpoint| {
                 assert_eq!((checkpoint.config().head, checkpoint.unused().count()), (Head::None, 0));
-                for machine in [Machine::Reference, Machine::all()[1]] {
+                let file = as_gguf(checkpoint);
+                for (checkpoint, machine) in
+                    [(checkpoint, Machine::Reference), (checkpoint, Machine::all()[1]), (&file, Machine::Reference)]
+                {
                     let classifier = Classifier::of(checkpoint).unwrap().unwrap();
                     let mut engine = engine(checkpoint, machine, AMPLE).with_classifier(classifier).unwrap();
                     assert_eq!(engine.labels(), ["safe", "odd", "unsafe"]);
@@ -188,6 +192,7 @@ fn a_bare_model_embeds_and_refuses_to_generate() {
             let mut engine = engine(checkpoint, Machine::all()[1], AMPLE);
             let got = engine.embed_all(embeds(&case.ids, WAYS[0].0, WAYS[0].1)).unwrap();
             assert!(all_bits(&got) == want[0]);
+            as_gguf(checkpoint);
             let refusal = engine.submit(Request::new(case.ids[0].clone())).unwrap_err();
             assert!(matches!(refusal, Error::Unsupported { .. }), "{refusal}");
             let refusal = engine.classify(case.ids[0].clone()).unwrap_err();
@@ -205,7 +210,7 @@ fn pooling_is_what_the_folder_says() {
         case.write_bare(folder.path());
         std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
         std::fs::write(folder.path().join("1_Pooling/config.json"), settings).unwrap();
-        Checkpoint::open(folder.path()).map(|checkpoint| checkpoint.config().pooling)
+        Checkpoint::open(folder.path()).map(|checkpoint| as_gguf(&checkpoint).config().pooling)
     };
     let settings = r#"{"word_embedding_dimension": 64, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": false,
         "pooling_mode_lasttoken": false, "include_prompt": true}"#;
