@@ -13,6 +13,9 @@ use super::{Format, Group};
 /// Weights of a K-quant's block.
 pub(super) const SUPER: usize = 256;
 
+/// Every weight counts the same.
+pub(super) const EQUAL: [f32; SUPER] = [1.0; SUPER];
+
 /// An `f16` as it lies in a file: little-endian, at any address.
 pub type Half = [u8; 2];
 
@@ -26,15 +29,22 @@ pub trait Block: Pod {
 
     /// The block that approximates `x`: `block_len` numbers, each of magnitude at most [`ENCODE_MAX`].
     fn encode(x: &[f32]) -> Self;
+
+    /// The block that approximates `x` if the error of each number counts as often as its weight says. Weights are
+    /// positive and at most 1. Where the scale is what the format's definition says, they change nothing.
+    fn encode_weighing(x: &[f32], _weights: &[f32]) -> Self {
+        Self::encode(x)
+    }
 }
 
 /// Largest magnitude an encoder of a quantised format takes: `f16`'s, in which scales and minima are stored.
 pub const ENCODE_MAX: f32 = 65504.0;
 
-/// The three things done with a row of blocks, so that a format is looked up once.
+/// The four things done with a row of blocks, so that a format is looked up once.
 pub(super) struct Codec {
     pub decode: fn(&[u8], &mut [f32]),
     pub encode: fn(&[f32], &mut [u8]),
+    pub encode_weighing: fn(&[f32], &[f32], &mut [u8]),
     pub group: fn(&[u8], usize) -> Group,
 }
 
@@ -42,7 +52,7 @@ impl Codec {
     /// The codec of `B`, whose struct is checked to be as long as its format says, at compile time.
     pub const fn of<B: Block>() -> Codec {
         const { assert!(size_of::<B>() == B::FORMAT.block_bytes() && align_of::<B>() == 1) };
-        Codec { decode: decode::<B>, encode: encode::<B>, group: group::<B> }
+        Codec { decode: decode::<B>, encode: encode::<B>, encode_weighing: encode_weighing::<B>, group: group::<B> }
     }
 }
 
@@ -62,10 +72,41 @@ fn encode<B: Block>(x: &[f32], bytes: &mut [u8]) {
     }
 }
 
+fn encode_weighing<B: Block>(x: &[f32], importance: &[f32], bytes: &mut [u8]) {
+    let blocks: &mut [B] = bytemuck::cast_slice_mut(bytes);
+    let len = B::FORMAT.block_len();
+    let mut weights = EQUAL;
+    for ((block, x), importance) in blocks.iter_mut().zip(x.chunks_exact(len)).zip(importance.chunks_exact(len)) {
+        weigh(importance, &mut weights[..len]);
+        *block = B::encode_weighing(x, &weights[..len]);
+    }
+}
+
+/// Importance by the largest in the block. What has none counts next to nothing, and not nothing: numbers that share a
+/// scale and are all unimportant still get one that suits them.
+fn weigh(importance: &[f32], weights: &mut [f32]) {
+    let largest = importance.iter().fold(0.0f32, |max, &v| max.max(v));
+    for (weight, &importance) in weights.iter_mut().zip(importance) {
+        *weight = if largest > 0.0 { (importance / largest).max(LEAST) } else { 1.0 };
+    }
+}
+
+/// The least that a weight counts, by the most important of its block.
+const LEAST: f32 = 1e-9;
+
 fn group<B: Block>(row: &[u8], index: usize) -> Group {
     let per_block = B::FORMAT.block_len() / 32;
     let blocks: &[B] = bytemuck::cast_slice(row);
     blocks[index / per_block].group(index % per_block)
+}
+
+/// Of two blocks of 32 the one with the smaller error, the first if they are equal.
+pub(super) fn better<B: Block>(a: B, b: B, x: &[f32], weights: &[f32]) -> B {
+    let error = |block: &B| {
+        let decoded = block.group(0).to_f32(B::FORMAT.has_min());
+        (0..32).map(|i| weights[i] * (x[i] - decoded[i]) * (x[i] - decoded[i])).sum::<f32>()
+    };
+    if error(&b) < error(&a) { b } else { a }
 }
 
 /// The number an `f16` stands for; exact.

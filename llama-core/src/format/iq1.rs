@@ -4,11 +4,13 @@
 //! 7, 9. Source: ggml's `block_iq1_s`, `block_iq1_m` and the decoders of the Python package `gguf`. The encoders look for
 //! the nearest word (`lattice.rs`).
 
+use std::sync::LazyLock;
+
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, octets, widen};
+use super::block::{Block, EQUAL, Half, SUPER, octets, widen};
 use super::codebook;
-use super::lattice::{Fit, OddScales, Words};
+use super::lattice::{self, Words};
 use super::{Format, Group};
 
 /// 50 bytes for 256 weights; every 32 share a 3-bit scale and the direction of the eighth.
@@ -49,6 +51,10 @@ fn words(minus: bool) -> impl Iterator<Item = [i8; 8]> {
     (0..1 << 11).map(move |word| octet(word, minus))
 }
 
+/// The books as the search wants them, made when first needed: of both directions, and of both in one.
+static WORDS_S: LazyLock<[Words<8>; 2]> = LazyLock::new(|| [false, true].map(|minus| Words::new(words(minus))));
+static WORDS_M: LazyLock<Words<8>> = LazyLock::new(|| Words::new(words(false).chain(words(true))));
+
 fn vectors(x: &[f32]) -> &[[f32; 8]] {
     x.as_chunks().0
 }
@@ -64,27 +70,17 @@ impl Block for Iq1S {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let books = [false, true].map(|minus| Words::new(words(minus)));
-        let better = |a: Fit, b: Fit| if b.gain > a.gain { b } else { a };
-        let wanted = |g: usize| {
-            let [plus, minus] = books.each_ref().map(|words| words.fit(&vectors(x)[4 * g..4 * g + 4]));
-            better(plus, minus).scale
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let [plus, minus] = &*WORDS_S;
+        let fitted = lattice::fit::<8, 32, 8>(&[plus, minus], vectors(x), vectors(weights), (UNIT, 7));
+        let high = |g: usize| {
+            let words = (0..4).fold(0, |high, i| high | (fitted.words[4 * g + i] >> 8) << (3 * i)) as u16;
+            (words | u16::from(fitted.scales[g]) << 12 | (fitted.books[g] as u16) << 15).to_le_bytes()
         };
-        let scales = OddScales::<8>::new(std::array::from_fn(wanted), UNIT, 7);
-        let mut block = Iq1S { d: scales.d, ..Iq1S::zeroed() };
-        for (g, x) in vectors(x).chunks_exact(4).enumerate() {
-            let nearest = |words: &Words<8>| -> [(usize, f32); 4] {
-                std::array::from_fn(|i| words.nearest(&x[i], scales.exact[g]))
-            };
-            let [plus, minus] = books.each_ref().map(nearest);
-            let gain = |words: &[(usize, f32); 4]| words.iter().map(|word| word.1).sum::<f32>();
-            let down = gain(&minus) > gain(&plus);
-            let words = if down { minus } else { plus }.map(|word| word.0);
-            let high = (0..4).fold(0, |high, i| high | (words[i] >> 8) << (3 * i)) as u16;
-            block.qs[4 * g..4 * g + 4].copy_from_slice(&words.map(|word| word as u8));
-            block.qh[g] = (high | u16::from(scales.scales[g]) << 12 | u16::from(down) << 15).to_le_bytes();
-        }
-        block
+        Iq1S { d: fitted.d, qs: fitted.words.map(|word| word as u8), qh: std::array::from_fn(high) }
     }
 }
 
@@ -113,17 +109,19 @@ impl Block for Iq1M {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let book = Words::new(words(false).chain(words(true)));
-        let fit = |s: usize| book.fit(&vectors(x)[2 * s..2 * s + 2]).scale;
-        let scales = OddScales::<16>::new(std::array::from_fn(fit), UNIT, 7);
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fitted = lattice::fit::<8, 32, 16>(&[&WORDS_M], vectors(x), vectors(weights), (UNIT, 7));
         // The last bit of the number of a word, its twelfth, is the direction: what a nibble's is, too.
-        let words: [usize; SUPER / 8] = std::array::from_fn(|i| book.nearest(&vectors(x)[i], scales.exact[i / 2]).0);
-        let d = u16::from_le_bytes(scales.d);
+        let words = &fitted.words;
+        let d = u16::from_le_bytes(fitted.d);
         Iq1M {
             qs: words.map(|word| word as u8),
             qh: std::array::from_fn(|i| (words[2 * i] >> 8 | words[2 * i + 1] >> 8 << 4) as u8),
             scales: std::array::from_fn(|i| {
-                let packed = (0..4).fold(0, |bits, s| bits | u16::from(scales.scales[4 * i + s]) << (3 * s));
+                let packed = (0..4).fold(0, |bits, s| bits | u16::from(fitted.scales[4 * i + s]) << (3 * s));
                 (packed | (d >> (4 * i) & 15) << 12).to_le_bytes()
             }),
         }

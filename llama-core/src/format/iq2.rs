@@ -4,11 +4,13 @@
 //! stored, the number of negative weights being even. Source: ggml's `block_iq2_xxs`, `block_iq2_xs`, `block_iq2_s` and
 //! the decoders of the Python package `gguf`. The encoders look for the nearest word (`lattice.rs`).
 
+use std::sync::LazyLock;
+
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, octets, widen};
+use super::block::{Block, EQUAL, Half, SUPER, octets, widen};
 use super::codebook;
-use super::lattice::{OddScales, Words, block_signs, even_signs, negate, signs_and_scale};
+use super::lattice::{self, Fitted, Words, block_signs, even_signs, negate, signs_and_scale};
 use super::{Format, Group};
 
 /// 66 bytes for 256 weights; every 32 share a 4-bit scale.
@@ -74,12 +76,16 @@ impl Block for Iq2Xxs {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::<8>(x, &Words::of(&codebook::IQ2_XXS), true);
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let Signed { fitted, signs } = fit::<8>(x, weights, &WORDS_XXS, true);
         let qs = std::array::from_fn(|g| {
-            let rest = signs_and_scale(&fit.signs[4 * g..4 * g + 4], fit.scales[g]);
-            std::array::from_fn(|i| if i < 4 { fit.words[4 * g + i] as u8 } else { rest[i - 4] })
+            let rest = signs_and_scale(&signs[4 * g..4 * g + 4], fitted.scales[g]);
+            std::array::from_fn(|i| if i < 4 { fitted.words[4 * g + i] as u8 } else { rest[i - 4] })
         });
-        Iq2Xxs { d: fit.d, qs }
+        Iq2Xxs { d: fitted.d, qs }
     }
 }
 
@@ -95,9 +101,13 @@ impl Block for Iq2Xs {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::<16>(x, &Words::of(&codebook::IQ2_XS), true);
-        let code = |i: usize| fit.words[i] as u16 | u16::from(fit.signs[i] & 127) << 9;
-        Iq2Xs { d: fit.d, qs: std::array::from_fn(|i| code(i).to_le_bytes()), scales: fit.nibbles() }
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let Signed { fitted, signs } = fit::<16>(x, weights, &WORDS_XS, true);
+        let code = |i: usize| fitted.words[i] as u16 | u16::from(signs[i] & 127) << 9;
+        Iq2Xs { d: fitted.d, qs: std::array::from_fn(|i| code(i).to_le_bytes()), scales: nibbles(&fitted.scales) }
     }
 }
 
@@ -114,37 +124,39 @@ impl Block for Iq2S {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::<16>(x, &Words::of(&codebook::IQ2_S), false);
-        let high = |g: usize| (0..4).fold(0, |byte, i| byte | ((fit.words[4 * g + i] >> 8) as u8) << (2 * i));
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let Signed { fitted, signs } = fit::<16>(x, weights, &WORDS_S, false);
+        let high = |g: usize| (0..4).fold(0, |byte, i| byte | ((fitted.words[4 * g + i] >> 8) as u8) << (2 * i));
         Iq2S {
-            d: fit.d,
-            qs: fit.words.map(|word| word as u8),
-            signs: fit.signs,
+            d: fitted.d,
+            qs: fitted.words.map(|word| word as u8),
+            signs,
             qh: std::array::from_fn(high),
-            scales: fit.nibbles(),
+            scales: nibbles(&fitted.scales),
         }
     }
 }
 
+/// The books as the search wants them, made when first needed.
+static WORDS_XXS: LazyLock<Words<8>> = LazyLock::new(|| Words::of(&codebook::IQ2_XXS));
+static WORDS_XS: LazyLock<Words<8>> = LazyLock::new(|| Words::of(&codebook::IQ2_XS));
+static WORDS_S: LazyLock<Words<8>> = LazyLock::new(|| Words::of(&codebook::IQ2_S));
+
 /// A block with `S` scales.
-struct Fitted<const S: usize> {
-    d: Half,
-    scales: [u8; S],
-    words: [usize; SUPER / 8],
+struct Signed<const S: usize> {
+    fitted: Fitted<{ SUPER / 8 }, S>,
     signs: [u8; SUPER / 8],
 }
 
-impl Fitted<16> {
-    fn nibbles(&self) -> [u8; 8] {
-        std::array::from_fn(|g| self.scales[2 * g] | self.scales[2 * g + 1] << 4)
-    }
+/// Scales in nibbles.
+fn nibbles(scales: &[u8; 16]) -> [u8; 8] {
+    std::array::from_fn(|g| scales[2 * g] | scales[2 * g + 1] << 4)
 }
 
-fn fit<const S: usize>(x: &[f32], words: &Words<8>, even: bool) -> Fitted<S> {
-    let (signs, magnitudes) = block_signs(x, even);
-    let per = SUPER / 8 / S;
-    let wanted = std::array::from_fn(|s| words.fit(&magnitudes[s * per..(s + 1) * per]).scale);
-    let scales = OddScales::<S>::new(wanted, UNIT, 15);
-    let word = |i: usize| words.nearest(&magnitudes[i], scales.exact[i / per]).0;
-    Fitted { d: scales.d, scales: scales.scales, words: std::array::from_fn(word), signs }
+fn fit<const S: usize>(x: &[f32], weights: &[f32], words: &Words<8>, even: bool) -> Signed<S> {
+    let (signs, magnitudes) = block_signs(x, weights, even);
+    Signed { fitted: lattice::fit(&[words], &magnitudes, weights.as_chunks().0, (UNIT, 15)), signs }
 }

@@ -4,11 +4,13 @@
 //! weights being even); `w = (d * (2 s + 1)) * level`, level 1 to 15 and odd (S). Source: ggml's `block_iq3_xxs`,
 //! `block_iq3_s` and the decoders of the Python package `gguf`. The encoders look for the nearest word (`lattice.rs`).
 
+use std::sync::LazyLock;
+
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, octets, widen};
+use super::block::{Block, EQUAL, Half, SUPER, octets, widen};
 use super::codebook::{self, Codebook};
-use super::lattice::{OddScales, Words, block_signs, even_signs, negate, signs_and_scale};
+use super::lattice::{self, Fitted, Words, block_signs, even_signs, negate, signs_and_scale};
 use super::{Format, Group};
 
 /// 98 bytes for 256 weights; every 32 share a 4-bit scale.
@@ -63,9 +65,13 @@ impl Block for Iq3Xxs {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit(x, &codebook::IQ3_XXS, UNIT_XXS, true);
-        let rest = |g: usize| signs_and_scale(&fit.signs[4 * g..4 * g + 4], fit.scales.scales[g]);
-        Iq3Xxs { d: fit.scales.d, qs: fit.words.map(|word| word as u8), scales: std::array::from_fn(rest) }
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let Signed { fitted, signs } = fit(x, weights, &WORDS_XXS, UNIT_XXS, true);
+        let rest = |g: usize| signs_and_scale(&signs[4 * g..4 * g + 4], fitted.scales[g]);
+        Iq3Xxs { d: fitted.d, qs: fitted.words.map(|word| word as u8), scales: std::array::from_fn(rest) }
     }
 }
 
@@ -81,30 +87,34 @@ impl Block for Iq3S {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit(x, &codebook::IQ3_S, UNIT_S, false);
-        let scales = &fit.scales.scales;
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let Signed { fitted, signs } = fit(x, weights, &WORDS_S, UNIT_S, false);
+        let scales = &fitted.scales;
         Iq3S {
-            d: fit.scales.d,
-            qs: fit.words.map(|word| word as u8),
-            qh: std::array::from_fn(|g| (0..8).fold(0, |byte, i| byte | ((fit.words[8 * g + i] >> 8) as u8) << i)),
-            signs: fit.signs,
+            d: fitted.d,
+            qs: fitted.words.map(|word| word as u8),
+            qh: std::array::from_fn(|g| (0..8).fold(0, |byte, i| byte | ((fitted.words[8 * g + i] >> 8) as u8) << i)),
+            signs,
             scales: std::array::from_fn(|i| scales[2 * i] | scales[2 * i + 1] << 4),
         }
     }
 }
 
+/// The books as the search wants them, made when first needed.
+static WORDS_XXS: LazyLock<Words<4>> = LazyLock::new(|| Words::of(&codebook::IQ3_XXS));
+static WORDS_S: LazyLock<Words<4>> = LazyLock::new(|| Words::of(&codebook::IQ3_S));
+
 /// A block with eight scales.
-struct Fitted {
-    scales: OddScales<8>,
-    words: [usize; SUPER / 4],
+struct Signed {
+    fitted: Fitted<{ SUPER / 4 }, 8>,
     signs: [u8; SUPER / 8],
 }
 
-fn fit(x: &[f32], book: &Codebook<4>, unit: f32, even: bool) -> Fitted {
-    let words = Words::of(book);
-    let (signs, magnitudes) = block_signs(x, even);
+fn fit(x: &[f32], weights: &[f32], words: &Words<4>, unit: f32, even: bool) -> Signed {
+    let (signs, magnitudes) = block_signs(x, weights, even);
     let quads: &[[f32; 4]] = magnitudes.as_flattened().as_chunks().0;
-    let scales = OddScales::new(std::array::from_fn(|g| words.fit(&quads[8 * g..8 * g + 8]).scale), unit, 15);
-    let word = |i: usize| words.nearest(&quads[i], scales.exact[i / 8]).0;
-    Fitted { words: std::array::from_fn(word), signs, scales }
+    Signed { fitted: lattice::fit(&[words], quads, weights.as_chunks().0, (unit, 15)), signs }
 }

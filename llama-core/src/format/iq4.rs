@@ -5,8 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, nibbles, pack_nibbles, widen};
-use super::fit::{self, Grid};
+use super::block::{Block, EQUAL, Half, SUPER, nibbles, pack_nibbles, widen};
+use super::fit::signed::{self, Grid};
 use super::{Format, Group};
 
 /// What the sixteen codes stand for, ascending.
@@ -53,7 +53,11 @@ impl Block for Iq4Nl {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let (d, codes) = fit::signed(x, &Grid::Levels(&LEVELS));
+        Self::encode_weighing(x, &EQUAL[..32])
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let (d, codes) = signed::block::<Levels>(x, weights);
         Iq4Nl { d, qs: pack_nibbles(&codes.map(code)) }
     }
 }
@@ -67,7 +71,11 @@ impl Block for Iq4Xs {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::signed_block::<8>(x, -32, &Grid::Levels(&LEVELS));
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fit = signed::super_block::<Levels, 8, 32>(x, weights, -32.0);
         let codes = fit.codes.map(code);
         let scales = fit.scales.map(|s| (s + 32) as u8);
         let high = (0..8).fold(0u16, |bits, i| bits | u16::from(scales[i] >> 4) << (2 * i));
@@ -88,4 +96,36 @@ fn levels(qs: &[u8]) -> [i8; 32] {
 /// The code of a level.
 fn code(level: i8) -> u8 {
     LEVELS.partition_point(|&l| l < level) as u8
+}
+
+/// The values of [`LEVELS`], for the search.
+struct Levels;
+
+impl Grid for Levels {
+    const LOWEST: f32 = -127.0;
+    const BOTH: bool = true;
+    const TRIES: (f32, f32, usize) = (98.0, 142.0, 12);
+
+    /// The lowest, and every step that `v` is beyond the middle of: sixteen levels without a branch or a table.
+    #[inline(always)]
+    fn nearest(v: f32) -> f32 {
+        let mut level = Self::LOWEST;
+        for k in 0..15 {
+            level += if v > MIDDLES[k] { STEPS[k] } else { 0.0 };
+        }
+        level
+    }
+}
+
+/// What lies between one level and the next: the middle and the distance.
+const MIDDLES: [f32; 15] = between(1, 0.5);
+const STEPS: [f32; 15] = between(-1, 1.0);
+
+const fn between(sign: i16, unit: f32) -> [f32; 15] {
+    let (mut between, mut k) = ([0.0; 15], 0);
+    while k < 15 {
+        between[k] = (LEVELS[k + 1] as i16 + sign * LEVELS[k] as i16) as f32 * unit;
+        k += 1;
+    }
+    between
 }

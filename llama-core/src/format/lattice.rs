@@ -1,42 +1,57 @@
 //! Choosing from a codebook: how the encoders of IQ1, IQ2 and IQ3 approximate vectors of numbers.
 //!
-//! The error of a word `c` with scale `s` is `|x|^2 - 2 s (x . c) + s^2 |c|^2`, so one pass of dot products serves every
-//! scale: try a fixed number of them between the one that maps the largest number to the highest level and the one that
-//! maps it to the lowest, take the nearest word of each vector, solve for the scale (`(sum of x . c) / (sum of |c|^2)`),
-//! and keep the solution with the least squared error. Then the scales of a block become odd multiples of one `f16`, and
-//! the words are chosen once more. Plain and complete on purpose: every word is looked at. Every weight counts the same,
-//! where ggml's quantisers weigh by importance.
+//! The error of a word `c` with scale `s` is `w . x^2 - 2 s (w x . c) + s^2 (w . c^2)`, w how often each number's error counts,
+//! so one pass of products serves every scale: try a fixed number of them between the one that maps the largest number to
+//! the highest level and the one that maps it to the lowest, take the nearest word of each vector, solve for the scale
+//! (`(sum of w x . c) / (sum of w . c^2)`), keep the solution with the least squared error, and solve from there again.
+//! Then the scales of a block become odd multiples of one `f16`, of those about the wanted ones those with the least error once
+//! words are chosen anew, and that `f16` is solved for. Complete on purpose: every word is looked at, eight at a time.
 
 use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;
 
 /// Scales tried.
-const TRIES: usize = 20;
+const TRIES: usize = 9;
+
+/// Integers tried on either side of the one for the wanted scale.
+const NEAR: u8 = 2;
+
+/// How often the best scale is solved for anew, with its own words.
+const REFINEMENTS: usize = 2;
+
+/// Words that are looked at together.
+const LANES: usize = 8;
 
 /// The words of a codebook as numbers.
 pub(super) struct Words<const N: usize> {
-    words: Vec<[f32; N]>,
-    /// Squared lengths.
-    squares: Vec<f32>,
+    /// The levels of [`LANES`] words at each of the places.
+    words: Vec<[[f32; LANES]; N]>,
+    /// Half of their squares.
+    half_squares: Vec<[[f32; LANES]; N]>,
     /// Lowest and highest magnitude in a word.
     range: (f32, f32),
 }
 
 /// A scale, and by how much it makes the squared error of zeros smaller.
 #[derive(Clone, Copy)]
-pub(super) struct Fit {
-    pub scale: f32,
-    pub gain: f32,
+struct Fit {
+    scale: f32,
+    gain: f32,
 }
 
+/// What approximates by zeros.
+const NONE: Fit = Fit { scale: 0.0, gain: 0.0 };
+
 impl<const N: usize> Words<N> {
-    /// These words, numbered in this order.
+    /// These words, numbered in this order: a multiple of eight.
     pub fn new(words: impl Iterator<Item = [i8; N]>) -> Self {
         let words: Vec<[f32; N]> = words.map(|word| word.map(f32::from)).collect();
-        let squares = words.iter().map(|word| dot(word, word)).collect();
         let levels = || words.iter().flatten().map(|v| v.abs());
         let range = (levels().fold(f32::MAX, f32::min), levels().fold(0.0, f32::max));
-        Words { words, squares, range }
+        let lanes = |words: &[[f32; N]; LANES]| std::array::from_fn(|k| std::array::from_fn(|l| words[l][k]));
+        let words: Vec<[[f32; LANES]; N]> = words.as_chunks().0.iter().map(lanes).collect();
+        let half_squares = words.iter().map(|words| words.map(|levels| levels.map(|v| 0.5 * v * v))).collect();
+        Words { words, half_squares, range }
     }
 
     /// The words of `book`.
@@ -44,74 +59,199 @@ impl<const N: usize> Words<N> {
         Words::new(book.vectors())
     }
 
-    /// The positive scale with which words approximate all of `x` best, among those tried; 0 for zeros.
-    pub fn fit(&self, x: &[[f32; N]]) -> Fit {
-        let largest = x.iter().flatten().fold(0.0f32, |max, v| max.max(v.abs()));
-        let dots: Vec<Vec<f32>> = x.iter().map(|x| self.words.iter().map(|word| dot(x, word)).collect()).collect();
+    /// Every word against vectors that share a scale.
+    fn against(&self, x: &[[f32; N]], weights: &[[f32; N]]) -> Products {
+        let vectors = x.iter().zip(weights).map(|(x, weights)| self.products(x, weights)).collect();
+        Products { vectors, largest: x.iter().flatten().fold(0.0f32, |max, v| max.max(v.abs())), range: self.range }
+    }
+
+    fn products(&self, x: &[f32; N], weights: &[f32; N]) -> Vec<Product> {
+        let wx: [f32; N] = std::array::from_fn(|k| weights[k] * x[k]);
+        let product = |(words, half_squares)| Product { dot: dots(&wx, words), half_square: dots(weights, half_squares) };
+        self.words.iter().zip(&self.half_squares).map(product).collect()
+    }
+}
+
+/// Of a vector with each of eight words.
+#[inline(always)]
+fn dots<const N: usize>(x: &[f32; N], words: &[[f32; LANES]; N]) -> [f32; LANES] {
+    let mut dots = [0.0; LANES];
+    for k in 0..N {
+        for l in 0..LANES {
+            dots[l] += x[k] * words[k][l];
+        }
+    }
+    dots
+}
+
+/// `w x . c` and half of `w . c^2` of eight words.
+struct Product {
+    dot: [f32; LANES],
+    half_square: [f32; LANES],
+}
+
+/// The products of vectors that share a scale with every word.
+struct Products {
+    vectors: Vec<Vec<Product>>,
+    largest: f32,
+    range: (f32, f32),
+}
+
+/// The best words at a scale: their places are not kept where only the scale is sought.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    dot: f32,
+    square: f32,
+}
+
+impl Products {
+    /// The positive scale with which words approximate all vectors best, among those tried; 0 for zeros.
+    fn fit(&self) -> Fit {
+        let mut best = NONE;
+        if self.largest < super::fit::NOTHING {
+            return best;
+        }
         let (low, high) = self.range;
         let step = (1.1 * high / low).powf(1.0 / (TRIES - 1) as f32);
-        let mut best = Fit { scale: 0.0, gain: 0.0 };
-        let mut scale = largest / (1.1 * high);
+        let mut scale = self.largest / (1.1 * high);
         for _ in 0..TRIES {
-            let (mut xc, mut cc) = (0.0f32, 0.0f32);
-            for dots in &dots {
-                let (word, _) = self.best(dots.iter().copied(), scale);
-                xc += dots[word];
-                cc += self.squares[word];
-            }
-            let solved = xc * inverse(cc);
-            if solved > 0.0 && solved * xc > best.gain {
-                best = Fit { scale: solved, gain: solved * xc };
-            }
+            best = better(best, self.solve(scale));
             scale *= step;
+        }
+        for _ in 0..REFINEMENTS {
+            best = better(best, self.solve(best.scale));
         }
         best
     }
 
-    /// The word nearest to `x / scale`, and its gain.
-    pub fn nearest(&self, x: &[f32; N], scale: f32) -> (usize, f32) {
-        let (word, gain) = self.best(self.words.iter().map(|word| dot(x, word)), scale);
-        (word, 2.0 * scale * gain)
+    /// The best scale for the words nearest at this one.
+    fn solve(&self, scale: f32) -> Fit {
+        let Sums { dot, square } = self.sums(scale, |_| ());
+        let scale = dot.max(0.0) * inverse(square);
+        Fit { scale, gain: scale * dot }
     }
 
-    /// The first word whose gain is largest, and the gain by `2 scale`.
-    fn best(&self, dots: impl Iterator<Item = f32>, scale: f32) -> (usize, f32) {
-        let gains = dots.zip(&self.squares).map(|(dot, square)| dot - 0.5 * scale * square);
-        gains.enumerate().fold((0, f32::NEG_INFINITY), |best, (i, gain)| if gain > best.1 { (i, gain) } else { best })
+    /// Chooses a word for each vector, tells which, and sums up their products.
+    fn sums(&self, scale: f32, mut chosen: impl FnMut(usize)) -> Sums {
+        let mut sums = Sums::default();
+        for products in &self.vectors {
+            let word = nearest(products, scale);
+            let product = &products[word / LANES];
+            sums.dot += product.dot[word % LANES];
+            sums.square += 2.0 * product.half_square[word % LANES];
+            chosen(word);
+        }
+        sums
     }
 }
 
-fn dot<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+fn better(a: Fit, b: Fit) -> Fit {
+    if b.gain > a.gain { b } else { a }
 }
 
-/// Non-negative scales as `(2 s + 1) * unit * d`, `s` at most `top`.
-pub(super) struct OddScales<const S: usize> {
+/// The word whose gain `2 s (w x . c) - s^2 (w . c^2)` is largest.
+fn nearest(products: &[Product], scale: f32) -> usize {
+    let mut best = [f32::NEG_INFINITY; LANES];
+    // Places are floats because then all that is chosen between is.
+    let (mut place, mut i) = ([0.0f32; LANES], 0.0f32);
+    for product in products {
+        for l in 0..LANES {
+            let gain = product.dot[l] - scale * product.half_square[l];
+            place[l] = if gain > best[l] { i } else { place[l] };
+            best[l] = if gain > best[l] { gain } else { best[l] };
+        }
+        i += 1.0;
+    }
+    let lane = (1..LANES).fold(0, |lane, l| if best[l] > best[lane] { l } else { lane });
+    LANES * place[lane] as usize + lane
+}
+
+/// A block of `M` vectors with `S` scales, `(2 s + 1) * unit * d`.
+pub(super) struct Fitted<const M: usize, const S: usize> {
     pub d: Half,
     pub scales: [u8; S],
-    /// The scales as they will be decoded.
-    pub exact: [f32; S],
+    /// The book that each scale's words are from.
+    pub books: [usize; S],
+    pub words: [usize; M],
+    /// The scales' sums of products, by `d`.
+    sums: Sums,
 }
 
-impl<const S: usize> OddScales<S> {
-    pub fn new(wanted: [f32; S], unit: f32, top: u8) -> Self {
-        let largest = wanted.iter().fold(0.0f32, |max, &scale| max.max(scale));
-        let d = narrow(largest / (unit * f32::from(2 * top + 1)));
-        let step = widen(d) * unit;
-        let code =
-            |scale: f32| ((scale * inverse(step) - 1.0) / 2.0).round_ties_even().clamp(0.0, f32::from(top)) as u8;
-        let scales = wanted.map(code);
-        OddScales { d, scales, exact: scales.map(|s| f32::from(2 * s + 1) * step) }
+/// Fits a block of vectors, those that share a scale with words of one book among `books`; scales are `0..=top`.
+pub(super) fn fit<const N: usize, const M: usize, const S: usize>(
+    books: &[&Words<N>],
+    x: &[[f32; N]],
+    weights: &[[f32; N]],
+    (unit, top): (f32, u8),
+) -> Fitted<M, S> {
+    let against = |s: usize| -> Vec<Products> {
+        let part = s * (M / S)..(s + 1) * (M / S);
+        books.iter().map(|book| book.against(&x[part.clone()], &weights[part.clone()])).collect()
+    };
+    // A part's products are made twice: those of all parts would not stay in a cache.
+    let wanted: [f32; S] = std::array::from_fn(|s| against(s).iter().map(Products::fit).fold(NONE, better).scale);
+    let largest = wanted.iter().fold(0.0f32, |max, &scale| max.max(scale));
+    let d = narrow(largest / (unit * f32::from(2 * top + 1)));
+    let mut fitted = Fitted { d, scales: [0; S], books: [0; S], words: [0; M], sums: Sums::default() };
+    for s in 0..S {
+        fitted.add(s, &against(s), wanted[s], (unit, top));
+    }
+    Fitted { d: fitted.solved(), ..fitted }
+}
+
+impl<const M: usize, const S: usize> Fitted<M, S> {
+    /// Chooses scale, book and words for one part.
+    fn add(&mut self, s: usize, books: &[Products], wanted: f32, (unit, top): (f32, u8)) {
+        let choice = choose(books, wanted, top, widen(self.d) * unit);
+        let odd = f32::from(2 * choice.scale + 1) * unit;
+        self.sums.dot += odd * choice.sums.dot;
+        self.sums.square += odd * odd * choice.sums.square;
+        (self.scales[s], self.books[s]) = (choice.scale, choice.book);
+        let mut words = self.words[s * (M / S)..].iter_mut();
+        books[choice.book].sums(widen(self.d) * odd, |word| *words.next().expect("a place for each word") = word);
+    }
+
+    /// Least squares for the super-scale, words and scales given, if rounding to `f16` does not take more than it gives.
+    fn solved(&self) -> Half {
+        let gain = |d: Half| widen(d) * (2.0 * self.sums.dot - widen(d) * self.sums.square);
+        let solved = narrow(self.sums.dot * inverse(self.sums.square));
+        if gain(solved) > gain(self.d) && widen(solved) > 0.0 { solved } else { self.d }
     }
 }
 
-/// Eight numbers as signs, one bit each, and magnitudes. Where the number of signs has to be `even`, the smallest number
-/// takes the wrong one and has a negative magnitude.
-pub(super) fn signs(x: &[f32; 8], even: bool) -> (u8, [f32; 8]) {
+/// A scale and a book for vectors, and the sums of the words.
+struct Choice {
+    scale: u8,
+    book: usize,
+    sums: Sums,
+    gain: f32,
+}
+
+/// Of the scales about the `wanted` one, odd multiples of `step`, the best one, with the best book.
+fn choose(books: &[Products], wanted: f32, top: u8, step: f32) -> Choice {
+    let middle = ((wanted * inverse(step) - 1.0) / 2.0).round_ties_even().clamp(0.0, f32::from(top)) as u8;
+    let mut best = Choice { scale: middle, book: 0, sums: Sums::default(), gain: f32::NEG_INFINITY };
+    for scale in middle.saturating_sub(NEAR)..=(middle + NEAR).min(top) {
+        for (book, products) in books.iter().enumerate() {
+            let exact = f32::from(2 * scale + 1) * step;
+            let sums = products.sums(exact, |_| ());
+            let gain = exact * (2.0 * sums.dot - exact * sums.square);
+            if gain > best.gain {
+                best = Choice { scale, book, sums, gain };
+            }
+        }
+    }
+    best
+}
+
+/// Eight numbers as signs, one bit each, and magnitudes. Where the number of signs has to be `even`, the number
+/// that this costs least takes the wrong one and has a negative magnitude.
+pub(super) fn signs(x: &[f32; 8], weights: &[f32; 8], even: bool) -> (u8, [f32; 8]) {
     let mut signs = (0..8).fold(0u8, |signs, i| signs | u8::from(x[i] < 0.0) << i);
     let mut magnitudes = x.map(f32::abs);
     if even && signs.count_ones() % 2 == 1 {
-        let smallest = (1..8).fold(0, |least, i| if magnitudes[i] < magnitudes[least] { i } else { least });
+        let cost: [f32; 8] = std::array::from_fn(|i| weights[i] * magnitudes[i]);
+        let smallest = (1..8).fold(0, |least, i| if cost[i] < cost[least] { i } else { least });
         signs ^= 1 << smallest;
         magnitudes[smallest] = -magnitudes[smallest];
     }
@@ -119,9 +259,9 @@ pub(super) fn signs(x: &[f32; 8], even: bool) -> (u8, [f32; 8]) {
 }
 
 /// [`signs`] of every eight weights of a block.
-pub(super) fn block_signs(x: &[f32], even: bool) -> ([u8; SUPER / 8], [[f32; 8]; SUPER / 8]) {
-    let octets: [(u8, [f32; 8]); SUPER / 8] =
-        std::array::from_fn(|i| signs(x.as_chunks().0.get(i).expect("a block of 256"), even));
+pub(super) fn block_signs(x: &[f32], weights: &[f32], even: bool) -> ([u8; SUPER / 8], [[f32; 8]; SUPER / 8]) {
+    let (x, weights) = (x.as_chunks().0, weights.as_chunks().0);
+    let octets: [(u8, [f32; 8]); SUPER / 8] = std::array::from_fn(|i| signs(&x[i], &weights[i], even));
     (octets.map(|octet| octet.0), octets.map(|octet| octet.1))
 }
 
@@ -148,22 +288,37 @@ mod tests {
 
     #[test]
     fn a_word_times_a_scale_is_found() {
-        let words = Words::of(&super::super::codebook::IQ2_XS);
+        let book = &super::super::codebook::IQ2_XS;
+        let words = Words::of(book);
         for (i, scale) in [(0, 1.0f32), (17, 0.01), (511, 300.0), (202, 7.5)] {
-            let x = words.words[i].map(|v| v * scale);
-            let fit = words.fit(&[x]);
+            let x = book.vector(i).map(|v| f32::from(v) * scale);
+            let products = words.against(&[x], &[[1.0; 8]]);
+            let fit = products.fit();
             assert!((fit.scale / scale - 1.0).abs() < 1e-5 || i == 0, "word {i}: {} for {scale}", fit.scale);
-            assert_eq!(words.nearest(&x, scale).0, i);
+            assert_eq!(nearest(&products.vectors[0], scale), i);
         }
+    }
+
+    #[test]
+    fn what_does_not_count_does_not_choose_the_word() {
+        let book = &super::super::codebook::IQ2_XS;
+        let words = Words::of(book);
+        let (mut x, mut weights) = (book.vector(300).map(f32::from), [1.0; 8]);
+        (x[3], weights[3]) = (-40.0, 1e-9);
+        let found = book.vector(nearest(&words.against(&[x], &[weights]).vectors[0], 1.0));
+        assert!((0..8).all(|k| k == 3 || found[k] == book.vector(300)[k]), "{found:?}");
     }
 
     #[test]
     fn signs_come_back_and_are_even_at_the_least_cost() {
         let x = [1.0, -2.0, 3.0, -0.5, 5.0, -6.0, 7.0, 8.0];
-        let (odd, magnitudes) = signs(&x, false);
+        let (odd, magnitudes) = signs(&x, &[1.0; 8], false);
         assert_eq!((odd, magnitudes[3]), (0b0010_1010, 0.5));
-        let (even, magnitudes) = signs(&x, true);
+        let (even, magnitudes) = signs(&x, &[1.0; 8], true);
         assert_eq!((even, magnitudes[3]), (0b0010_0010, -0.5));
+        let mut weights = [1.0; 8];
+        weights[0] = 0.1;
+        assert_eq!(signs(&x, &weights, true).0, 0b0010_1011);
         assert_eq!(even_signs(u32::from(even & 127)), even);
         assert_eq!(negate([1; 8], 0b1000_0001), [-1, 1, 1, 1, 1, 1, 1, -1]);
     }

@@ -300,6 +300,31 @@ impl Format {
         Ok(())
     }
 
+    /// Encodes whole blocks as [`encode`](Format::encode) does, the squared error of `x[i]` counting `importance[i]`
+    /// times: what llama.cpp makes of an importance matrix, where `importance` is the mean square of each column's
+    /// activations. Only the proportions within a block matter; a block of zeros counts as equally important. Floats,
+    /// Q8_0, MXFP4 and the ternary formats have nothing to choose, and ignore it.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Format::encode), and [`Error::Parameter`] where an importance is negative or not finite; `out`
+    /// is then untouched.
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    pub fn encode_weighing(self, x: &[f32], importance: &[f32], out: &mut [u8]) -> Result<()> {
+        self.check_lengths(out.len(), x.len());
+        assert_eq!(x.len(), importance.len(), "an importance for every weight");
+        check_importance(importance)?;
+        match self.storage() {
+            Storage::Blocks(codec) => {
+                check_encodable(x)?;
+                (codec.encode_weighing)(x, importance, out);
+                Ok(())
+            }
+            _ => self.encode(x, out),
+        }
+    }
+
     /// The integer form of the 32 weights from `32 * index` of an encoded row.
     ///
     /// # Panics
@@ -361,6 +386,17 @@ fn check_encodable(x: &[f32]) -> Result<()> {
             "x",
             x[i],
             format!("weight {i} can't be quantised; it must be finite and at most {ENCODE_MAX} in magnitude"),
+        )),
+    }
+}
+
+fn check_importance(importance: &[f32]) -> Result<()> {
+    match importance.iter().position(|v| !(*v >= 0.0 && v.is_finite())) {
+        None => Ok(()),
+        Some(i) => Err(Error::parameter(
+            "importance",
+            importance[i],
+            format!("weight {i} can't count so often; a finite number that is not negative was expected"),
         )),
     }
 }

@@ -4,8 +4,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, widen};
-use super::{Format, Group, fit};
+use super::block::{Block, EQUAL, Half, SUPER, widen};
+use super::fit::affine;
+use super::{Format, Group};
 
 /// 84 bytes for 256 weights.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -34,7 +35,11 @@ impl Block for Q2K {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::affine_block::<16>(x, 3, 15);
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fit = affine::super_block::<16, 16>(x, weights, 3.0, 15.0);
         Q2K {
             scales: std::array::from_fn(|i| fit.scales[i] | fit.mins[i] << 4),
             qs: pack_two_bits(&fit.codes),

@@ -5,9 +5,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, widen};
+use super::block::{Block, EQUAL, Half, SUPER, widen};
+use super::fit::signed::{self, Uniform};
 use super::q2_k::{pack_two_bits, two_bits};
-use super::{Format, Group, fit};
+use super::{Format, Group};
 
 /// 110 bytes for 256 weights.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -46,7 +47,11 @@ impl Block for Q3K {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::signed_block::<16>(x, -32, &fit::Grid::Uniform(-4));
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fit = signed::super_block::<Uniform<-4>, 16, 16>(x, weights, -32.0);
         let codes = fit.codes.map(|q| (q + 4) as u8);
         Q3K {
             hmask: std::array::from_fn(|l| (0..8).fold(0, |byte, g| byte | codes[32 * g + l] >> 2 << g)),

@@ -7,7 +7,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, inverse, narrow, nibbles, pack_nibbles, widen};
+use super::block::{Block, Half, better, inverse, narrow, nibbles, pack_nibbles, widen};
+use super::fit::affine;
+use super::fit::signed::{self, Uniform};
 use super::{Format, Group};
 
 /// 18 bytes for 32 weights.
@@ -32,6 +34,12 @@ pub struct Q4_1 {
     pub qs: [u8; 16],
 }
 
+impl Q4_0 {
+    fn new((d, codes): (Half, [u8; 32])) -> Self {
+        Q4_0 { d, qs: pack_nibbles(&codes) }
+    }
+}
+
 impl Block for Q4_0 {
     const FORMAT: Format = Format::Q4_0;
 
@@ -40,8 +48,19 @@ impl Block for Q4_0 {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let (d, codes) = encode_symmetric(x, 8);
-        Q4_0 { d, qs: pack_nibbles(&codes) }
+        Q4_0::new(encode_symmetric(x, 8))
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let (d, codes) = signed::block::<Uniform<-8>>(x, weights);
+        let searched = Q4_0::new((d, codes.map(|q| (q + 8) as u8)));
+        better(Self::encode(x), searched, x, weights)
+    }
+}
+
+impl Q4_1 {
+    fn new((d, m, codes): (Half, Half, [u8; 32])) -> Self {
+        Q4_1 { d, m, qs: pack_nibbles(&codes) }
     }
 }
 
@@ -53,8 +72,11 @@ impl Block for Q4_1 {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let (d, m, codes) = encode_affine(x, 15);
-        Q4_1 { d, m, qs: pack_nibbles(&codes) }
+        Q4_1::new(encode_affine(x, 15))
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        better(Self::encode(x), Q4_1::new(affine::block(x, weights, 15)), x, weights)
     }
 }
 

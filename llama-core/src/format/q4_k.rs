@@ -4,8 +4,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, widen};
-use super::{Format, Group, fit, k_scales};
+use super::block::{Block, EQUAL, Half, SUPER, widen};
+use super::fit::affine;
+use super::{Format, Group, k_scales};
 
 /// 144 bytes for 256 weights.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -41,7 +42,11 @@ impl Block for Q4K {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::affine_block::<8>(x, 15, 63);
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fit = affine::super_block::<8, 32>(x, weights, 15.0, 63.0);
         Q4K { d: fit.d, dmin: fit.dmin, scales: k_scales::pack(fit.scales, fit.mins), qs: pack_four_bits(&fit.codes) }
     }
 }

@@ -5,7 +5,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, nibbles, pack_nibbles, widen};
+use super::block::{Block, Half, better, nibbles, pack_nibbles, widen};
+use super::fit::affine;
+use super::fit::signed::{self, Uniform};
 use super::q4::{encode_affine, encode_symmetric};
 use super::{Format, Group};
 
@@ -35,6 +37,12 @@ pub struct Q5_1 {
     pub qs: [u8; 16],
 }
 
+impl Q5_0 {
+    fn new((d, codes): (Half, [u8; 32])) -> Self {
+        Q5_0 { d, qh: fifth_bits(&codes), qs: pack_nibbles(&codes) }
+    }
+}
+
 impl Block for Q5_0 {
     const FORMAT: Format = Format::Q5_0;
 
@@ -43,8 +51,19 @@ impl Block for Q5_0 {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let (d, codes) = encode_symmetric(x, 16);
-        Q5_0 { d, qh: fifth_bits(&codes), qs: pack_nibbles(&codes) }
+        Q5_0::new(encode_symmetric(x, 16))
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let (d, codes) = signed::block::<Uniform<-16>>(x, weights);
+        let searched = Q5_0::new((d, codes.map(|q| (q + 16) as u8)));
+        better(Self::encode(x), searched, x, weights)
+    }
+}
+
+impl Q5_1 {
+    fn new((d, m, codes): (Half, Half, [u8; 32])) -> Self {
+        Q5_1 { d, m, qh: fifth_bits(&codes), qs: pack_nibbles(&codes) }
     }
 }
 
@@ -56,8 +75,11 @@ impl Block for Q5_1 {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let (d, m, codes) = encode_affine(x, 31);
-        Q5_1 { d, m, qh: fifth_bits(&codes), qs: pack_nibbles(&codes) }
+        Q5_1::new(encode_affine(x, 31))
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        better(Self::encode(x), Q5_1::new(affine::block(x, weights, 31)), x, weights)
     }
 }
 

@@ -4,9 +4,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, widen};
+use super::block::{Block, EQUAL, Half, SUPER, widen};
+use super::fit::affine;
 use super::q4_k::{four_bits, pack_four_bits};
-use super::{Format, Group, fit, k_scales};
+use super::{Format, Group, k_scales};
 
 /// 176 bytes for 256 weights.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -45,7 +46,11 @@ impl Block for Q5K {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::affine_block::<8>(x, 31, 63);
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fit = affine::super_block::<8, 32>(x, weights, 31.0, 63.0);
         Q5K {
             d: fit.d,
             dmin: fit.dmin,

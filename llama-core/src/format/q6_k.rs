@@ -4,9 +4,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{Block, Half, SUPER, widen};
+use super::block::{Block, EQUAL, Half, SUPER, widen};
+use super::fit::signed::{self, Uniform};
 use super::q2_k::{pack_two_bits, two_bits};
-use super::{Format, Group, fit};
+use super::{Format, Group};
 
 /// 210 bytes for 256 weights.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -37,7 +38,11 @@ impl Block for Q6K {
     }
 
     fn encode(x: &[f32]) -> Self {
-        let fit = fit::signed_block::<16>(x, -128, &fit::Grid::Uniform(-32));
+        Self::encode_weighing(x, &EQUAL)
+    }
+
+    fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
+        let fit = signed::super_block::<Uniform<-32>, 16, 16>(x, weights, -128.0);
         let codes = fit.codes.map(|q| (q + 32) as u8);
         Q6K {
             ql: std::array::from_fn(|i| {
