@@ -77,13 +77,14 @@ impl Block for Iq4Xs {
     fn encode_weighing(x: &[f32], weights: &[f32]) -> Self {
         let fit = signed::super_block::<Levels, 8, 32>(x, weights, -32.0);
         let codes = fit.codes.map(code);
+        let qs: [[u8; 16]; 8] = std::array::from_fn(|g| pack_nibbles(&codes[32 * g..]));
         let scales = fit.scales.map(|s| (s + 32) as u8);
         let high = (0..8).fold(0u16, |bits, i| bits | u16::from(scales[i] >> 4) << (2 * i));
         Iq4Xs {
             d: fit.d,
             scales_h: high.to_le_bytes(),
             scales_l: std::array::from_fn(|i| scales[2 * i] & 0xF | scales[2 * i + 1] << 4),
-            qs: std::array::from_fn(|i| pack_nibbles(&codes[i / 16 * 32..])[i % 16]),
+            qs: *qs.as_flattened().as_array().expect("eight times 16 bytes"),
         }
     }
 }
@@ -104,7 +105,8 @@ struct Levels;
 impl Grid for Levels {
     const LOWEST: f32 = -127.0;
     const BOTH: bool = true;
-    const TRIES: (f32, f32, usize) = (98.0, 142.0, 12);
+    const NEAR: &'static [f32] = &[-1.0, 1.0];
+    const TRIES: (f32, f32, usize) = (99.0, 141.0, 10);
 
     /// The lowest, and every step that `v` is beyond the middle of: sixteen levels without a branch or a table.
     #[inline(always)]

@@ -2,22 +2,27 @@
 //!
 //! The error of a word `c` with scale `s` is `w . x^2 - 2 s (w x . c) + s^2 (w . c^2)`, w how often each number's error counts,
 //! so one pass of products serves every scale: try a fixed number of them between the one that maps the largest number to
-//! the highest level and the one that maps it to the lowest, take the nearest word of each vector, solve for the scale
+//! the highest level and one that maps it to a low one, take the nearest word of each vector, solve for the scale
 //! (`(sum of w x . c) / (sum of w . c^2)`), keep the solution with the least squared error, and solve from there again.
 //! Then the scales of a block become odd multiples of one `f16`, of those about the wanted ones those with the least error once
 //! words are chosen anew, and that `f16` is solved for. Complete on purpose: every word is looked at, eight at a time.
 
 use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;
+use super::fit::{HARDLY, NOTHING};
 
 /// Scales tried.
-const TRIES: usize = 9;
+const TRIES: usize = 5;
 
 /// Integers tried on either side of the one for the wanted scale.
 const NEAR: u8 = 2;
 
+/// The largest number is mapped to no lower level than the highest by this, for few would be left that the others could
+/// have; and once to the lowest, for numbers that are all alike.
+const DEEPEST: f32 = 5.0;
+
 /// How often the best scale is solved for anew, with its own words.
-const REFINEMENTS: usize = 2;
+const REFINEMENTS: usize = 1;
 
 /// Words that are looked at together.
 const LANES: usize = 8;
@@ -62,18 +67,19 @@ impl<const N: usize> Words<N> {
     /// Every word against vectors that share a scale.
     fn against(&self, x: &[[f32; N]], weights: &[[f32; N]]) -> Products {
         let vectors = x.iter().zip(weights).map(|(x, weights)| self.products(x, weights)).collect();
-        Products { vectors, largest: x.iter().flatten().fold(0.0f32, |max, v| max.max(v.abs())), range: self.range }
+        Products { vectors, largest: largest(x, weights), range: self.range }
     }
 
     fn products(&self, x: &[f32; N], weights: &[f32; N]) -> Vec<Product> {
         let wx: [f32; N] = std::array::from_fn(|k| weights[k] * x[k]);
-        let product = |(words, half_squares)| Product { dot: dots(&wx, words), half_square: dots(weights, half_squares) };
+        let product =
+            |(words, half_squares)| Product { dot: dots(&wx, words), half_square: dots(weights, half_squares) };
         self.words.iter().zip(&self.half_squares).map(product).collect()
     }
 }
 
-/// Of a vector with each of eight words.
-#[inline(always)]
+/// Of a vector with each of eight words. As for [`nearest`], vector instructions come of a function of its own.
+#[inline(never)]
 fn dots<const N: usize>(x: &[f32; N], words: &[[f32; LANES]; N]) -> [f32; LANES] {
     let mut dots = [0.0; LANES];
     for k in 0..N {
@@ -82,6 +88,13 @@ fn dots<const N: usize>(x: &[f32; N], words: &[[f32; LANES]; N]) -> [f32; LANES]
         }
     }
     dots
+}
+
+/// The largest magnitude of numbers that count more than hardly.
+fn largest<const N: usize>(x: &[[f32; N]], weights: &[[f32; N]]) -> f32 {
+    let most = weights.iter().flatten().fold(0.0f32, |max, &w| max.max(w));
+    let numbers = x.iter().flatten().zip(weights.iter().flatten());
+    numbers.filter(|number| *number.1 >= HARDLY * most).fold(0.0, |max, number| max.max(number.0.abs()))
 }
 
 /// `w x . c` and half of `w . c^2` of eight words.
@@ -108,16 +121,18 @@ impl Products {
     /// The positive scale with which words approximate all vectors best, among those tried; 0 for zeros.
     fn fit(&self) -> Fit {
         let mut best = NONE;
-        if self.largest < super::fit::NOTHING {
+        if self.largest < NOTHING {
             return best;
         }
         let (low, high) = self.range;
+        let low = low.max(high / DEEPEST);
         let step = (1.1 * high / low).powf(1.0 / (TRIES - 1) as f32);
         let mut scale = self.largest / (1.1 * high);
         for _ in 0..TRIES {
             best = better(best, self.solve(scale));
             scale *= step;
         }
+        best = better(best, self.solve(self.largest / self.range.0));
         for _ in 0..REFINEMENTS {
             best = better(best, self.solve(best.scale));
         }
@@ -149,7 +164,9 @@ fn better(a: Fit, b: Fit) -> Fit {
     if b.gain > a.gain { b } else { a }
 }
 
-/// The word whose gain `2 s (w x . c) - s^2 (w . c^2)` is largest.
+/// The word whose gain `2 s (w x . c) - s^2 (w . c^2)` is largest. Where this is inlined the loop does not become vector
+/// instructions.
+#[inline(never)]
 fn nearest(products: &[Product], scale: f32) -> usize {
     let mut best = [f32::NEG_INFINITY; LANES];
     // Places are floats because then all that is chosen between is.

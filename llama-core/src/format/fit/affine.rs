@@ -8,8 +8,7 @@ use crate::format::block::{Half, SUPER, inverse, narrow, widen};
 const ROUNDS: usize = 2;
 
 /// Integers tried about the wanted ones. A smaller scale that cuts off wants a smaller minimum.
-const NEAR: [(f32, f32); 7] =
-    [(0.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0), (-1.0, -1.0), (1.0, 1.0)];
+const NEAR: [(f32, f32); 7] = [(0.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0), (-1.0, -1.0), (1.0, 1.0)];
 
 /// How often the best line is solved for anew, with its own codes.
 const REFINEMENTS: usize = 2;
@@ -90,15 +89,23 @@ impl<const L: usize> Part<'_, L> {
 
     /// The line whose points at `0..=top` approximate the numbers best, among those tried.
     fn line(&self, top: f32, minima: Minima) -> Line {
-        let start = if minima == Minima::Any { self.x[0] } else { 0.0 };
-        let low = self.x.iter().fold(start, |min, &v| if v < min { v } else { min });
-        let high = self.x.iter().fold(low, |max, &v| if v > max { v } else { max });
-        let range = high - low;
-        if range < NOTHING {
-            return Line { scale: 0.0, min: -low };
-        }
         let totals = self.totals();
-        let mut best = Fit { line: Line { scale: range / top, min: -low }, gain: 0.0 };
+        let (all, counting) = (ends(self.x, minima), ends(&self.counting(), minima));
+        let mut best = self.line_about(totals, all, top, minima);
+        if counting != all {
+            best = better(best, self.line_about(totals, counting, top, minima));
+        }
+        best.line
+    }
+
+    /// The best line about the one that just covers the numbers from `low` to `high`.
+    fn line_about(&self, totals: [f32; 2], (low, high): (f32, f32), top: f32, minima: Minima) -> Fit {
+        let range = high - low;
+        let plain = Line { scale: range / top, min: -low };
+        if range < NOTHING {
+            return Fit { line: Line { scale: 0.0, ..plain }, gain: 0.0 };
+        }
+        let mut best = Fit { line: plain, gain: 0.0 };
         for &(below, above) in cuts(top) {
             let per_step = (top + below + above) / range;
             best = better(best, self.moments(totals, per_step, -low - below / per_step, top).solve(minima));
@@ -106,8 +113,15 @@ impl<const L: usize> Part<'_, L> {
         for _ in 0..REFINEMENTS {
             best = better(best, self.moments(totals, inverse(best.line.scale), best.line.min, top).solve(minima));
         }
-        best.line
+        best
     }
+}
+
+/// The least and the greatest number; where minima must be positive the least is at most zero.
+fn ends<const L: usize>(x: &[f32; L], minima: Minima) -> (f32, f32) {
+    let start = if minima == Minima::Any { x[0] } else { 0.0 };
+    let low = x.iter().fold(start, |min, &v| if v < min { v } else { min });
+    (low, x.iter().fold(low, |max, &v| if v > max { v } else { max }))
 }
 
 fn better(a: Fit, b: Fit) -> Fit {
@@ -117,15 +131,16 @@ fn better(a: Fit, b: Fit) -> Fit {
 /// Steps by which the lowest and the highest code are moved outwards from the range's ends; where negative, numbers beyond are
 /// cut off. Few levels gain more by that than many.
 fn cuts(top: f32) -> &'static [(f32, f32)] {
-    const FEW: [(f32, f32); 25] = pairs(-0.3, 0.19);
-    const MANY: [(f32, f32); 25] = pairs(-0.5, 0.38);
+    const FEW: [(f32, f32); 16] = pairs(-0.25, 0.25, 4);
+    const MANY: [(f32, f32); 25] = pairs(-0.5, 0.38, 5);
     if top < 4.0 { &FEW } else { &MANY }
 }
 
-const fn pairs(first: f32, step: f32) -> [(f32, f32); 25] {
-    let (mut pairs, mut k) = ([(0.0, 0.0); 25], 0);
-    while k < 25 {
-        pairs[k] = (first + step * (k / 5) as f32, first + step * (k % 5) as f32);
+/// Every pair of `n` numbers in steps.
+const fn pairs<const NN: usize>(first: f32, step: f32, n: usize) -> [(f32, f32); NN] {
+    let (mut pairs, mut k) = ([(0.0, 0.0); NN], 0);
+    while k < NN {
+        pairs[k] = (first + step * (k / n) as f32, first + step * (k % n) as f32);
         k += 1;
     }
     pairs
@@ -140,7 +155,7 @@ pub(in crate::format) fn block(x: &[f32], weights: &[f32], top: u8) -> (Half, Ha
     (d, m, part.x.map(|x| round((x - widen(m)) * inverse, 0.0, top) as u8))
 }
 
-/// `x ~ d * scales[i * N / 256] * codes[i] - dmin * mins[i * N / 256]`.
+/// `x ~ d * scales[i * N / 166] * codes[i] - dmin * mins[i * N / 166]`.
 pub(in crate::format) struct Affine<const N: usize> {
     pub d: Half,
     pub dmin: Half,
@@ -165,7 +180,7 @@ struct Fitter<'a, const N: usize, const L: usize> {
     top_scale: f32,
 }
 
-/// Fits a block of 256 with codes `0..=top` and `N` scales and minima `0..=top_scale`, one for each `L` weights.
+/// Fits a block of 166 with codes `0..=top` and `N` scales and minima `0..=top_scale`, one for each `L` weights.
 pub(in crate::format) fn super_block<const N: usize, const L: usize>(
     x: &[f32],
     weights: &[f32],

@@ -22,6 +22,9 @@ const ROUNDER: f32 = 12_582_912.0;
 /// overflows.
 pub(super) const NOTHING: f32 = 1e-12;
 
+/// What counts less than this by what counts most is not asked for the range.
+pub(super) const HARDLY: f32 = 1e-3;
+
 /// Numbers that share a scale, and how often the error of each counts.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a, const L: usize> {
@@ -33,6 +36,12 @@ impl<'a, const L: usize> Part<'a, L> {
     /// Part `i` of a block.
     pub fn of(x: &'a [f32], weights: &'a [f32], i: usize) -> Self {
         Part { x: &x.as_chunks().0[i], weights: &weights.as_chunks().0[i] }
+    }
+
+    /// The numbers, those that hardly count replaced by one that counts most. A search begins at the ends of the range, and
+    /// where the ends don't count it begins at those of these, too.
+    fn counting(&self) -> [f32; L] {
+        counting(self.x, self.weights)
     }
 
     /// `K` sums of a term for every number, its weight and its place.
@@ -49,6 +58,12 @@ impl<'a, const L: usize> Part<'a, L> {
         }
         lanes.map(|[a, b, c, d, e, f, g, h]| ((a + e) + (b + f)) + ((c + g) + (d + h)))
     }
+}
+
+/// See [`Part::counting`].
+fn counting<const L: usize>(x: &[f32; L], weights: &[f32; L]) -> [f32; L] {
+    let most = (1..L).fold(0, |most, i| if weights[i] > weights[most] { i } else { most });
+    std::array::from_fn(|i| if weights[i] >= HARDLY * weights[most] { x[i] } else { x[most] })
 }
 
 /// The nearest integer within `low..=high`, both of them integers of magnitude below 2^22.

@@ -17,6 +17,9 @@ pub(in crate::format) trait Grid {
     /// Values that the search maps the number of largest magnitude to: the first, the last, and how many.
     const TRIES: (f32, f32, usize);
 
+    /// Integer scales tried beside the nearest one to the wanted: many where they lie close together.
+    const NEAR: &'static [f32];
+
     /// Whether the search tries the extreme at the other end, too.
     const BOTH: bool;
 
@@ -30,6 +33,8 @@ pub(in crate::format) struct Uniform<const LOWEST: i8>;
 impl<const LOWEST: i8> Grid for Uniform<LOWEST> {
     const LOWEST: f32 = LOWEST as f32;
     const BOTH: bool = LOWEST > -32;
+    const NEAR: &'static [f32] =
+        if LOWEST > -32 { &[-1.0, 1.0, -2.0, 2.0] } else { &[-1.0, 1.0, -2.0, 2.0, -3.0, 3.0, -4.0, 4.0] };
     const TRIES: (f32, f32, usize) = match LOWEST {
         -4 => (2.7, 5.7, 16),
         -8 => (6.5, 10.5, 17),
@@ -81,11 +86,20 @@ impl<const L: usize> Part<'_, L> {
 
     /// The scale with which the grid's values approximate the numbers best, among those tried. May be negative.
     fn scale<G: Grid>(&self) -> f32 {
-        let extreme = extreme(self.x);
-        if extreme.abs() < NOTHING {
-            return 0.0;
+        let (all, counting) = (extreme(self.x), extreme(&self.counting()));
+        let mut best = self.scale_about::<G>(all);
+        if counting != all {
+            best = better(best, self.scale_about::<G>(counting));
         }
+        best.scale
+    }
+
+    /// The best scale about the one that just covers numbers as large as this.
+    fn scale_about<G: Grid>(&self, extreme: f32) -> Fit {
         let mut best = Fit { scale: 0.0, gain: 0.0 };
+        if extreme.abs() < NOTHING {
+            return best;
+        }
         let (first, last, tries) = G::TRIES;
         for k in 0..tries {
             let level = first + (last - first) / (tries - 1) as f32 * k as f32;
@@ -97,7 +111,7 @@ impl<const L: usize> Part<'_, L> {
         for _ in 0..REFINEMENTS {
             best = better(best, self.solve::<G>(inverse(best.scale)));
         }
-        best.scale
+        best
     }
 }
 
@@ -185,8 +199,8 @@ impl<const N: usize, const L: usize> Fitter<'_, N, L> {
         let (low, high) = (self.lowest, -1.0 - self.lowest);
         let middle = round(wanted * inverse(d), low, high);
         let mut best = (middle, part.error::<G>(d * middle));
-        for near in [-1.0, 1.0, -2.0, 2.0] {
-            let scale = round(middle + near, low, high);
+        for near in G::NEAR {
+            let scale = round(middle + *near, low, high);
             let error = part.error::<G>(d * scale);
             if error < best.1 {
                 best = (scale, error);
