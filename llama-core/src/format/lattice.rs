@@ -210,8 +210,8 @@ pub(super) fn fit<const N: usize, const M: usize, const S: usize>(
     let largest = wanted.iter().fold(0.0f32, |max, &scale| max.max(scale));
     let d = narrow(largest / (unit * f32::from(2 * top + 1)));
     let mut fitted = Fitted { d, scales: [0; S], books: [0; S], words: [0; M], sums: Sums::default() };
-    for s in 0..S {
-        fitted.add(s, &against(s), wanted[s], (unit, top));
+    for (s, &wanted) in wanted.iter().enumerate() {
+        fitted.add(s, &against(s), wanted, (unit, top));
     }
     Fitted { d: fitted.solved(), ..fitted }
 }
