@@ -91,8 +91,8 @@ fn weigh(importance: &[f32], weights: &mut [f32]) {
     }
 }
 
-/// The least that a weight counts, by the most important of its block.
-const LEAST: f32 = 1e-9;
+/// The least that a weight counts, by the most important of its block: what a sum in `f32` still sees.
+const LEAST: f32 = 1e-6;
 
 fn group<B: Block>(row: &[u8], index: usize) -> Group {
     let per_block = B::FORMAT.block_len() / 32;

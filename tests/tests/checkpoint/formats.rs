@@ -315,6 +315,10 @@ fn any_weighed() -> impl Strategy<Value = (Format, Vec<f32>, Vec<f32>)> {
     })
 }
 
+fn has_codebook(format: Format) -> bool {
+    ["IQ1", "IQ2", "IQ3"].iter().any(|family| format.name().starts_with(family))
+}
+
 /// Equal bits, or both NaN.
 fn same(a: f32, b: f32) -> bool {
     a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
@@ -353,7 +357,9 @@ proptest! {
         let y = decoded(format, &row);
         for (x, y) in x.chunks(format.block_len()).zip(y.chunks(format.block_len())) {
             let largest = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
-            prop_assert!(y.iter().all(|y| y.abs() <= 2.0 * largest + 1e-5), "{} {y:?}, largest {largest}", format.name());
+            // What hardly counts may get the highest level where what counts gets the lowest.
+            let bound = if has_codebook(format) { 16.0 } else { 2.0 } * largest + 1e-5;
+            prop_assert!(y.iter().all(|y| y.abs() <= bound), "{} {y:?}, largest {largest}", format.name());
         }
         let halved: Vec<f32> = importance.iter().map(|v| v / 2.0).collect();
         let exact = importance.iter().all(|&v| v == 0.0 || v > 1e-30);
@@ -366,8 +372,7 @@ proptest! {
         for (x, y) in x.chunks(format.block_len()).zip(y.chunks(format.block_len())) {
             let largest = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
             // A word of a codebook can be far off in one of its weights; TQ rounds at half of the largest, and that to f16.
-            let has_codebook = ["IQ1", "IQ2", "IQ3"].iter().any(|family| format.name().starts_with(family));
-            let share = if has_codebook { 1.0 } else { 0.501 };
+            let share = if has_codebook(format) { 1.0 } else { 0.501 };
             for (x, y) in x.iter().zip(y) {
                 prop_assert!((x - y).abs() <= share * largest + 1e-5, "{} {x} became {y}, largest {largest}", format.name());
             }
