@@ -3,8 +3,8 @@
 //! ```text
 //! cargo run --release -p llama-benches --bin encode [FORMAT ...]
 //! ```
-//! Rows of 2,048 noise numbers, the best of several runs: of `Format::encode`, and of `Format::encode_weighing` with random
-//! importance. What the encoders leave is held to ggml's figures by the tests (`tests/tests/checkpoint/formats.rs`).
+//! Rows of 2,048 nearly normal numbers, the best of several runs: of `Format::encode`, and of `Format::encode_weighing`
+//! with random importance. The error that is left is held to ggml's by tests (`tests/tests/checkpoint/formats.rs`).
 
 use std::time::Instant;
 

@@ -1,11 +1,11 @@
 //! Choosing from a codebook: how the encoders of IQ1, IQ2 and IQ3 approximate vectors of numbers.
 //!
-//! The error of a word `c` with scale `s` is `w . x^2 - 2 s (w x . c) + s^2 (w . c^2)`, w how often each number's error counts,
-//! so one pass of products serves every scale: try a fixed number of them between the one that maps the largest number to
+//! The error of a word `c` with scale `s` is `w . x^2 - 2 s (w x . c) + s^2 (w . c^2)`, w how often each number's error
+//! counts, so one pass of products serves every scale: try a few of them between the one that maps the largest number to
 //! the highest level and one that maps it to a low one, take the nearest word of each vector, solve for the scale
 //! (`(sum of w x . c) / (sum of w . c^2)`), keep the solution with the least squared error, and solve from there again.
-//! Then the scales of a block become odd multiples of one `f16`, of those about the wanted ones those with the least error once
-//! words are chosen anew, and that `f16` is solved for. Complete on purpose: every word is looked at, eight at a time.
+//! Then the scales of a block become odd multiples of one `f16`: of those about the wanted one that with the least error
+//! once words are chosen anew; and that `f16` is solved for. Complete on purpose: every word is looked at, eight at once.
 
 use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;

@@ -4,7 +4,7 @@
 //! struct of bytes that lies in a mapped file as it is, the integer form of its weights ([`Group`]) and an encoder.
 //! Decoding is `scale * code`, rounded to `f32`, then `+ min`, rounded again, where the format has one: the same bits as
 //! the Python package `gguf`. Encoders of F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, MXFP4, TQ1_0 and TQ2_0 give the same
-//! bytes as it, too; for the others ggml defines a layout but no single right answer, and the search is ours: `fit.rs`
+//! bytes as it, too; for the others ggml defines a layout but no single right answer, and the search is ours: `fit/`
 //! for scales, `lattice.rs` for the formats with a codebook.
 
 mod block;

@@ -121,8 +121,8 @@ fn gaussian(n: usize) -> Vec<f32> {
     (0..n).map(|_| normal() as f32).collect()
 }
 
-/// Root of the mean squared error that ggml's quantisers leave on a standard Gaussian when the error of every column counts
-/// as often as an importance matrix says, uniformly random in 0..1, relative to the numbers' weighed likewise
+/// Root of the mean squared error that ggml's quantisers leave on a standard Gaussian when the error of every column
+/// counts as often as an importance matrix says, uniformly random in 0..1; relative to the numbers, weighed likewise
 /// (ik-llama-cpp-python 0.1.5, 131,072 numbers).
 const GGML_WEIGHED_ERROR: [(Format, f64); 18] = [
     (Format::Q4_0, 0.08035),

@@ -128,8 +128,8 @@ fn better(a: Fit, b: Fit) -> Fit {
     if b.gain > a.gain { b } else { a }
 }
 
-/// Steps by which the lowest and the highest code are moved outwards from the range's ends; where negative, numbers beyond are
-/// cut off. Few levels gain more by that than many.
+/// By how many steps fewer or more than `top` the range is divided, at its lower and at its upper end: more cut numbers off,
+/// by which few levels gain more than many.
 fn cuts(top: f32) -> &'static [(f32, f32)] {
     const FEW: [(f32, f32); 16] = pairs(-0.25, 0.25, 4);
     const MANY: [(f32, f32); 25] = pairs(-0.5, 0.38, 5);

@@ -1,5 +1,5 @@
-//! Choosing scales: how the encoders of the K-quants, of IQ4 and of the formats in blocks of 32 approximate numbers by few
-//! levels.
+//! Choosing scales: how the encoders of the K-quants, of IQ4 and of the formats in blocks of 32 approximate numbers by
+//! few levels.
 //!
 //! For a given step the nearest codes are obvious, and for given codes the best scale (and minimum) is a least-squares
 //! problem with a closed form. So, for numbers that share a scale: try many steps around the one that just covers the
@@ -38,8 +38,8 @@ impl<'a, const L: usize> Part<'a, L> {
         Part { x: &x.as_chunks().0[i], weights: &weights.as_chunks().0[i] }
     }
 
-    /// The numbers, those that hardly count replaced by one that counts most. A search begins at the ends of the range, and
-    /// where the ends don't count it begins at those of these, too.
+    /// The numbers, those that hardly count replaced by one that counts most. A search begins at the ends of the
+    /// range, and where the ends don't count it begins at those of these, too.
     fn counting(&self) -> [f32; L] {
         counting(self.x, self.weights)
     }
