@@ -11,7 +11,7 @@ The compilers come from PyPI and nothing else is needed (no CUDA toolkit, no GPU
                                 machine code lacks what sass.txt asks for
     build-ptx.py --only gemv    only sources whose names start so (either of the above)
     build-ptx.py --check --brief
-                                one architecture of each generation: what the others of it use differs by a few registers
+                                the oldest and the newest architecture of a set: what those between use differs by a few registers
 
 Sources are kernels/*.cu here and in benches/. Two sets are made. ptx/compute_80 runs on every device from Ampere on.
 ptx/compute_90a is for Hopper alone: the same sources again, which may use what Hopper adds where
@@ -41,14 +41,14 @@ FOLDERS = [HERE, REPOSITORY / "benches"]
 BUDGETS, SASS, KEPT = HERE / "ptx" / "budgets.txt", HERE / "ptx" / "sass.txt", REPOSITORY / "target" / "ptx"
 OPTIONS = ["-std=c++17", "--fmad=false"]
 
-# `brief`: an architecture of each generation that runs the set; Hopper has its own. `looked_at`: the architectures whose
+# `brief`: the oldest and the newest that run the set; Hopper has its own. `looked_at`: the architectures whose
 # machine code is disassembled, one for each encoding of instructions.
 Set = collections.namedtuple("Set", "version archs brief looked_at")
 SETS = {
     "compute_80": Set(
         "7.0",
         ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100", "sm_101", "sm_103", "sm_120", "sm_121"],
-        ["sm_80", "sm_100", "sm_120"],
+        ["sm_80", "sm_120"],
         ["sm_80", "sm_90a", "sm_120"],
     ),
     "compute_90a": Set("8.0", ["sm_90a"], ["sm_90a"], ["sm_90a"]),
