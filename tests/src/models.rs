@@ -22,9 +22,9 @@ pub enum Machine {
     Reference,
     /// A tier of the CPU backend with so many threads.
     Cpu(Tier, usize),
-    /// So many ranks of the CPU backend on this machine, with so many threads each. The leader has the best tier and the
-    /// followers the portable one.
-    Ranks(usize, usize),
+    /// So many ranks of the CPU backend on this machine, with so many threads each. The leader has the best tier, the
+    /// followers this one: the portable one is slow, but another.
+    Ranks(usize, usize, Tier),
     /// The first CUDA device.
     Cuda,
 }
@@ -47,7 +47,9 @@ impl Machine {
                 let options = CpuOptions { tier: Some(tier), threads: Some(threads), numerics };
                 Box::new(Llama::load(Cpu::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
             }
-            Machine::Ranks(ranks, threads) => Box::new(Ranked::load(ranks, threads, checkpoint, limits, numerics)),
+            Machine::Ranks(ranks, threads, tier) => {
+                Box::new(Ranked::load(ranks, [Tier::best(), tier], threads, checkpoint, limits, numerics))
+            }
             Machine::Cuda => {
                 let options = CudaOptions { numerics, ..CudaOptions::default() };
                 Box::new(Llama::load(Cuda::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
@@ -63,7 +65,14 @@ struct Ranked {
 }
 
 impl Ranked {
-    fn load(ranks: usize, threads: usize, checkpoint: &Checkpoint, limits: Limits, numerics: Numerics) -> Self {
+    fn load(
+        ranks: usize,
+        [first, others]: [Tier; 2],
+        threads: usize,
+        checkpoint: &Checkpoint,
+        limits: Limits,
+        numerics: Numerics,
+    ) -> Self {
         let cpu = move |tier| Cpu::new(CpuOptions { tier: Some(tier), threads: Some(threads), numerics }).unwrap();
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = door.local_addr().unwrap().to_string();
@@ -71,12 +80,12 @@ impl Ranked {
             let (address, path) = (address.clone(), checkpoint.path().to_owned());
             thread::spawn(move || {
                 let (follower, checkpoint) = (Follower::join(&address).unwrap(), Checkpoint::open(path).unwrap());
-                follower.serve(cpu(Tier::Portable), &checkpoint, None, &mut |_| ()).unwrap();
+                follower.serve(cpu(others), &checkpoint, None, &mut |_| ()).unwrap();
             })
         };
         let followers = (1..ranks).map(follow).collect();
         let leader = Leader::wait(&door, ranks).unwrap();
-        let model = leader.load(cpu(Tier::best()), checkpoint, |_| Ok(limits), None, &mut |_| ()).unwrap();
+        let model = leader.load(cpu(first), checkpoint, |_| Ok(limits), None, &mut |_| ()).unwrap();
         Ranked { model: Some(model), followers }
     }
 

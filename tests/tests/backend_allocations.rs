@@ -6,7 +6,7 @@ use llama_core::checkpoint::{Checkpoint, TensorView};
 use llama_core::format::Format;
 use llama_core::{Error, Result};
 use llama_cuda::{Cuda, CudaOptions};
-use llama_kernels::{Cpu, CpuOptions};
+use llama_kernels::{Cpu, CpuOptions, Tier};
 use llama_tests::counting::Counting;
 use llama_tests::models::{Feed, Machine, limits, stories260k};
 use mock_cuda::{Config, install};
@@ -76,7 +76,8 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
 
 /// Steps of a whole model on two ranks, which also exchange what they compute.
 fn ranked_steps() -> Result<usize> {
-    let mut model = Machine::Ranks(2, 2).load(&Checkpoint::open(stories260k())?, limits(1, 256), Numerics::Default);
+    let mut model =
+        Machine::Ranks(2, 2, Tier::best()).load(&Checkpoint::open(stories260k())?, limits(1, 256), Numerics::Default);
     let ids: Vec<u32> = (0..128).map(|i| 3 + i * 37 % 509).collect();
     let (mut batch, mut logits, mut counted) = (Batch::new(), Vec::new(), 0);
     for warm in [false, true] {

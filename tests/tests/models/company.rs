@@ -226,7 +226,7 @@ fn a_thousand_runs_among_random_company_give_one_answer() {
     for kv in FORMATS {
         let mut company = Company::new(kv);
         let cpu = |threads| Machine::Cpu(Tier::best(), threads);
-        for (i, machine) in [cpu(1), cpu(2), Machine::Ranks(2, 1), cpu(3)].into_iter().enumerate() {
+        for (i, machine) in [cpu(1), cpu(2), Machine::Ranks(2, 1, Tier::best()), cpu(3)].into_iter().enumerate() {
             let scarce = i % 2 == 0;
             let random = &mut company.random;
             let size = Size {

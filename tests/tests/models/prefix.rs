@@ -38,7 +38,9 @@ fn what_one_machine_saved_another_goes_on_with() {
         let mut first = engine(Machine::Cpu(Tier::Portable, 1), kv);
         let want = goes_on(&mut first);
         assert_eq!(first.save_prefix(&prompt(), file("one")).unwrap(), 144);
-        for machine in [Machine::Cpu(Tier::best(), 2), Machine::Ranks(2, 1), Machine::Ranks(4, 1)] {
+        for machine in
+            [Machine::Cpu(Tier::best(), 2), Machine::Ranks(2, 1, Tier::Portable), Machine::Ranks(4, 1, Tier::best())]
+        {
             let mut other = engine(machine, kv);
             assert_eq!(other.load_prefix(file("one")).unwrap(), 144);
             let got = goes_on(&mut other);

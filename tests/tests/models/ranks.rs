@@ -15,7 +15,7 @@ use llama_core::model::MemoryPlan;
 use llama_core::ranks::{Follower, Leader, Sharded};
 use llama_core::text::Specials;
 use llama_core::{Error, Loader, Result};
-use llama_kernels::{Cpu, CpuOptions};
+use llama_kernels::{Cpu, CpuOptions, Tier};
 use llama_tests::models::{Feed, Machine, bits, data, limits, logits_in_chunks, stories260k};
 use llama_tests::tiny::{Case, NAMES, prefix_hit, ragged};
 
@@ -37,7 +37,7 @@ fn ranks_give_the_reference_bits_in_every_schedule() {
         let want: Vec<_> =
             case.ids.iter().map(|ids| bits(&logits_in_chunks(&mut *reference, ids, usize::MAX))).collect();
         for ranks in divisors(&case.checkpoint) {
-            let mut model = case.load(Machine::Ranks(ranks, 1), Numerics::Default);
+            let mut model = case.load(Machine::Ranks(ranks, 1, Tier::Portable), Numerics::Default);
             for (ids, want) in case.ids.iter().zip(&want) {
                 for chunk in [usize::MAX, 1, 7] {
                     let got = bits(&logits_in_chunks(&mut *model, ids, chunk));
@@ -71,7 +71,7 @@ fn every_mode_and_hidden_states() {
             logits.extend(llama_tests::models::run(&mut *model, &mut on_copies, usize::MAX));
             (bits(&logits), bits(&states))
         };
-        assert!(step(Machine::Ranks(4, 2)) == step(Machine::Reference), "{numerics:?}");
+        assert!(step(Machine::Ranks(4, 2, Tier::Portable)) == step(Machine::Reference), "{numerics:?}");
     }
 }
 
