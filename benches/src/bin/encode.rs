@@ -1,51 +1,100 @@
-//! How fast weights are encoded: million weights a second in every format, on one thread.
+//! How fast numbers become weights in every format, on one thread, and what error is left.
 //!
 //! ```text
-//! cargo run --release -p llama-benches --bin encode [FORMAT ...]
+//! cargo run --release -p llama-benches --bin encode                                  a table, of nearly normal numbers
+//! encode NUMBERS COLUMNS [IMPORTANCE]                                                of a file's, f32 in rows
 //! ```
-//! Rows of 2,048 nearly normal numbers, the best of several runs: of `Format::encode`, and of `Format::encode_weighing`
-//! with random importance. The error that is left is held to ggml's by tests (`tests/tests/checkpoint/formats.rs`).
+//! With a file a line for each format: its name, million weights a second, the squared error by the squares of the numbers. With an
+//! importance for each column (a file again) it is `Format::encode_weighing` that is timed, and both squares count so often.
+//! `benches/peers/encode.py` puts ggml's beside them.
 
+use std::error::Error;
 use std::time::Instant;
+use std::{env, fs};
 
 use llama_core::format::Format;
 
 const COLUMNS: usize = 2048;
 
 /// Runs of which the best counts.
-const RUNS: usize = 5;
+const RUNS: usize = 3;
 
-fn main() {
-    let named: Vec<String> = std::env::args().skip(1).collect();
-    println!("| format | encode, M weights/s | weighing, M weights/s |\n|---|---:|---:|");
-    for format in Format::ALL {
-        if named.is_empty() || named.iter().any(|name| name == format.name()) {
-            println!("| {} | {:.2} | {:.2} |", format.name(), speed(format, false), speed(format, true));
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let importance = arguments.get(2).map(numbers).transpose()?;
+    match &arguments[..] {
+        [] => table(),
+        [file, columns, ..] => {
+            let rows = Rows { x: numbers(file)?, columns: columns.parse()?, importance };
+            for format in Format::ALL {
+                let (rate, error) = rows.measured(format);
+                println!("{} {rate} {error}", format.name());
+            }
         }
+        _ => return Err("NUMBERS COLUMNS [IMPORTANCE] were expected".into()),
+    }
+    Ok(())
+}
+
+fn numbers(file: &String) -> Result<Vec<f32>, Box<dyn Error>> {
+    Ok(fs::read(file)?.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+}
+
+fn table() {
+    println!("| format | encode, M weights/s | error | weighing, M weights/s | error |\n|---|---:|---:|---:|---:|");
+    let importance = normal(COLUMNS, 2).into_iter().map(f32::abs).collect();
+    let mut rows = Rows { x: normal(16 * COLUMNS, 1), columns: COLUMNS, importance: None };
+    let plain = Format::ALL.map(|format| rows.measured(format));
+    rows.importance = Some(importance);
+    for (format, (rate, error)) in Format::ALL.into_iter().zip(plain) {
+        let (weighing, weighed) = rows.measured(format);
+        println!("| {} | {rate:.2} | {error:.6} | {weighing:.2} | {weighed:.6} |", format.name());
     }
 }
 
-/// Million weights a second.
-fn speed(format: Format, weighing: bool) -> f64 {
-    let rows = if format.name().starts_with("IQ1") { 4 } else { 32 };
-    let (x, importance) = (noise(rows * COLUMNS, 1), noise(COLUMNS, 2).map(f32::abs).collect::<Vec<_>>());
-    let x: Vec<f32> = x.collect();
-    let mut out = vec![0; format.row_bytes(x.len()).expect("whole blocks")];
-    let row_bytes = out.len() / rows;
-    let run = |out: &mut Vec<u8>| {
-        let start = Instant::now();
-        for (x, out) in x.chunks(COLUMNS).zip(out.chunks_mut(row_bytes)) {
-            let done = if weighing { format.encode_weighing(x, &importance, out) } else { format.encode(x, out) };
-            done.expect("finite numbers");
+struct Rows {
+    x: Vec<f32>,
+    columns: usize,
+    importance: Option<Vec<f32>>,
+}
+
+impl Rows {
+    /// Million weights a second, and the relative squared error.
+    fn measured(&self, format: Format) -> (f64, f64) {
+        let row_bytes = format.row_bytes(self.columns).expect("whole blocks");
+        let mut out = vec![0; self.x.len() / self.columns * row_bytes];
+        let mut best = f64::INFINITY;
+        for _ in 0..RUNS {
+            let start = Instant::now();
+            for (x, out) in self.x.chunks_exact(self.columns).zip(out.chunks_exact_mut(row_bytes)) {
+                let done = match &self.importance {
+                    None => format.encode(x, out),
+                    Some(importance) => format.encode_weighing(x, importance, out),
+                };
+                done.expect("finite numbers");
+            }
+            best = best.min(start.elapsed().as_secs_f64());
         }
-        start.elapsed().as_secs_f64()
-    };
-    let best = (0..RUNS).map(|_| run(&mut out)).fold(f64::INFINITY, f64::min);
-    x.len() as f64 / best / 1e6
+        (self.x.len() as f64 / best / 1e6, self.error(format, &out))
+    }
+
+    fn error(&self, format: Format, encoded: &[u8]) -> f64 {
+        let mut decoded = vec![0.0; self.x.len()];
+        format.decode(encoded, &mut decoded);
+        let weight =
+            |i: usize| self.importance.as_ref().map_or(1.0, |importance| f64::from(importance[i % self.columns]));
+        let square = |v: f32, i: usize| weight(i) * f64::from(v) * f64::from(v);
+        let (mut error, mut all) = (0.0, 0.0);
+        for (i, (&x, &y)) in self.x.iter().zip(&decoded).enumerate() {
+            error += square(x - y, i);
+            all += square(x, i);
+        }
+        error / all
+    }
 }
 
 /// Nearly normal numbers: sums of twelve uniform ones (splitmix64, Steele et al. 2014), less their mean.
-fn noise(count: usize, seed: u64) -> impl Iterator<Item = f32> {
+fn normal(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut uniform = move || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -53,5 +102,5 @@ fn noise(count: usize, seed: u64) -> impl Iterator<Item = f32> {
         let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((z ^ z >> 31) >> 40) as f32 / (1u32 << 24) as f32
     };
-    (0..count).map(move |_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0)
+    (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
 }

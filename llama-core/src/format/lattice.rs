@@ -11,7 +11,7 @@ use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;
 use super::fit::{HARDLY, NOTHING};
 
-/// Scales tried.
+/// Scales tried: the first, and four at equal ratios, since square roots have the same bits everywhere and other roots have not.
 const TRIES: usize = 5;
 
 /// Integers tried on either side of the one for the wanted scale.
@@ -126,7 +126,7 @@ impl Products {
         }
         let (low, high) = self.range;
         let low = low.max(high / DEEPEST);
-        let step = (1.1 * high / low).powf(1.0 / (TRIES - 1) as f32);
+        let step = (1.1 * high / low).sqrt().sqrt();
         let mut scale = self.largest / (1.1 * high);
         for _ in 0..TRIES {
             best = better(best, self.solve(scale));

@@ -155,7 +155,7 @@ pub(in crate::format) fn block(x: &[f32], weights: &[f32], top: u8) -> (Half, Ha
     (d, m, part.x.map(|x| round((x - widen(m)) * inverse, 0.0, top) as u8))
 }
 
-/// `x ~ d * scales[i * N / 166] * codes[i] - dmin * mins[i * N / 166]`.
+/// `x ~ d * scales[i * N / 256] * codes[i] - dmin * mins[i * N / 256]`.
 pub(in crate::format) struct Affine<const N: usize> {
     pub d: Half,
     pub dmin: Half,
@@ -180,7 +180,7 @@ struct Fitter<'a, const N: usize, const L: usize> {
     top_scale: f32,
 }
 
-/// Fits a block of 166 with codes `0..=top` and `N` scales and minima `0..=top_scale`, one for each `L` weights.
+/// Fits a block of 256 with codes `0..=top` and `N` scales and minima `0..=top_scale`, one for each `L` weights.
 pub(in crate::format) fn super_block<const N: usize, const L: usize>(
     x: &[f32],
     weights: &[f32],
