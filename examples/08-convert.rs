@@ -14,7 +14,7 @@ use clap::Parser;
 use llama_core::Result;
 use llama_core::adapter::Adapter;
 use llama_core::checkpoint::Checkpoint;
-use llama_core::convert::{Converter, Mixture};
+use llama_core::convert::{Converter, Importance, Mixture};
 use llama_examples::{exit, note, shipped_model, with_bar};
 
 /// Write a model as one GGUF file.
@@ -29,6 +29,9 @@ struct Arguments {
     /// Add this LoRA adapter, a folder of PEFT's or a GGUF; =0.5 behind it adds half of it. May be given several times
     #[arg(long, value_name = "PATH[=STRENGTH]", value_parser = adapter)]
     adapter: Vec<(PathBuf, f32)>,
+    /// Weigh errors by this importance matrix, a file of llama-imatrix: fewer bits hurt less
+    #[arg(long)]
+    imatrix: Option<PathBuf>,
     /// Threads [default: as many as this process may use]
     #[arg(long, short)]
     threads: Option<usize>,
@@ -47,6 +50,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut converter = Converter::new(&model);
     for (adapter, strength) in &adapters {
         converter = converter.adapter(adapter, *strength)?;
+    }
+    let importance = arguments.imatrix.as_ref().map(Importance::open).transpose()?;
+    if let Some(importance) = &importance {
+        converter = converter.importance(importance)?;
     }
     if let Some(mixture) = arguments.to {
         converter = converter.mixture(mixture);

@@ -19,6 +19,7 @@
 //! Vectors (gains, biases, divisors) and a classifier's scores are stored as F32.
 
 mod hyperparameters;
+mod importance;
 mod mixture;
 mod rows;
 
@@ -27,6 +28,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+pub use importance::Importance;
 pub use mixture::Mixture;
 
 use crate::adapter::{Adapter, Bound};
@@ -50,6 +52,7 @@ pub struct Converter<'a> {
     checkpoint: &'a Checkpoint,
     mixture: Option<Mixture>,
     adapters: Vec<(Bound<'a>, f32)>,
+    importance: Option<&'a Importance>,
     threads: usize,
 }
 
@@ -66,7 +69,7 @@ impl<'a> Converter<'a> {
     /// Writes matrices in the formats they have, on as many threads as there are, unless told otherwise.
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Converter { checkpoint, mixture: None, adapters: Vec::new(), threads }
+        Converter { checkpoint, mixture: None, adapters: Vec::new(), importance: None, threads }
     }
 
     /// Stores matrices so.
@@ -85,6 +88,31 @@ impl<'a> Converter<'a> {
         }
         self.adapters.push((adapter.bind(self.checkpoint.config()).in_file(adapter.path())?, strength));
         Ok(self)
+    }
+
+    /// Weighs the errors of columns by their importance where numbers are encoded ([`Format::encode_weighing`]). A matrix that has
+    /// none there is encoded as without.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the file if it is of a model of another shape.
+    pub fn importance(self, importance: &'a Importance) -> Result<Self> {
+        let mut names =
+            Name::all(self.checkpoint.config()).filter(|name| importance.columns(&name.gguf()).is_some()).peekable();
+        if names.peek().is_none() {
+            return Err(
+                importance.error("entries", "are of none of this model's matrices; an entry for each was expected")
+            );
+        }
+        for name in names {
+            let (_, cols) = name.shape(self.checkpoint.config());
+            let found = importance.columns(&name.gguf()).map_or(0, <[f32]>::len);
+            if found != cols {
+                let problem =
+                    format!("has {found} numbers; {cols}, one for each of the model's columns, were expected");
+                return Err(importance.error(name.gguf(), problem));
+            }
+        }
+        Ok(Converter { importance: Some(importance), ..self })
     }
 
     /// Encodes on so many threads; 0 is 1.
@@ -206,7 +234,8 @@ impl<'a> Converter<'a> {
             let (format, vector) = (self.format(name, &view), name.is_vector());
             let entry = Entry { name: name.gguf(), format, rows: view.rows(), cols: view.cols(), vector };
             let adapters = self.adapters.iter().filter(|(bound, _)| bound.changes(name)).copied().collect();
-            tensors.push((entry, Rows { name, view, format, order: self.order(name), adapters }));
+            let importance = self.importance.and_then(|importance| importance.columns(&name.gguf()));
+            tensors.push((entry, Rows { name, view, format, order: self.order(name), adapters, importance }));
         }
         Ok(tensors)
     }

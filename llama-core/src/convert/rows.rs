@@ -23,6 +23,8 @@ pub(super) struct Rows<'a> {
     pub order: Order,
     /// What is added to it, each so many times: those adapters that change it.
     pub adapters: Vec<(Bound<'a>, f32)>,
+    /// How much each column counts, where that is known.
+    pub importance: Option<&'a [f32]>,
 }
 
 /// An order of rows. A rotary embedding turns two columns of a head together: the model's file has the rows that make
@@ -137,9 +139,11 @@ impl Rows<'_> {
         encoded.resize(rows.len() * row_bytes, 0);
         for (row, out) in rows.clone().zip(encoded.chunks_exact_mut(row_bytes)) {
             let at = self.order.source(row) - rows.start;
-            match self.is_copied() {
-                true => out.copy_from_slice(source.row(at)),
-                false => self.format.encode(&weights[at * cols..][..cols], out)?,
+            let weights = &weights[at * cols..][..cols];
+            match self.importance {
+                _ if self.is_copied() => out.copy_from_slice(source.row(at)),
+                Some(importance) => self.format.encode_weighing(weights, importance, out)?,
+                None => self.format.encode(weights, out)?,
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use llama_core::backend::Numerics;
 use llama_core::checkpoint::gguf::Value;
 use llama_core::checkpoint::{Checkpoint, Name, TensorView};
 use llama_core::config::Config;
-use llama_core::convert::{Converter, Mixture};
+use llama_core::convert::{Converter, Importance, Mixture};
 use llama_core::format::Format;
 use llama_core::text::Specials;
 use llama_core::{Error, Loader, Result};
@@ -376,5 +376,95 @@ fn peft_adapters_come_to_pefts_logits() {
             let worst = got.iter().zip(logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst <= 2e-4, "{name}: largest error {worst}");
         }
+    }
+}
+
+fn imatrix(entries: &[(&str, &[f32])], kind: &str) -> gguf::Gguf {
+    let mut file = gguf::Gguf::empty();
+    file.set("general.type", gguf::Value::string(kind));
+    for (name, numbers) in entries {
+        for (end, numbers) in [("in_sum2", *numbers), ("counts", &[7.0])] {
+            let mut tensor = gguf::Tensor::f32(&format!("{name}.{end}"), &[numbers.len() as u64, 1], 0.0);
+            tensor.data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            file.tensors.push(tensor);
+        }
+    }
+    file
+}
+
+/// What `llama-imatrix` wrote until 2025.
+fn dat(entries: &[(&str, &[f32])]) -> Vec<u8> {
+    let mut file = (entries.len() as u32).to_le_bytes().to_vec();
+    for (name, numbers) in entries {
+        file.extend((name.len() as u32).to_le_bytes());
+        file.extend(name.as_bytes());
+        file.extend([3u32, numbers.len() as u32].map(u32::to_le_bytes).as_flattened());
+        file.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    }
+    file.extend([1u32, 4].map(u32::to_le_bytes).as_flattened());
+    file.extend(b"text");
+    file
+}
+
+fn importance(bytes: Vec<u8>, place: &TempDir) -> Result<Importance> {
+    let path = place.path().join("imatrix");
+    fs::write(&path, bytes).unwrap();
+    Importance::open(path)
+}
+
+#[test]
+fn columns_are_weighed_by_either_kind_of_importance_matrix() {
+    let place = tempfile::tempdir().unwrap();
+    let model = opened(&blocky(None), &place);
+    let columns: Vec<f32> = (0..256).map(|i| (i * 37 % 256) as f32).collect();
+    let entries = [("blk.0.ffn_up.weight", &columns[..]), ("blk.0.attn_k.weight", &columns)];
+    for (i, bytes) in [imatrix(&entries, "imatrix").bytes(), dat(&entries)].into_iter().enumerate() {
+        let importance = importance(bytes, &place).unwrap();
+        let path = place.path().join(format!("{i}.gguf"));
+        let converter = Converter::new(&model).importance(&importance).unwrap();
+        converter.mixture("Q4_0".parse().unwrap()).write(&path, |_| ()).unwrap();
+        let written = Checkpoint::open(path).unwrap();
+        for name in ["blk.0.ffn_up.weight", "blk.0.attn_k.weight", "blk.0.ffn_gate.weight"] {
+            let (source, view) = (tensor(&model, name), tensor(&written, name));
+            let mut row = vec![0; view.row(3).len()];
+            match importance.columns(name) {
+                Some(columns) => view.format().encode_weighing(&source.slice_rows(3..4).to_f32(), columns, &mut row),
+                None => view.format().encode(&source.slice_rows(3..4).to_f32(), &mut row),
+            }
+            .unwrap();
+            assert_eq!(view.row(3), row, "{name}");
+            assert_eq!(importance.columns(name).is_some(), !name.contains("gate"));
+        }
+    }
+}
+
+#[test]
+fn what_is_no_importance_matrix_of_the_model_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let model = opened(&blocky(None), &place);
+    let good: (&str, &[f32]) = ("blk.0.ffn_up.weight", &[1.0; 256]);
+    let refused = |bytes: Vec<u8>| importance(bytes, &place).unwrap_err().to_string();
+    let bad: (&str, &[f32]) = ("blk.0.ffn_up.weight", &[1.0, f32::NAN]);
+    for (error, says) in [
+        (refused(blocky(None).bytes()), "\"imatrix\" was expected"),
+        (refused(imatrix(&[good], "model").bytes()), "\"imatrix\" was expected"),
+        (refused(imatrix(&[bad], "imatrix").bytes()), "is NaN in column 1"),
+        (refused(dat(&[bad])), "is NaN in column 1"),
+        (refused(dat(&[good, good])), "occurs twice"),
+        (refused(dat(&[])), "are none"),
+        (refused(b"{\"a\": [1, 2, 3, 4, 5, 6]}".to_vec()), "no importance matrix"),
+        (refused(dat(&[good])[..99].to_vec()), "cut off"),
+    ] {
+        assert!(error.contains(says) && error.contains("imatrix"), "{error}");
+    }
+    for cut in 0..50 {
+        assert!(importance(dat(&[good])[..cut].to_vec(), &place).is_err());
+    }
+    for (entry, says) in
+        [(("blk.9.ffn_up.weight", &[1.0; 256][..]), "none of"), (("blk.0.ffn_up.weight", &[1.0; 8]), "256")]
+    {
+        let other = importance(dat(&[entry]), &place).unwrap();
+        let error = Converter::new(&model).importance(&other).err().unwrap().to_string();
+        assert!(error.contains(says) && error.contains("imatrix"), "{error}");
     }
 }

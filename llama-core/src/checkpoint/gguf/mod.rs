@@ -25,7 +25,7 @@ pub(crate) mod write;
 
 use std::path::Path;
 
-use reader::Reader;
+pub(crate) use reader::Reader;
 pub use tensor::Tensor;
 pub use value::{Array, Metadata, Value};
 

@@ -6,39 +6,39 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// Reads little-endian values off a header. Nothing is ever read, or allocated, past the end of `bytes`.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
         Reader { path, bytes, at: 0 }
     }
 
     /// The file.
-    pub(super) fn path(&self) -> &'a Path {
+    pub(crate) fn path(&self) -> &'a Path {
         self.path
     }
 
     /// Bytes from the start of the file.
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.at
     }
 
     /// Bytes not read yet.
-    pub(super) fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.bytes.len() - self.at
     }
 
     /// An error about `field`, which starts at byte `at`.
-    pub(super) fn error(&self, field: &dyn Display, at: usize, problem: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, field: &dyn Display, at: usize, problem: impl Into<String>) -> Error {
         Error::file(self.path, field.to_string(), at as u64, problem)
     }
 
     /// The next `count` elements of `size` bytes; `at` is where the field that claims them starts.
-    pub(super) fn take(&mut self, count: u64, size: usize, field: &dyn Display, at: usize) -> Result<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: u64, size: usize, field: &dyn Display, at: usize) -> Result<&'a [u8]> {
         let wanted = usize::try_from(count).ok().and_then(|count| count.checked_mul(size));
         match wanted.filter(|&wanted| wanted <= self.remaining()) {
             Some(wanted) => {
@@ -57,23 +57,23 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes.
-    pub(super) fn array<const N: usize>(&mut self, field: &dyn Display) -> Result<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self, field: &dyn Display) -> Result<[u8; N]> {
         let taken = self.take(N as u64, 1, field, self.at)?;
         Ok(taken.try_into().expect("take returns what it was asked for"))
     }
 
     /// A 32-bit unsigned integer.
-    pub(super) fn u32(&mut self, field: &dyn Display) -> Result<u32> {
+    pub(crate) fn u32(&mut self, field: &dyn Display) -> Result<u32> {
         self.array(field).map(u32::from_le_bytes)
     }
 
     /// A 64-bit unsigned integer.
-    pub(super) fn u64(&mut self, field: &dyn Display) -> Result<u64> {
+    pub(crate) fn u64(&mut self, field: &dyn Display) -> Result<u64> {
         self.array(field).map(u64::from_le_bytes)
     }
 
     /// A 64-bit count of things that occupy at least `least` bytes each, so that it may size an allocation.
-    pub(super) fn count(&mut self, least: usize, field: &dyn Display) -> Result<usize> {
+    pub(crate) fn count(&mut self, least: usize, field: &dyn Display) -> Result<usize> {
         let at = self.at;
         let count = self.u64(field)?;
         let most = self.remaining() / least;
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A UTF-8 string after its 64-bit length, which is at most `most` bytes.
-    pub(super) fn string(&mut self, most: usize, field: &dyn Display) -> Result<&'a str> {
+    pub(crate) fn string(&mut self, most: usize, field: &dyn Display) -> Result<&'a str> {
         let at = self.at;
         let length = self.u64(field)?;
         if length > most as u64 && length <= self.remaining() as u64 {
