@@ -2,7 +2,7 @@
 //!
 //! `padded` is head_dim rounded up to a size that attention has a kernel for; the rest is zeros, which change no product.
 
-use llama_core::backend::{AttentionShape, KvFormat, Limits};
+use llama_core::backend::{AttentionShape, KvFormat, Limits, check_block};
 use llama_core::batch::{BLOCK, BlockId};
 use llama_core::{Error, Result};
 
@@ -148,7 +148,7 @@ impl KvCache {
     /// Writes what [`KvCache::read_block`] read.
     pub(crate) fn write_block(&self, block: BlockId, bytes: &[u8]) -> Result<()> {
         let (head, of_layer) = (self.layout.head_bytes(), 2 * self.layout.block_bytes() as usize);
-        assert_eq!(bytes.len(), self.layout.layers * of_layer, "bytes of a block");
+        check_block(bytes, self.layout.layers * of_layer)?;
         for (layer, bytes) in bytes.chunks_exact(of_layer).enumerate() {
             let half = |first: usize| bytes.chunks_exact(head).skip(first).step_by(2).collect::<Vec<_>>().concat();
             let [at_k, at_v] = self.layout.places(layer, block);

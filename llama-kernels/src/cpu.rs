@@ -222,8 +222,7 @@ impl Backend for Cpu {
     }
 
     fn write_block(&self, kv: &mut KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
-        kv.write_block(block, bytes);
-        Ok(())
+        kv.write_block(block, bytes)
     }
 
     fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<()> {

@@ -16,7 +16,7 @@
 use std::marker::PhantomData;
 
 use half::{bf16, f16};
-use llama_core::backend::{AttentionShape, KvFormat, Limits};
+use llama_core::backend::{AttentionShape, KvFormat, Limits, check_block};
 use llama_core::batch::{BLOCK, BlockId};
 use llama_core::numerics::{GROUP, LANES};
 use llama_core::{Error, Result};
@@ -235,8 +235,8 @@ impl KvCache {
     }
 
     /// Writes what [`KvCache::read_block`] read.
-    pub(crate) fn write_block(&mut self, block: BlockId, bytes: &[u8]) {
-        with_store!(&mut self.store, store => store.write_block(&self.layout, block, bytes));
+    pub(crate) fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()> {
+        with_store!(&mut self.store, store => store.write_block(&self.layout, block, bytes))
     }
 
     /// Copies whole blocks in every layer.
@@ -287,13 +287,14 @@ impl<E: Element> Store<E> {
         }
     }
 
-    fn write_block(&mut self, layout: &Layout, block: BlockId, bytes: &[u8]) {
+    fn write_block(&mut self, layout: &Layout, block: BlockId, bytes: &[u8]) -> Result<()> {
         let [k, v] = Self::head_bytes(layout);
-        assert_eq!(bytes.len(), layout.layers * layout.kv_heads * (k + v), "bytes of a block");
+        check_block(bytes, layout.layers * layout.kv_heads * (k + v))?;
         for (index, bytes) in layout.heads_of(block).zip(bytes.chunks_exact(k + v)) {
             self.k[index * k..][..k].copy_from_slice(&bytes[..k]);
             self.v[index * v..][..v].copy_from_slice(&bytes[k..]);
         }
+        Ok(())
     }
 
     fn copy_blocks(&mut self, layout: &Layout, pairs: &[(BlockId, BlockId)]) {

@@ -301,7 +301,8 @@ pub trait Backend: Send + 'static {
     /// Reads the K and V of a block into `out`, which is replaced: `[layers][kv_heads]`, as many bytes for each head, a multiple
     /// of eight.
     fn read_block(&self, kv: &Self::KvCache, block: BlockId, out: &mut Vec<u8>) -> Result<()>;
-    /// Writes a block's K and V as [`Backend::read_block`] read them, from a backend of the same [`Backend::kv_form`].
+    /// Writes a block's K and V as [`Backend::read_block`] read them, from a backend of the same [`Backend::kv_form`]. Bytes come
+    /// from files and from other ranks: how many there are is for the backend to check ([`check_block`]).
     fn write_block(&self, kv: &mut Self::KvCache, block: BlockId, bytes: &[u8]) -> Result<()>;
     /// Reads the rows in use into `out`, which is replaced: what the verbs before wrote there, inside [`Backend::replay`], too.
     fn read(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
@@ -401,5 +402,16 @@ pub trait Backend: Send + 'static {
     /// been written.
     fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
         ops()
+    }
+}
+
+/// What [`Backend::write_block`] refuses: bytes that are not the `expected` ones of a block.
+///
+/// # Errors
+/// [`Error::Parameter`] with both numbers.
+pub fn check_block(bytes: &[u8], expected: usize) -> Result<()> {
+    match bytes.len() {
+        given if given == expected => Ok(()),
+        given => Err(Error::parameter("bytes of a block", given, format!("{expected} were expected"))),
     }
 }

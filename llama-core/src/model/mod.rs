@@ -43,6 +43,9 @@ pub trait Model: Send {
     /// Reads the K and V of a block into `out`, which is replaced; their length is the same for every block.
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()>;
     /// Writes them, as [`Model::read_block`] of a model with the same [`Model::identity`] read them.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`](crate::Error::Parameter) for a block outside the pool or bytes that are not as many as a block's.
     fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<()>;
     /// Name of the backend, for people.
     fn backend(&self) -> String;

@@ -221,11 +221,11 @@ fn follow(model: &mut impl Model, leader: &mut Wire) -> Result<()> {
     let most = longest(model.config(), model.limits());
     let (mut batch, mut pairs, mut logits, mut block) = (Batch::new(), Vec::new(), Vec::new(), Vec::new());
     loop {
-        let (kind, mut words) = leader.receive(most)?;
+        let (kind, words) = leader.receive(most)?;
         let done = match kind {
             STEP => read_step(words, &mut batch).map(|()| model.forward(&batch, &mut logits)),
             COPY => read_pairs(words, &mut pairs).map(|()| model.copy_blocks(&pairs)),
-            READ_BLOCK => words.word().map(|id| model.read_block(id, &mut block)),
+            READ_BLOCK => read_id(words).map(|id| model.read_block(id, &mut block)),
             WRITE_BLOCK => write_block(words, model),
             BYE => return Ok(()),
             _ => None,
@@ -244,9 +244,15 @@ fn longest(config: &Config, limits: &Limits) -> usize {
     step.into_iter().chain([limits.blocks.saturating_mul(2), block, 64]).fold(0, usize::saturating_add)
 }
 
+fn read_id(mut words: Words<'_>) -> Option<BlockId> {
+    let id = words.word()?;
+    words.end().map(|()| id)
+}
+
 fn write_block(mut words: Words<'_>, model: &mut impl Model) -> Option<Result<()>> {
-    let (block, words) = (words.word()?, words.list()?);
-    Some(model.write_block(block, bytemuck::cast_slice(words)))
+    let (block, bytes) = (words.word()?, words.list()?);
+    words.end()?;
+    Some(model.write_block(block, bytemuck::cast_slice(bytes)))
 }
 
 fn write_step(message: &mut Message, batch: &Batch) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::cut::{self, Place};
 use super::mesh::{Columns, Layout, Mesh};
 use super::wire::words_of;
-use crate::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows};
+use crate::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows, check_block};
 use crate::batch::{Batch, BlockId};
 use crate::checkpoint::TensorView;
 use crate::config::Config;
@@ -245,8 +245,10 @@ impl<B: Backend> Backend for Sharded<B> {
 
     /// Of all heads' bytes, this rank's.
     fn write_block(&self, kv: &mut B::KvCache, block: BlockId, bytes: &[u8]) -> Result<()> {
-        let cols = bytes.len() / self.layers;
-        let own: Vec<u8> = bytes.chunks_exact(cols).flat_map(|layer| &layer[self.place.cut(cols)]).copied().collect();
+        let share = bytes.len() / (self.layers * self.place.ranks);
+        check_block(bytes, share * self.layers * self.place.ranks)?;
+        let first = |layer| (layer * self.place.ranks + self.place.rank) * share;
+        let own: Vec<u8> = (0..self.layers).flat_map(|layer| &bytes[first(layer)..][..share]).copied().collect();
         self.inner.write_block(kv, block, &own)
     }
 

@@ -1,6 +1,7 @@
 //! What no schedule may change: the batch around a sequence, the chunks of its prompt, the blocks that it is given. Bits are
 //! compared with the same backend's own, so this is owed by every backend.
 
+use llama_core::Error;
 use llama_core::backend::{Backend, RopeLayout};
 
 use super::attention::{Passage, shape};
@@ -28,7 +29,7 @@ impl<S: Subject> Suite<S> {
     }
 
     /// A sequence that continues in copied blocks, or in blocks of another cache that were read and written, gives the bits of the
-    /// original.
+    /// original. What is no block is refused.
     pub fn copied_blocks_are_the_same(&self) {
         for &kv in self.kv_formats() {
             let mut scene = Passage::new("copies", shape(4, 2, 20, 20, RopeLayout::Halves), kv, &[(40, 3)], 400);
@@ -47,6 +48,10 @@ impl<S: Subject> Suite<S> {
                 for &block in &scene.tables[0] {
                     s.backend().read_block(&cache, block, &mut bytes).expect("read_block");
                     s.backend().write_block(&mut other, block, &bytes).expect("write_block");
+                }
+                for length in [0, 8, bytes.len() - 8, bytes.len() / 2] {
+                    let refused = s.backend().write_block(&mut other, 0, &bytes[..length]);
+                    assert!(matches!(refused, Err(Error::Parameter { .. })), "{length} of {} bytes", bytes.len());
                 }
                 let moved = scene.step(s, &mut other, &mut plan, scene.batch(|_| 40..43));
                 for (what, got) in [("copied", &copy.1), ("moved", &moved.1)] {

@@ -14,3 +14,4 @@ mod sampling;
 mod smollm2;
 mod stories;
 mod tiny;
+mod wrong_ranks;
