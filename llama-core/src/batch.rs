@@ -10,8 +10,8 @@ pub type BlockId = u32;
 ///
 /// Sequence `s` owns rows `q_indptr[s] .. q_indptr[s + 1]`, at consecutive positions; the KV of positions
 /// `0 ..= its last position` lives in blocks `block_ids[kv_indptr[s] .. kv_indptr[s + 1]]`, position `p` in slot
-/// `p % BLOCK` of the `p / BLOCK`-th of them. The blocks of the rows in this batch are written by it; no two sequences
-/// of one batch write the same block.
+/// `p % BLOCK` of the `p / BLOCK`-th of them. A table is no longer than the context's blocks. The blocks of the rows in this batch
+/// are written by it, each by one sequence and as one of its table's; those before are read, and sequences may share them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// `[rows]` token ids, each below `vocab`.

@@ -6,8 +6,59 @@ use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::sample::Draw;
 
-/// Refuses a batch that breaks its own description, `limits` or the vocabulary.
-pub(crate) fn batch(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
+/// Checks the batch of every step, in time that grows with its size alone. It keeps a bit for each block of the pool, so that a step
+/// allocates nothing.
+pub(crate) struct Batches {
+    /// Whether the batch at hand writes a block. All zeros between batches.
+    written: Vec<u64>,
+}
+
+impl Batches {
+    /// For batches within `limits`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is none.
+    pub(crate) fn new(limits: &Limits) -> Result<Self> {
+        let (mut written, words) = (Vec::new(), limits.blocks.div_ceil(64));
+        let refused = |_| Error::refused("marks of KV blocks", 8 * words as u64, "the number of KV blocks");
+        written.try_reserve_exact(words).map_err(refused)?;
+        written.resize(words, 0);
+        Ok(Batches { written })
+    }
+
+    /// Refuses a batch that breaks its own description, `limits` or the vocabulary.
+    pub(crate) fn check(&mut self, batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
+        by_itself(batch, config, limits)?;
+        let twice = written(batch).find(|&block| !self.mark(block));
+        written(batch).for_each(|block| self.written[block as usize / 64] = 0);
+        match twice {
+            Some(block) => Err(Error::parameter("batch.block_ids", block, "is written twice; once was expected")),
+            None => Ok(()),
+        }
+    }
+
+    /// False if it is marked already.
+    fn mark(&mut self, block: BlockId) -> bool {
+        let (word, bit) = (&mut self.written[block as usize / 64], 1 << (block % 64));
+        let before = *word & bit;
+        *word |= bit;
+        before == 0
+    }
+}
+
+/// The blocks that the rows of a batch are written to, sequence by sequence: other blocks of its tables are only read, and may be
+/// those of several.
+fn written(batch: &Batch) -> impl Iterator<Item = BlockId> {
+    let of = |s: usize| {
+        let positions = &batch.positions[batch.rows_of(s)];
+        let ends = positions.first().zip(positions.last());
+        let blocks = ends.map_or(0..0, |(&first, &last)| first as usize / BLOCK..last as usize / BLOCK + 1);
+        batch.blocks_of(s)[blocks].iter().copied()
+    };
+    (0..batch.sequences()).flat_map(of)
+}
+
+fn by_itself(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
     at_most("batch rows", batch.rows(), limits.tokens)?;
     at_most("batch sequences", batch.sequences(), limits.sequences)?;
     at_most("batch outputs", batch.outputs.len(), limits.outputs)?;
@@ -54,13 +105,17 @@ pub(crate) fn blocks(mut ids: impl Iterator<Item = BlockId>, limits: &Limits) ->
 }
 
 fn sequence(batch: &Batch, s: usize, limits: &Limits) -> Result<()> {
-    let positions = &batch.positions[batch.rows_of(s)];
+    let (positions, most) = (&batch.positions[batch.rows_of(s)], limits.context.div_ceil(BLOCK));
+    let have = batch.blocks_of(s).len();
+    if have > most {
+        return Err(Error::parameter("batch.block_ids", have, format!("the context has {most} blocks")));
+    }
     let Some(&last) = positions.last() else { return Ok(()) };
     at_most("position", last as usize + 1, limits.context)?;
     if positions.windows(2).any(|pair| pair[0].checked_add(1) != Some(pair[1])) {
         return Err(Error::parameter("batch.positions", format!("{positions:?}"), "consecutive positions are needed"));
     }
-    let (have, need) = (batch.blocks_of(s).len(), last as usize / BLOCK + 1);
+    let need = last as usize / BLOCK + 1;
     if have < need {
         return Err(Error::parameter("batch.block_ids", have, format!("position {last} needs {need} blocks")));
     }

@@ -26,6 +26,7 @@ pub struct Progress {
 pub struct Llama<B: Backend> {
     config: Config,
     limits: Limits,
+    batches: check::Batches,
     identity: u64,
     backend: B,
     embed: B::Weight, // [vocab, hidden]
@@ -103,6 +104,7 @@ impl<B: Backend> Llama<B> {
             plan: backend.plan(&shape, &limits)?,
             work: Workspace::new(&backend, &config, &limits)?,
             config,
+            batches: check::Batches::new(&limits)?,
             limits,
             identity,
             backend,
@@ -119,7 +121,7 @@ impl<B: Backend> Llama<B> {
 
     /// Checks the batch and leaves its logits in the workspace.
     fn run(&mut self, batch: &Batch) -> Result<()> {
-        check::batch(batch, &self.config, &self.limits)?;
+        self.batches.check(batch, &self.config, &self.limits)?;
         if batch.rows() == 0 {
             return Ok(());
         }

@@ -49,7 +49,7 @@ impl Leader {
         followers.tell(&Setup::new(checkpoint, &backend, limits))?;
         let model = Llama::load(backend, checkpoint, limits, memory_limit, progress)?;
         followers.are_ready()?;
-        Ok(Box::new(Led { model, followers, message: Message::default() }))
+        Ok(Box::new(Led { model, batches: check::Batches::new(&limits)?, followers, message: Message::default() }))
     }
 }
 
@@ -144,6 +144,7 @@ impl Followers {
 /// The leader's model: its own share, and the followers'.
 struct Led<M> {
     model: M,
+    batches: check::Batches,
     followers: Followers,
     message: Message,
 }
@@ -167,7 +168,7 @@ impl<M: Model> Model for Led<M> {
 
     /// What this rank refuses is not told to the others, so that all are at the same step.
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
-        check::batch(batch, self.model.config(), self.model.limits())?;
+        self.batches.check(batch, self.model.config(), self.model.limits())?;
         if batch.rows() == 0 {
             return self.model.forward(batch, logits);
         }
