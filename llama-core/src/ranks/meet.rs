@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -109,7 +110,7 @@ impl Follower {
         };
         let welcome = welcome.ok_or_else(|| leader.error("does not welcome as a leader does"))?;
         let Welcome { place, group, addresses } = welcome;
-        let mut others = admit(&door, place.rank, group).map_err(local)?;
+        let mut others = admit(&door, place.rank, group, PATIENCE).map_err(local)?;
         others.extend(connect(place.rank, &addresses, group)?);
         Ok(Follower { mesh: Mesh::new(place, others)?, leader })
     }
@@ -172,33 +173,41 @@ fn connect(rank: usize, addresses: &[SocketAddr], group: u64) -> Result<Vec<(usi
     later.map(link).collect()
 }
 
-/// Connections from all ranks before `rank`, who come to `door` and know the `group`.
-fn admit(door: &TcpListener, rank: usize, group: u64) -> std::io::Result<Vec<(usize, TcpStream, String)>> {
+/// Connections from all ranks before `rank`, who come to `door` and know the `group`. Whoever else comes, they have `time`.
+fn admit(
+    door: &TcpListener,
+    rank: usize,
+    group: u64,
+    time: Duration,
+) -> std::io::Result<Vec<(usize, TcpStream, String)>> {
     door.set_nonblocking(true)?;
     let mut others: Vec<(usize, TcpStream, String)> = Vec::new();
     let start = Instant::now();
     while others.len() < rank {
+        let left = time.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            let problem = format!("{} of {rank} ranks before this one came within {} s", others.len(), time.as_secs());
+            return Err(std::io::Error::new(ErrorKind::TimedOut, problem));
+        }
         match door.accept() {
             Ok((stream, address)) => {
                 let (Ok(()), Ok(copy)) = (stream.set_nonblocking(false), stream.try_clone()) else { continue };
                 let known = |other: &usize| *other < rank && others.iter().all(|(known, ..)| known != other);
-                if let Some(other) = member(copy, group).filter(known) {
+                if let Some(other) = member(copy, group, left.min(GREETS_WITHIN)).filter(known) {
                     others.push((other, stream, format!("rank {other} at {address}")));
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
-                thread::sleep(LOOKS_EVERY);
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LOOKS_EVERY),
             Err(error) => return Err(error),
         }
     }
     Ok(others)
 }
 
-/// The rank of somebody who belongs to `group`.
-fn member(stream: TcpStream, group: u64) -> Option<usize> {
+/// The rank of somebody who belongs to `group`, and says so in `time`.
+fn member(stream: TcpStream, group: u64, time: Duration) -> Option<usize> {
     let mut wire = Wire::new(stream, String::new()).ok()?;
-    let (GREETING, mut words) = wire.receive_within(GREETS_WITHIN, LONGEST).ok()? else { return None };
+    let (GREETING, mut words) = wire.receive_within(time, LONGEST).ok()? else { return None };
     let (theirs, rank) = (words.number()?, words.word()? as usize);
     words.end()?;
     (theirs == group).then_some(rank)
@@ -227,6 +236,7 @@ fn reach(address: &str) -> Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -291,9 +301,37 @@ mod tests {
             wire.send(Message::default().begin(GREETING).number(group).word(rank)).unwrap();
             wires.push(wire);
         }
-        let mut others: Vec<_> = admit(&door, 2, 7).unwrap().into_iter().map(|(rank, ..)| rank).collect();
+        let mut others: Vec<_> = admit(&door, 2, 7, PATIENCE).unwrap().into_iter().map(|(rank, ..)| rank).collect();
         others.sort_unstable();
         assert_eq!(others, [0, 1]);
+    }
+
+    /// The time is theirs all together: a stranger who comes again and again does not begin it anew.
+    #[test]
+    fn strangers_do_not_keep_a_rank_waiting() {
+        let (door, address) = door();
+        let (waits, time) = (AtomicBool::new(true), Duration::from_millis(200));
+        thread::scope(|scope| {
+            for says in [&[][..], b"GET / HTTP/1.1\r\n\r\n"] {
+                let waits = &waits;
+                scope.spawn(move || {
+                    let mut here = Vec::new();
+                    for _ in (0..2000).take_while(|_| waits.load(Ordering::Relaxed)) {
+                        here.extend(TcpStream::connect(address).and_then(|mut stream| {
+                            stream.write_all(says)?;
+                            Ok(stream)
+                        }));
+                        here.drain(..here.len().saturating_sub(2));
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                });
+            }
+            let start = Instant::now();
+            let error = admit(&door, 1, 7, time).unwrap_err();
+            waits.store(false, Ordering::Relaxed);
+            assert_eq!(error.to_string(), "0 of 1 ranks before this one came within 0 s");
+            assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        });
     }
 
     #[test]
