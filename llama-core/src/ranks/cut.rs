@@ -31,26 +31,54 @@ impl Place {
     }
 }
 
-/// Refuses a number of ranks that heads or columns cannot be divided by.
+/// Refuses a number of ranks that heads or columns cannot be divided by, or that leaves one without a token.
 ///
 /// # Errors
 /// [`Error::Parameter`] with the numbers that are possible.
 pub fn check(config: &Config, ranks: usize) -> Result<()> {
     let sizes =
         [("KV heads", config.kv_heads), ("columns", config.hidden), ("columns of the feed-forward", config.ffn)];
-    let Some((what, size)) = sizes.into_iter().find(|(_, size)| size % ranks != 0) else { return Ok(()) };
-    let divides = |ranks: &usize| sizes.iter().all(|(_, size)| size % ranks == 0);
-    let possible: Vec<_> = (1..=config.kv_heads).filter(divides).map(|ranks| ranks.to_string()).collect();
-    Err(Error::parameter(
-        "ranks",
-        ranks,
-        format!("this model's {size} {what} cannot be divided by it; possible are {}", possible.join(", ")),
-    ))
+    let cannot = |ranks: usize| match sizes.iter().find(|(_, size)| size % ranks != 0) {
+        Some((what, size)) => Some(format!("{size} {what} cannot be divided by it")),
+        None if config.vocab < ranks => Some(format!("{} tokens are fewer", config.vocab)),
+        None => None,
+    };
+    let Some(problem) = cannot(ranks) else { return Ok(()) };
+    let possible = (1..=config.kv_heads).filter(|&ranks| cannot(ranks).is_none());
+    let possible: Vec<_> = possible.map(|ranks| ranks.to_string()).collect();
+    Err(Error::parameter("ranks", ranks, format!("this model's {problem}; possible are {}", possible.join(", "))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Head, Pooling, Rope, RopeLayout, RopeScaling};
+
+    #[test]
+    fn a_rank_without_a_token_is_refused() {
+        let sizes = |vocab| Config {
+            architecture: "llama".into(),
+            vocab,
+            hidden: 16,
+            ffn: 32,
+            layers: 1,
+            heads: 8,
+            kv_heads: 8,
+            head_dim: 2,
+            context: 16,
+            eps: 1e-5,
+            rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
+            window: None,
+            head: Head::Tied,
+            pooling: Pooling::Last,
+            labels: Vec::new(),
+        };
+        check(&sizes(8), 8).unwrap();
+        let error = check(&sizes(7), 8).unwrap_err().to_string();
+        assert_eq!(error, "parameter ranks = 8: this model's 7 tokens are fewer; possible are 1, 2, 4");
+        let error = check(&sizes(3), 3).unwrap_err().to_string();
+        assert_eq!(error, "parameter ranks = 3: this model's 8 KV heads cannot be divided by it; possible are 1, 2");
+    }
 
     #[test]
     fn shares_are_runs_that_make_the_whole() {
