@@ -37,8 +37,8 @@ pub trait Model: Send {
     fn states(&mut self, states: &mut Vec<f32>) -> Result<()>;
     /// Copies whole KV blocks `(from, to)` in every layer.
     fn copy_blocks(&mut self, pairs: &[(BlockId, BlockId)]) -> Result<()>;
-    /// A number that is the same, and as good as certainly only then, where a block of the KV cache holds the same bytes for the
-    /// same tokens.
+    /// A number that is the same where a block of the KV cache holds the same bytes for the same tokens, and hardly elsewhere: of the
+    /// weights it sees what [`Checkpoint::contents`](crate::checkpoint::Checkpoint::contents) does.
     fn identity(&self) -> u64;
     /// Reads the K and V of a block into `out`, which is replaced; their length is the same for every block.
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()>;

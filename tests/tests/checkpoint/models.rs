@@ -134,6 +134,35 @@ fn smollm2() {
     assert_eq!(checkpoint.end_tokens(), [2]);
 }
 
+/// Prefixes in files and ranks take models for one by it.
+#[test]
+fn contents_tell_versions_of_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = std::fs::read(here("../examples/stories260K.gguf")).unwrap();
+    let contents = |bytes: &[u8]| {
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        Checkpoint::open(path).unwrap().contents()
+    };
+    let own = Checkpoint::open(here("../examples/stories260K.gguf")).unwrap();
+    assert_eq!(contents(&original), own.contents(), "a copy");
+    let tensor = own.view(Name::Embed).unwrap().data();
+    let start = original.windows(256).position(|bytes| bytes == &tensor[..256]).unwrap();
+    let last = tensor.len() - 1;
+    for at in [0, 255, last / 7, last * 2 / 7, last * 3 / 7, last * 6 / 7, last - 255, last] {
+        let mut other = original.clone();
+        other[start + at] ^= 1;
+        assert_ne!(contents(&other), own.contents(), "byte {at} of {}", tensor.len());
+    }
+    let vector = own.view(Name::Norm).unwrap().data();
+    let start = original.windows(vector.len()).position(|bytes| bytes == vector).unwrap();
+    for at in (0..vector.len()).step_by(17) {
+        let mut other = original.clone();
+        other[start + at] ^= 1;
+        assert_ne!(contents(&other), own.contents(), "byte {at} of {}", vector.len());
+    }
+}
+
 #[test]
 fn checkpoints_are_shared_between_threads() {
     fn shared<T: Send + Sync>() {}
