@@ -51,7 +51,7 @@ pub struct ModelArgs {
     /// Tokens of one step: a longer prompt is worked through in chunks; fewer take less memory
     #[arg(long, default_value_t = EngineOptions::default().chunk)]
     pub chunk: usize,
-    /// Refuse to use more than this many MiB
+    /// Refuse to use more than this many MiB, those of a --draft-model included
     #[arg(long)]
     pub memory_limit: Option<u64>,
     /// Guess so many tokens ahead, and check them together: the same text in fewer steps where it is easily guessed [default:
@@ -223,14 +223,21 @@ impl ModelArgs {
 
     /// The same, with options that are not only the arguments'.
     pub fn load_with(&self, loader: Loader, options: EngineOptions) -> Result<Engine> {
-        let engine = self.on_device(Load(loader.options(options.clone()), self.leader()?))?;
-        match &self.draft_model {
-            None => Ok(engine),
-            Some(path) => {
-                let drafter = self.on_device(LoadDrafter(Loader::open(path)?.options(options), &engine))?;
-                engine.with_drafter(drafter)
-            }
-        }
+        let loader = loader.options(options.clone());
+        let Some(path) = &self.draft_model else { return self.on_device(Load(loader, self.leader()?)) };
+        let drafter = Loader::open(path)?.options(options.clone());
+        let [own, drafters] = self.divided(options.memory_limit, &loader, &drafter)?;
+        let within = |memory_limit| EngineOptions { memory_limit, ..options.clone() };
+        let engine = self.on_device(Load(loader.options(within(own)), self.leader()?))?;
+        let drafter = self.on_device(LoadDrafter(drafter.options(within(drafters)), &engine))?;
+        engine.with_drafter(drafter)
+    }
+
+    /// A memory limit is for a model and its drafter together: what of it is the model's, and what the drafter's.
+    fn divided(&self, limit: Option<u64>, engine: &Loader, drafter: &Loader) -> Result<[Option<u64>; 2]> {
+        let Some(limit) = limit else { return Ok([None; 2]) };
+        let drafters = self.on_device(DrafterBytes { engine, drafter, limit })?;
+        Ok([Some(limit - drafters), Some(drafters)])
     }
 
     /// This rank at the head of the others, once they are there; `None` where there are none.
@@ -275,6 +282,20 @@ pub fn with_bar<T>(what: &str, work: impl FnOnce(&mut dyn FnMut(Progress)) -> Re
     });
     bar.finish_and_clear();
     outcome
+}
+
+struct DrafterBytes<'a> {
+    engine: &'a Loader,
+    drafter: &'a Loader,
+    limit: u64,
+}
+
+impl Use for DrafterBytes<'_> {
+    type Outcome = u64;
+
+    fn with<B: Backend>(self, backend: B) -> Result<u64> {
+        self.drafter.drafter_bytes(&backend, self.engine, self.limit)
+    }
 }
 
 struct LoadDrafter<'a>(Loader, &'a Engine);
@@ -368,6 +389,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use llama_core::engine::Request;
 
     #[derive(Parser)]
     struct Arguments {
@@ -393,6 +415,38 @@ mod tests {
     fn a_huge_memory_limit_does_not_wrap_round() {
         assert_eq!(options(&["--memory-limit", "3"]).memory_limit, Some(3 << 20));
         assert_eq!(options(&["--memory-limit", "17592186044417"]).memory_limit, Some(u64::MAX));
+    }
+
+    /// The model drafts for itself, so half of a limit that is too small for all is the drafter's.
+    #[test]
+    fn a_memory_limit_is_for_the_model_and_its_drafter_together() {
+        let (shipped, limit) = (shipped_model().to_str().unwrap(), 6 << 20);
+        let arguments = |more: &[&str]| {
+            let own = ["program", "--threads", "1", "--chunk", "16", "--model", shipped];
+            Arguments::parse_from(own.iter().chain(more)).model
+        };
+        let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+        let loader = |options| Loader::open(shipped).unwrap().options(options);
+        let loaded = |model: &ModelArgs| {
+            let engine = model.load(8).unwrap();
+            let cache_blocks = Some(engine.model().limits().blocks);
+            let as_large = EngineOptions { cache_blocks, memory_limit: None, ..model.engine_options(8) };
+            (engine, loader(as_large).memory_plan(&cpu).unwrap().total())
+        };
+        let (mut alone, whole) = loaded(&arguments(&["--memory-limit", "6"]));
+        let together = arguments(&["--draft-model", shipped, "--memory-limit", "6"]);
+        let (mut drafted, engines) = loaded(&together);
+        let options = || together.engine_options(8);
+        let drafters = loader(options()).drafter_bytes(&cpu, &loader(options()), limit).unwrap();
+        assert!(whole > limit / 6 * 5 && engines + drafters <= limit, "{whole}, {engines} and {drafters} bytes");
+        assert!(engines > limit / 3 && drafters > limit / 3, "{engines} and {drafters} bytes");
+        let request = || Request { max_tokens: Some(20), ..Request::new([1, 5, 6]) };
+        assert_eq!(drafted.complete(request()).unwrap().text, alone.complete(request()).unwrap().text);
+        assert!(drafted.stats().accepted > 10, "{:?}", drafted.stats());
+        let Err(error) = arguments(&["--draft-model", shipped, "--memory-limit", "1"]).load(8) else {
+            panic!("loaded")
+        };
+        assert!(matches!(error, Error::Memory { .. }), "{error}");
     }
 
     #[test]

@@ -44,13 +44,17 @@ impl Loader {
     /// [`Error::Memory`](crate::Error::Memory) if that is too much, with the number to lower; otherwise as
     /// [`EngineOptions::limits`].
     pub fn limits<B: Backend>(&self, backend: &B) -> Result<Limits> {
-        let most = self.options.most(self.checkpoint.config())?;
-        let Some(limit) = self.options.memory_limit else { return Ok(most) };
-        let plan = |blocks| self.plan(backend, &Limits { blocks, ..most });
+        self.limits_by(&self.options, backend)
+    }
+
+    fn limits_by<B: Backend>(&self, options: &EngineOptions, backend: &B) -> Result<Limits> {
+        let most = options.most(self.checkpoint.config())?;
+        let Some(limit) = options.memory_limit else { return Ok(most) };
+        let plan = |blocks| self.plan(options, backend, &Limits { blocks, ..most });
         if plan(most.blocks)?.total() <= limit {
             return Ok(most);
         }
-        let mut fits = self.options.cache_blocks.unwrap_or(most.context.div_ceil(BLOCK));
+        let mut fits = options.cache_blocks.unwrap_or(most.context.div_ceil(BLOCK));
         plan(fits)?.check(Some(limit))?;
         let mut exceeds = most.blocks;
         while exceeds - fits > 1 {
@@ -63,11 +67,11 @@ impl Loader {
 
     /// What [`Loader::load`] will hold in memory.
     pub fn memory_plan<B: Backend>(&self, backend: &B) -> Result<MemoryPlan> {
-        self.plan(backend, &self.limits(backend)?)
+        self.plan(&self.options, backend, &self.limits(backend)?)
     }
 
-    fn plan<B: Backend>(&self, backend: &B, limits: &Limits) -> Result<MemoryPlan> {
-        let engine = engine::bytes(limits, self.checkpoint.config(), &self.options);
+    fn plan<B: Backend>(&self, options: &EngineOptions, backend: &B, limits: &Limits) -> Result<MemoryPlan> {
+        let engine = engine::bytes(limits, self.checkpoint.config(), options);
         Ok(MemoryPlan { engine, ..MemoryPlan::of(backend, &self.checkpoint, limits)? })
     }
 
@@ -142,11 +146,33 @@ impl Loader {
     /// [`Error::Parameter`] if the two models do not know the same tokens by the same ids; otherwise as [`Loader::load`].
     pub fn drafter<B: Backend>(mut self, backend: B, engine: &Engine) -> Result<DraftModel> {
         self.knows_tokens_of(engine)?;
-        let Limits { context, sequences, .. } = *engine.model().limits();
-        let context = Some(context.min(self.checkpoint.config().context));
-        self.options = EngineOptions { context, sequences, drafts: 0, embeddings: false, ..self.options };
+        self.options = self.drafting(engine.model().limits());
         let (limits, limit) = (self.limits(&backend)?, self.options.memory_limit);
         DraftModel::new(Box::new(Llama::load(backend, &self.checkpoint, limits, limit, &mut |_| ())?))
+    }
+
+    /// How much of a memory limit for two this drafter takes on `backend`, of which the engine that `engine` loads has the rest: at
+    /// most as large a part as its files are of both's, but enough for one context. [`Loader::drafter`] keeps to it if it
+    /// is its [`EngineOptions::memory_limit`].
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if one context does not fit `limit`; otherwise as [`EngineOptions::limits`].
+    pub fn drafter_bytes<B: Backend>(&self, backend: &B, engine: &Loader, limit: u64) -> Result<u64> {
+        let options = self.drafting(&engine.options.most(engine.checkpoint.config())?);
+        let most = options.most(self.checkpoint.config())?;
+        let blocks = options.cache_blocks.unwrap_or(most.context.div_ceil(BLOCK));
+        let least = self.plan(&options, backend, &Limits { blocks, ..most })?;
+        least.check(Some(limit))?;
+        let [own, theirs] = [self, engine].map(|loader| u128::from(loader.checkpoint.file_bytes()));
+        let part = (u128::from(limit) * own / (own + theirs)) as u64;
+        let options = EngineOptions { memory_limit: Some(part.max(least.total())), ..options };
+        Ok(self.plan(&options, backend, &self.limits_by(&options, backend)?)?.total())
+    }
+
+    /// Options of a drafter beside an engine within `limits`.
+    fn drafting(&self, limits: &Limits) -> EngineOptions {
+        let context = Some(limits.context.min(self.checkpoint.config().context));
+        EngineOptions { context, sequences: limits.sequences, drafts: 0, embeddings: false, ..self.options.clone() }
     }
 
     fn knows_tokens_of(&self, engine: &Engine) -> Result<()> {
