@@ -6,7 +6,7 @@
 //! text.) Calls come first: from the first character on that is part of none, all is text.
 //!
 //! What may still become a call is held back. The parser reads each character once and lets go of what it holds as soon as the
-//! names and the order of the outer object's fields, or the name of the function, rule a call out; whether the arguments are JSON
+//! names and the order of the outer object's fields, or the name of the function, rule a call out; whether the arguments can be read
 //! it asks when they are complete. A text that is no call is passed on to the last character. Of calls, only the space,
 //! semicolons and tags around them are dropped.
 
@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 const OPENING: &str = "<tool_call>";
 const CLOSING: &str = "</tool_call>";
@@ -37,6 +38,16 @@ pub struct Call {
     pub name: String,
     /// A JSON object, in the model's own spelling.
     pub arguments: String,
+}
+
+/// Arguments of a call as templates read them: what a model says and what a client sends back is read alike, so that all that was
+/// handed out is taken back.
+///
+/// # Errors
+/// What is no JSON object, and what JSON allows and nobody can keep: numbers beyond f64, halves of surrogate pairs, more than 128
+/// levels.
+pub fn arguments(text: &str) -> serde_json::Result<Map<String, Value>> {
+    serde_json::from_str(text)
 }
 
 /// Reads one text.
@@ -142,12 +153,13 @@ impl Parser {
         };
     }
 
-    /// The call that the object is, unless it is not JSON.
+    /// The call that the object is, unless it is not JSON, or its arguments cannot be read.
     fn call(&mut self) -> Option<Call> {
         let Place::Object(object) = std::mem::replace(&mut self.place, Place::Text) else { return None };
-        let (name, arguments) = (self.held.get(object.name?)?, self.held.get(object.arguments?)?);
+        let (name, text) = (self.held.get(object.name?)?, self.held.get(object.arguments?)?);
         serde_json::from_str::<IgnoredAny>(self.held.get(object.start..)?).ok()?;
-        let call = Call { index: self.calls, name: name.into(), arguments: arguments.into() };
+        arguments(text).ok()?;
+        let call = Call { index: self.calls, name: name.into(), arguments: text.into() };
         self.calls += 1;
         self.left -= 1;
         self.tag = Some(if self.tag == Some(OPENING) { OPENING } else { CLOSING });
@@ -275,7 +287,7 @@ impl Object {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Map, Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -314,7 +326,8 @@ mod tests {
         for (text, calls) in [
             (r#"{"name": "f", "parameters": {"a": 1}}"#, &[("f", r#"{"a": 1}"#)][..]),
             (r#" {"arguments":{},"type":"function","name":"f-2"} "#, &[("f-2", "{}")]),
-            (r#"{"name": "f", "parameters": {"s": "}\"{", "n": 1e999}}"#, &[("f", r#"{"s": "}\"{", "n": 1e999}"#)]),
+            (r#"{"name": "f", "parameters": {"s": "}\"{", "n": 1e99}}"#, &[("f", r#"{"s": "}\"{", "n": 1e99}"#)]),
+            (r#"{"name": "f", "parameters": {"s": "\ud83d\ude00"}}"#, &[("f", r#"{"s": "\ud83d\ude00"}"#)]),
             (
                 r#"{"name":"f","parameters":{}}; {"name":"f-2","parameters":{"é":[]}}"#,
                 &[("f", "{}"), ("f-2", r#"{"é":[]}"#)],
@@ -343,6 +356,8 @@ mod tests {
             r#"{"name": "f", "parameters": {}"#,
             r#"{"name": "f", "parameters": {"a": 01}}"#,
             r#"{"name": "f", "parameters": {]}"#,
+            r#"{"name": "f", "parameters": {"n": 1e999}}"#,
+            r#"{"name": "f", "parameters": {"s": "\ud800"}}"#,
             r#"{"name": "f", "parameters": "{}"}"#,
             r#"{"name": "f", "parameters": {}, "arguments": {}}"#,
             r#"{"name": "f", "name": "f", "parameters": {}}"#,
@@ -367,6 +382,16 @@ mod tests {
         }
         let tagged = format!("<tool_call>{call}</tool_call>");
         assert_eq!(read(1, [&*tagged, &tagged]), (pairs(&[("f", "{}")]), tagged.clone()), "one was allowed");
+    }
+
+    #[test]
+    fn arguments_too_deep_to_be_read_back_are_text() {
+        let call = |depth: usize| {
+            let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+            format!(r#"{{"name": "f", "parameters": {{"a": {open}{close}}}}}"#)
+        };
+        assert_eq!(read(usize::MAX, [&*call(120)]).0.len(), 1);
+        assert_eq!(read(usize::MAX, [&*call(130)]), (Vec::new(), call(130)));
     }
 
     #[test]
@@ -426,12 +451,20 @@ mod tests {
         )
     }
 
+    /// Calls with what JSON may hold and no message can bring back, and what only looks like it.
+    fn odd() -> impl Strategy<Value = String> {
+        let number = (any::<i16>(), 0..400_i16).prop_map(|(digits, power)| format!("{digits}e{power}"));
+        let text = prop::collection::vec(prop_oneof![Just("\\ud8"), Just("\\udc"), Just("00"), Just("\\n")], 0..5);
+        let value = prop_oneof![number, text.prop_map(|parts| format!("\"{}\"", parts.concat()))];
+        value.prop_map(|value| format!(r#"{{"name": "f", "parameters": {{"a": {value}}}}}"#))
+    }
+
     /// Calls, whole and cut, with what may be between them, and what may not.
     fn text() -> impl Strategy<Value = String> {
         let cut = (spelled(), any::<prop::sample::Index>())
             .prop_map(|(call, at)| call.chars().take(at.index(call.chars().count() + 1)).collect::<String>());
         let tag = prop::sample::select(&[OPENING, CLOSING, "<tool", "</", "<"][..]).prop_map(String::from);
-        let part = prop_oneof![6 => spelled(), 6 => separator(), 1 => cut, 1 => tag, 1 => ".{0,5}"];
+        let part = prop_oneof![6 => spelled(), 2 => odd(), 6 => separator(), 1 => cut, 1 => tag, 1 => ".{0,5}"];
         prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use llama_core::text::Message;
 use serde_json::{Map, Value, json};
 
+use crate::calls;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 
@@ -134,7 +135,7 @@ fn text_part(path: &str, part: Value) -> Result<String> {
 
 fn arguments(function: &mut Fields) -> Result<Map<String, Value>> {
     let text = function.string("arguments")?.ok_or_else(|| function.missing("arguments"))?;
-    serde_json::from_str(&text).map_err(|error| {
+    calls::arguments(&text).map_err(|error| {
         let path = function.path("arguments");
         ApiError::value(&path, format!("{path} must be a JSON object in a string: {error}"))
     })
