@@ -2,8 +2,8 @@
 //! new jobs, and only when there is nothing to do.
 //!
 //! Before each step it cancels what nobody wants any more, so whoever goes away frees his blocks within a step. A step that
-//! fails ends what was on its way; the next step is free to succeed. A panic leaves an engine that nobody can vouch for: it is not
-//! touched again, all jobs from then on are refused, and `/health` says why.
+//! fails ends what was on its way; the next step is free to succeed. A panic leaves an engine that nobody can vouch for: it is let
+//! go, all jobs from then on are refused, and `/health` says why.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::thread;
 
 use llama_core::engine::{Embed, Engine, Event, Request, SequenceId, Stats};
 
@@ -173,18 +174,26 @@ impl Worker {
         }
     }
 
-    /// Leaves the engine alone and answers every job with an error.
-    fn refuse_all(mut self, panic: &(dyn Any + Send)) {
+    /// Lets the engine go and answers every job with an error.
+    fn refuse_all(self, panic: &(dyn Any + Send)) {
         let why = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let trouble = format!("the engine panicked ({}); restart the server", why.unwrap_or("without a message"));
-        let stats = Stats { running: 0, waiting: 0, blocks_used: 0, ..self.board.stats() };
-        self.board.failed(stats, &trouble);
+        let Worker { engine, jobs, active, board, .. } = self;
+        let stats = Stats { running: 0, waiting: 0, blocks_used: 0, ..board.stats() };
+        board.failed(stats, &trouble);
         let error = ApiError::internal(&trouble);
-        self.active.drain().for_each(|(_, active)| active.sender.fail(error.clone()));
-        while let Ok(job) = self.jobs.recv() {
+        active.into_values().for_each(|active| active.sender.fail(error.clone()));
+        let_go(engine);
+        while let Ok(job) = jobs.recv() {
             job.sender.fail(ApiError::unavailable(&trouble));
         }
     }
+}
+
+/// Other ranks that the engine leads wait until it is gone. Whether it goes nobody can vouch for either, so nobody waits for that.
+fn let_go(engine: Engine) {
+    // Where there is no thread to be had, the engine is dropped with what the thread would have done.
+    let _ = thread::Builder::new().name("engine's end".into()).spawn(move || drop(engine));
 }
 
 /// Puts an event where it belongs. One of a sequence that was cancelled belongs nowhere.

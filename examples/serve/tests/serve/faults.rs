@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use llama_core::Error;
+use llama_core::batch::Batch;
 use llama_serve::Bounds;
 use serde_json::{Value, json};
 
 use crate::client::{eventually, get, last_event, metric, post};
-use crate::subject::{engine, engine_options, hooked, serve};
+use crate::subject::{engine, engine_options, hooked, hooked_ranks, serve};
 
 /// A token that no text of the tests has.
 const CANARY: u32 = 499;
@@ -117,5 +119,22 @@ fn an_engine_that_panics_is_not_used_again_and_the_server_says_so() {
     assert_eq!(health.error().0, 503);
     assert!(health.text().contains("a planted fault"), "{}", health.text());
     eventually("places are given back", || metric(address, "llama_sequences_admitted") == 0);
+    assert!(server.stop());
+}
+
+#[test]
+fn an_engine_that_panics_lets_its_ranks_go() {
+    let hook = |batch: &Batch, _: &mut Vec<f32>| {
+        assert!(!batch.tokens.contains(&CANARY), "a planted fault");
+        Ok(())
+    };
+    let (engine, other) = hooked_ranks(engine_options(), Box::new(hook));
+    let server = serve(engine, Bounds::default());
+    let address = server.address();
+    assert_eq!(post(address, "/v1/completions", &ask(json!("Once"))).status, 200);
+    assert_eq!(post(address, "/v1/completions", &ask(json!([1, CANARY]))).error().0, 500);
+    let end = other.recv_timeout(Duration::from_secs(20)).expect("the other rank ends");
+    assert!(matches!(end, Ok(()) | Err(Error::Peer { .. })), "{end:?}");
+    assert_eq!(post(address, "/v1/completions", &ask(json!("Once"))).error().0, 503);
     assert!(server.stop());
 }

@@ -1,7 +1,10 @@
 //! What is served in the tests: the model that ships in the repository, as it is or with something between it and the engine.
 
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 
 use llama_core::backend::Limits;
 use llama_core::batch::{Batch, BlockId};
@@ -9,6 +12,7 @@ use llama_core::checkpoint::Checkpoint;
 use llama_core::config::Config;
 use llama_core::engine::{Engine, EngineOptions};
 use llama_core::model::{Llama, Model};
+use llama_core::ranks::{Follower, Leader};
 use llama_core::text::ChatTemplate;
 use llama_core::{Loader, Result};
 use llama_kernels::{Cpu, CpuOptions};
@@ -55,8 +59,28 @@ pub fn hooked(options: EngineOptions, hook: Hook) -> Engine {
     let checkpoint = Checkpoint::open(shipped()).unwrap();
     let limits = options.limits(checkpoint.config()).unwrap();
     let inner = Llama::load(cpu(), &checkpoint, limits, None, &mut |_| {}).unwrap();
+    hooked_engine(Box::new(inner), hook, &checkpoint, &options)
+}
+
+fn hooked_engine(inner: Box<dyn Model>, hook: Hook, checkpoint: &Checkpoint, options: &EngineOptions) -> Engine {
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
-    Engine::new(Box::new(Hooked { inner: Box::new(inner), hook }), Some(tokenizer), &options).unwrap()
+    Engine::new(Box::new(Hooked { inner, hook }), Some(tokenizer), options).unwrap()
+}
+
+/// The same on two ranks, of which the second is a thread that sends what it ended with.
+pub fn hooked_ranks(options: EngineOptions, hook: Hook) -> (Engine, Receiver<Result<()>>) {
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = door.local_addr().unwrap().to_string();
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        let follow = || Loader::open(shipped())?.follow(cpu(), Follower::join(&address)?);
+        ended.send(follow())
+    });
+    let checkpoint = Checkpoint::open(shipped()).unwrap();
+    let limits = options.limits(checkpoint.config()).unwrap();
+    let leader = Leader::wait(&door, 2).unwrap();
+    let inner = leader.load(cpu(), &checkpoint, |_| Ok(limits), None, &mut |_| {}).unwrap();
+    (hooked_engine(inner, hook, &checkpoint, &options), end)
 }
 
 /// A door that every step goes through.
