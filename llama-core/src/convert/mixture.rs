@@ -110,7 +110,15 @@ impl Mixture {
         }
     }
 
+    /// Eight heads share the values of a 70B: they are so few that more bits cost nothing.
     fn values(self, layer: usize, config: &Config) -> Format {
+        match self.values_by_layer(layer, config) {
+            Format::Q3_K | Format::Q4_K if config.layers == LAYERS_OF_70B => Format::Q5_K,
+            format => format,
+        }
+    }
+
+    fn values_by_layer(self, layer: usize, config: &Config) -> Format {
         match self {
             Q2_K if config.heads / config.kv_heads >= 4 => Format::Q4_K,
             Q2_K => Format::Q3_K,
@@ -136,7 +144,7 @@ impl Mixture {
         match self {
             Q2_K => Format::Q3_K,
             Q3_K_M if layer < layers / 16 => Format::Q5_K,
-            Q3_K_M if deserves_more(layer, layers) => Format::Q4_K,
+            Q3_K_M => Format::Q4_K,
             Q3_K_L => Format::Q5_K,
             Q4_K_S if layer < layers / 8 => Format::Q5_K,
             Q4_K_M | Q5_K_M if deserves_more(layer, layers) => Format::Q6_K,
@@ -194,6 +202,9 @@ impl FromStr for Mixture {
     }
 }
 
+/// By which llama.cpp knows a 70B.
+const LAYERS_OF_70B: usize = 80;
+
 /// The first and last eighth of the layers, and every third between.
 fn deserves_more(layer: usize, layers: usize) -> bool {
     let eighth = layers / 8;
@@ -221,6 +232,7 @@ pub(super) fn fitting(format: Format, cols: usize, float: Format) -> Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Pooling, Rope, RopeLayout, RopeScaling};
 
     #[test]
     fn names_are_read_back() {
@@ -238,6 +250,47 @@ mod tests {
         let of = |layers| (0..layers).filter(|&layer| deserves_more(layer, layers)).collect::<Vec<_>>();
         assert_eq!(of(16), [0, 1, 4, 7, 10, 13, 14, 15]);
         assert_eq!(of(1), [0]);
+    }
+
+    /// What llama.cpp gives values and `down` of Llama 2 7B and of a 70B, in the first layer, the third, and one in the middle.
+    #[test]
+    fn values_and_down_get_what_llama_cpp_gives_them() {
+        use Format::{Q3_K, Q4_K, Q5_K, Q6_K};
+        let of = |mixture: Mixture, layers: usize, kv_heads: usize| {
+            let config = config(layers, kv_heads);
+            [Name::V as fn(usize) -> Name, Name::Down]
+                .map(|name| [0, 2, 20].map(|layer| mixture.format(name(layer), &config)))
+        };
+        assert_eq!(of(Q2_K, 32, 32), [[Q3_K; 3], [Q3_K; 3]]);
+        assert_eq!(of(Q3_K_S, 32, 32), [[Q3_K; 3], [Q3_K; 3]]);
+        assert_eq!(of(Q3_K_M, 32, 32), [[Q5_K, Q4_K, Q4_K], [Q5_K, Q4_K, Q4_K]]);
+        assert_eq!(of(Q3_K_L, 32, 32), [[Q5_K; 3], [Q5_K; 3]]);
+        assert_eq!(of(Q4_K_S, 32, 32), [[Q5_K, Q5_K, Q4_K], [Q5_K, Q5_K, Q4_K]]);
+        assert_eq!(of(Q4_K_M, 32, 32), [[Q6_K, Q6_K, Q4_K], [Q6_K, Q6_K, Q4_K]]);
+        assert_eq!(of(Q5_K_M, 32, 32), [[Q6_K, Q6_K, Q5_K], [Q6_K, Q6_K, Q5_K]]);
+        assert_eq!(of(Q2_K, 80, 4), [[Q5_K; 3], [Q3_K; 3]]);
+        assert_eq!(of(Q3_K_S, 80, 4), [[Q5_K; 3], [Q3_K; 3]]);
+        assert_eq!(of(Q4_K_M, 80, 4), [[Q6_K, Q6_K, Q5_K], [Q6_K, Q6_K, Q4_K]]);
+    }
+
+    fn config(layers: usize, kv_heads: usize) -> Config {
+        Config {
+            architecture: "llama".into(),
+            vocab: 32,
+            hidden: 64,
+            ffn: 64,
+            layers,
+            heads: 32,
+            kv_heads,
+            head_dim: 2,
+            context: 16,
+            eps: 1e-5,
+            rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
+            window: None,
+            head: Head::Own,
+            pooling: Pooling::default(),
+            labels: Vec::new(),
+        }
     }
 
     #[test]
