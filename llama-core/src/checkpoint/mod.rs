@@ -172,7 +172,8 @@ impl Checkpoint {
 
     /// The same number for every copy of these weights under the same hyperparameters, and hardly for others: a checksum without the
     /// files' times of change. Of each tensor it sees what [`TensorView::fingerprint`] does, 2 KiB at eight places, so that it
-    /// takes milliseconds whatever the model's size; what differs between these places only is the same to it.
+    /// takes milliseconds whatever the model's size, where the system has these places in its file cache; what differs between
+    /// them only is the same to it.
     pub fn contents(&self) -> u64 {
         *self.contents.get_or_init(|| self.sum_up(checksum(0, format!("{:?}", self.config).as_bytes())))
     }
