@@ -11,7 +11,7 @@ use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;
 use super::fit::{HARDLY, NOTHING};
 
-/// Scales tried: the first, and four at equal ratios, since square roots have the same bits everywhere and other roots have not.
+/// Scales tried: the first, and four at equal ratios, by square roots, which unlike others have the same bits everywhere.
 const TRIES: usize = 5;
 
 /// Integers tried on either side of the one for the wanted scale.

@@ -306,15 +306,14 @@ impl Format {
     /// Q8_0, MXFP4 and the ternary formats have nothing to choose, and ignore it.
     ///
     /// # Errors
-    /// Those of [`encode`](Format::encode), and [`Error::Parameter`] where an importance is negative or not finite; `out`
-    /// is then untouched.
+    /// Those of [`encode`](Format::encode), and [`Error::Parameter`] where there is not an importance for every weight, or
+    /// one is negative or not finite; `out` is then untouched.
     ///
     /// # Panics
-    /// If the lengths disagree.
+    /// If the lengths of `x` and `out` disagree.
     pub fn encode_weighing(self, x: &[f32], importance: &[f32], out: &mut [u8]) -> Result<()> {
         self.check_lengths(out.len(), x.len());
-        assert_eq!(x.len(), importance.len(), "an importance for every weight");
-        check_importance(importance)?;
+        check_importance(x.len(), importance)?;
         match self.storage() {
             Storage::Blocks(codec) => {
                 check_encodable(x)?;
@@ -390,7 +389,11 @@ fn check_encodable(x: &[f32]) -> Result<()> {
     }
 }
 
-fn check_importance(importance: &[f32]) -> Result<()> {
+fn check_importance(weights: usize, importance: &[f32]) -> Result<()> {
+    if importance.len() != weights {
+        let problem = format!("is of so many weights; one for each of {weights} was expected");
+        return Err(Error::parameter("importance", importance.len(), problem));
+    }
     match importance.iter().position(|v| !(*v >= 0.0 && v.is_finite())) {
         None => Ok(()),
         Some(i) => Err(Error::parameter(

@@ -13,6 +13,9 @@ const NEAR: [(f32, f32); 7] = [(0.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 0.0),
 /// How often the best line is solved for anew, with its own codes.
 const REFINEMENTS: usize = 2;
 
+/// A difference of products that is less than this by either has nothing but what rounding left of sums in `f32`.
+const NOISE: f32 = 1e-6;
+
 /// `x ~ scale * q - min`; the scale is not negative.
 #[derive(Clone, Copy)]
 struct Line {
@@ -20,7 +23,7 @@ struct Line {
     min: f32,
 }
 
-/// A line, and by how much it makes the squared error of zeros smaller.
+/// A line, and by how much its squared error is less than that of the mean: less than nothing for many a line through zero.
 #[derive(Clone, Copy)]
 struct Fit {
     line: Line,
@@ -34,8 +37,20 @@ enum Minima {
     Any,
 }
 
-/// Sums over numbers: of weights, `x`, `q`, `q q` and `x q`.
+/// What of numbers does not depend on codes.
+#[derive(Clone, Copy)]
+struct Totals {
+    /// The sum of weights.
+    n: f32,
+    mean: f32,
+    /// The sum of what rounding leaves of `x - mean`.
+    x: f32,
+}
+
+/// Sums over numbers: of weights, and of `x`, `q`, `q q` and `x q`, where `x` and `q` are less `middle`, the mean and its
+/// code. Where one number counts a million times as often as the others, sums of squares about zero have lost the others.
 struct Moments {
+    middle: [f32; 2],
     n: f32,
     x: f32,
     q: f32,
@@ -44,36 +59,67 @@ struct Moments {
 }
 
 impl Moments {
-    /// Least squares; where the minimum would be negative and must not, the best line through zero.
+    /// Least squares; where codes are all the same, or the minimum would be negative and must not, the best line through
+    /// zero.
     fn solve(&self, minima: Minima) -> Fit {
-        let per_det = inverse(self.n * self.qq - self.q * self.q);
-        let scale = (self.n * self.xq - self.x * self.q) * per_det;
-        let min = (self.q * self.xq - self.qq * self.x) * per_det;
-        let line = if per_det > 0.0 && (min >= 0.0 || minima == Minima::Any) {
-            Line { scale: scale.max(0.0), min }
+        let det = self.n * self.qq - self.q * self.q;
+        let scale = positive((self.n * self.xq - self.x * self.q) * inverse(det));
+        let offset = (self.x - scale * self.q) / self.n;
+        let min = scale * self.middle[1] - self.middle[0] - offset;
+        if det > NOISE * self.n * self.qq && (min >= 0.0 || minima == Minima::Any) {
+            // What is left is at right angles to the line's points: the mean's squared error less theirs.
+            Fit { line: Line { scale, min }, gain: scale * self.xq + offset * self.x }
         } else {
-            Line { scale: (self.xq * inverse(self.qq)).max(0.0), min: 0.0 }
-        };
-        // What is left is at right angles to the line's points: the square of zeros' error less theirs.
-        Fit { line, gain: line.scale * self.xq - line.min * self.x }
+            self.about_zero().solve_through_zero(self)
+        }
+    }
+
+    /// `self` are sums about zero, `middle` those about the middle.
+    fn solve_through_zero(&self, middle: &Moments) -> Fit {
+        let scale = positive(self.xq * inverse(self.qq));
+        let [mean, _] = middle.middle;
+        let mean_gain = mean * (self.n * mean + 2.0 * middle.x);
+        Fit { line: Line { scale, min: 0.0 }, gain: scale * self.xq - mean_gain }
+    }
+
+    /// The sums of `x` and `q` themselves.
+    fn about_zero(&self) -> Moments {
+        let Moments { middle: [mean, code], n, x, q, qq, xq } = *self;
+        Moments {
+            middle: [0.0; 2],
+            n,
+            x: x + n * mean,
+            q: q + n * code,
+            qq: qq + code * (2.0 * q + n * code),
+            xq: xq + code * x + mean * (q + n * code),
+        }
     }
 }
 
+/// Zero for what is negative; written out because `f32::max` may return either of two zeros.
+fn positive(v: f32) -> f32 {
+    if v > 0.0 { v } else { 0.0 }
+}
+
 impl<const L: usize> Part<'_, L> {
-    /// The sums, `q` the codes that this line gives; the first two have been taken.
+    /// The sums, `q` the codes that this line gives.
     #[inline(always)]
-    fn moments(&self, [n, x]: [f32; 2], per_step: f32, min: f32, top: f32) -> Moments {
+    fn moments(&self, totals: Totals, per_step: f32, min: f32, top: f32) -> Moments {
+        let code = |x: f32| round((x + min) * per_step, 0.0, top);
+        let middle = [totals.mean, code(totals.mean)];
         let [q, qq, xq] = self.sums(|x, w| {
-            let q = round((x + min) * per_step, 0.0, top);
+            let q = code(x) - middle[1];
             let wq = w * q;
-            [wq, wq * q, wq * x]
+            [wq, wq * q, wq * (x - middle[0])]
         });
-        Moments { n, x, q, qq, xq }
+        Moments { middle, n: totals.n, x: totals.x, q, qq, xq }
     }
 
-    /// The sums that don't depend on codes.
-    fn totals(&self) -> [f32; 2] {
-        self.sums(|x, w| [w, w * x])
+    fn totals(&self) -> Totals {
+        let [n, x] = self.sums(|x, w| [w, w * x]);
+        let mean = x / n;
+        let [x] = self.sums(|x, w| [w * (x - mean)]);
+        Totals { n, mean, x }
     }
 
     /// Squared error with this line's best codes.
@@ -99,13 +145,13 @@ impl<const L: usize> Part<'_, L> {
     }
 
     /// The best line about the one that just covers the numbers from `low` to `high`.
-    fn line_about(&self, totals: [f32; 2], (low, high): (f32, f32), top: f32, minima: Minima) -> Fit {
+    fn line_about(&self, totals: Totals, (low, high): (f32, f32), top: f32, minima: Minima) -> Fit {
         let range = high - low;
         let plain = Line { scale: range / top, min: -low };
         if range < NOTHING {
             return Fit { line: Line { scale: 0.0, ..plain }, gain: 0.0 };
         }
-        let mut best = Fit { line: plain, gain: 0.0 };
+        let mut best = Fit { line: plain, gain: f32::NEG_INFINITY };
         for &(below, above) in cuts(top) {
             let per_step = (top + below + above) / range;
             best = better(best, self.moments(totals, per_step, -low - below / per_step, top).solve(minima));
@@ -128,7 +174,7 @@ fn better(a: Fit, b: Fit) -> Fit {
     if b.gain > a.gain { b } else { a }
 }
 
-/// By how many steps fewer or more than `top` the range is divided, at its lower and at its upper end: more cut numbers off,
+/// By how many steps fewer or more than `top` the range is divided, at its lower and its upper end: more cut numbers off,
 /// by which few levels gain more than many.
 fn cuts(top: f32) -> &'static [(f32, f32)] {
     const FEW: [(f32, f32); 16] = pairs(-0.25, 0.25, 4);
@@ -246,7 +292,7 @@ impl<const N: usize, const L: usize> Fitter<'_, N, L> {
         let (d, dmin) = (widen(last.d), widen(last.dmin));
         let (mut ss, mut sm, mut mm, mut xs, mut xm) = (0.0f64, 0.0f64, 0.0f64, 0.0f64, 0.0f64);
         for (part, line) in self.parts.iter().zip(&last.lines) {
-            let sums = part.moments(part.totals(), inverse(d * line.scale), dmin * line.min, self.top);
+            let sums = part.moments(part.totals(), inverse(d * line.scale), dmin * line.min, self.top).about_zero();
             let (scale, min) = (f64::from(line.scale), f64::from(line.min));
             ss += scale * scale * f64::from(sums.qq);
             sm += scale * min * f64::from(sums.q);
@@ -255,7 +301,7 @@ impl<const N: usize, const L: usize> Fitter<'_, N, L> {
             xm += min * f64::from(sums.x);
         }
         let det = ss * mm - sm * sm;
-        if det > 1e-9 * ss * mm {
+        if det > f64::from(NOISE) * ss * mm {
             let (d, dmin) = ((xs * mm - sm * xm) / det, (sm * xs - ss * xm) / det);
             if d > 0.0 && dmin > 0.0 {
                 return (narrow(d as f32), narrow(dmin as f32));
