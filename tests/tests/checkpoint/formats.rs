@@ -225,16 +225,16 @@ fn importance_that_is_none_is_refused_by_name() {
     }
 }
 
-/// Sums of squares see only what counts, and among numbers that are nearly alike only rounding tells it from the others.
+/// A least-squares line needs two different numbers, and here those that count are alike but for rounding.
 #[test]
 fn few_that_count_among_numbers_nearly_alike_are_met() {
     let x: Vec<f32> = gaussian(1 << 14).iter().map(|v| 1.0 + 1e-3 * v).collect();
-    let importance: Vec<f32> = (0..x.len()).map(|i| if i * 7919 % 1009 < 60 { 1.0 } else { 0.0 }).collect();
-    for (format, _) in GGML_WEIGHED_ERROR.into_iter().filter(|&(format, _)| !has_codebook(format)) {
+    let counts = |i: usize| i * 7919 % 1009 < 60;
+    let importance: Vec<f32> = (0..x.len()).map(|i| if counts(i) { 1.0 } else { 0.0 }).collect();
+    for format in [Format::Q2_K, Format::Q3_K, Format::Q4_K, Format::Q5_K, Format::Q6_K] {
         let y = decoded(format, &weighed(format, &x, &importance));
-        for (i, (x, y)) in x.iter().zip(&y).enumerate().filter(|&(i, _)| importance[i] > 0.0) {
-            assert!((x - y).abs() < 0.1, "{} weight {i}: {x} became {y}", format.name());
-        }
+        let furthest = (0..x.len()).filter(|&i| counts(i)).fold(0.0f32, |most, i| most.max((x[i] - y[i]).abs()));
+        assert!(furthest < 0.008, "{}: {furthest}", format.name());
     }
 }
 
@@ -412,9 +412,13 @@ proptest! {
         let y = decoded(format, &encoded(format, &x));
         for (x, y) in x.chunks(format.block_len()).zip(y.chunks(format.block_len())) {
             let largest = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
-            // A word of a codebook can be far off in one of its weights, and where the number of signs is even have a low
-            // level with the wrong one; TQ rounds at half of the largest, and that to f16.
-            let share = if has_codebook(format) { 1.25 } else { 0.501 };
+            // TQ rounds at half of the largest, and that to f16. A codebook's level may exceed the largest by a quarter; where
+            // the number of negative signs must be even, one of eight has the wrong sign, and is its own size further off.
+            let share = match format {
+                Format::IQ2_XXS | Format::IQ2_XS | Format::IQ3_XXS => 2.25,
+                _ if has_codebook(format) => 1.25,
+                _ => 0.501,
+            };
             for (x, y) in x.iter().zip(y) {
                 prop_assert!((x - y).abs() <= share * largest + 1e-5, "{} {x} became {y}, largest {largest}", format.name());
             }

@@ -23,7 +23,7 @@ struct Line {
     min: f32,
 }
 
-/// A line, and by how much its squared error is less than that of the mean: less than nothing for many a line through zero.
+/// A line, and by how much its squared error is less than that of the mean; a line through zero may have more.
 #[derive(Clone, Copy)]
 struct Fit {
     line: Line,
