@@ -4,9 +4,9 @@
     encode.py --ours target/release/encode [FORMAT ...]         needs: numpy, gguf, ik-llama-cpp-python
 
 Both encode the same numbers, rows of 2,048: normal ones, and Student's t with four degrees of freedom, whose tails are
-heavy. Errors are ratios, ours by ggml's: with every column as important as any other, with an importance uniform in 0..1,
-and with a log-normal one (the logarithm's deviation is 1.5), which counts in the error as it does in the search. ggml
-demands an importance for IQ1 and IQ2, and is given one of 1 for them and IQ3. Speeds are of the normal numbers.
+heavy. Errors are ratios, ours by ggml's: with every column as important as any other, with an importance uniform in
+0..1, and with a log-normal one (the logarithm's deviation is 1.5), which counts in the error as it does in the search.
+ggml demands an importance for IQ1 and IQ2, and is given one of 1 for them and IQ3. Speeds are of the normal numbers.
 """
 
 import argparse
@@ -25,7 +25,8 @@ FORMATS = """Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXF
              IQ3_S""".split()
 # What has nothing to choose.
 UNWEIGHED = ["Q8_0", "MXFP4"]
-RUNS = 2
+# Runs of which the best counts, as of ours.
+RUNS = 10
 
 
 def ggml():
@@ -49,9 +50,9 @@ def theirs(library, name, x, importance):
     best = float("inf")
     for _ in range(RUNS):
         start = time.perf_counter()
-        library.ggml_quantize_chunk(
-            int(kind), pointer(x), pointer(out), ctypes.c_int64(0), ctypes.c_int64(len(x)), ctypes.c_int64(COLUMNS), pointer(importance), None
-        )
+        # The type, from, to, the first number, rows, columns, the importance, and parameters of which there are none.
+        sizes = [ctypes.c_int64(size) for size in (0, len(x), COLUMNS)]
+        library.ggml_quantize_chunk(int(kind), pointer(x), pointer(out), *sizes, pointer(importance), None)
         best = min(best, time.perf_counter() - start)
     return x.size / best / 1e6, error(x, gguf.dequantize(out, kind), importance)
 
@@ -84,7 +85,8 @@ def main():
     random, library = np.random.default_rng(1), ggml()
     shape = (args.rows, COLUMNS)
     numbers = [random.standard_normal(shape).astype(np.float32), random.standard_t(4, shape).astype(np.float32)]
-    importances = [None, random.random(COLUMNS).astype(np.float32), np.exp(1.5 * random.standard_normal(COLUMNS)).astype(np.float32)]
+    uniform, log_normal = random.random(COLUMNS), np.exp(1.5 * random.standard_normal(COLUMNS))
+    importances = [None, uniform.astype(np.float32), log_normal.astype(np.float32)]
     # What each column of the table compares.
     cases = [(x, importance) for importance in importances[:2] for x in numbers] + [(numbers[0], importances[2])]
     found = [ours(args.ours, *case) for case in cases]
@@ -95,7 +97,8 @@ def main():
         both = [(of[name], theirs(library, name, *case)) for of, case in zip(found, counted)]
         rates = [f"{rate:.3g}" for i in (0, 2) if i < len(both) for (rate, _) in both[i]]
         ratios = [f"{a[1] / b[1]:.3f}" for a, b in both]
-        print(f"| {name} | " + " | ".join(rates + ["–"] * (4 - len(rates)) + ratios + ["–"] * (5 - len(ratios))) + " |", flush=True)
+        cells = rates + ["–"] * (4 - len(rates)) + ratios + ["–"] * (5 - len(ratios))
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
