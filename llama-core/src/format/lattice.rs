@@ -9,7 +9,7 @@
 
 use super::block::{Half, SUPER, inverse, narrow, widen};
 use super::codebook::Codebook;
-use super::fit::{HARDLY, NOTHING};
+use super::fit::{Fit, HARDLY, NOTHING};
 
 /// Scales tried: the first, and four at equal ratios, by square roots, which unlike others have the same bits everywhere.
 const TRIES: usize = 5;
@@ -36,16 +36,6 @@ pub(super) struct Words<const N: usize> {
     /// Lowest and highest magnitude in a word.
     range: (f32, f32),
 }
-
-/// A scale, and by how much it makes the squared error of zeros smaller.
-#[derive(Clone, Copy)]
-struct Fit {
-    scale: f32,
-    gain: f32,
-}
-
-/// What approximates by zeros.
-const NONE: Fit = Fit { scale: 0.0, gain: 0.0 };
 
 impl<const N: usize> Words<N> {
     /// These words, numbered in this order: a multiple of eight.
@@ -120,7 +110,7 @@ struct Sums {
 impl Products {
     /// The positive scale with which words approximate all vectors best, among those tried; 0 for zeros.
     fn fit(&self) -> Fit {
-        let mut best = NONE;
+        let mut best = Fit::NONE;
         if self.largest < NOTHING {
             return best;
         }
@@ -129,12 +119,12 @@ impl Products {
         let step = (1.1 * high / low).sqrt().sqrt();
         let mut scale = self.largest / (1.1 * high);
         for _ in 0..TRIES {
-            best = better(best, self.solve(scale));
+            best = best.or(self.solve(scale));
             scale *= step;
         }
-        best = better(best, self.solve(self.largest / self.range.0));
+        best = best.or(self.solve(self.largest / self.range.0));
         for _ in 0..REFINEMENTS {
-            best = better(best, self.solve(best.scale));
+            best = best.or(self.solve(best.scale));
         }
         best
     }
@@ -158,10 +148,6 @@ impl Products {
         }
         sums
     }
-}
-
-fn better(a: Fit, b: Fit) -> Fit {
-    if b.gain > a.gain { b } else { a }
 }
 
 /// The word whose gain `2 s (w x . c) - s^2 (w . c^2)` is largest. Where this is inlined the loop does not become vector
@@ -206,7 +192,7 @@ pub(super) fn fit<const N: usize, const M: usize, const S: usize>(
         books.iter().map(|book| book.against(&x[part.clone()], &weights[part.clone()])).collect()
     };
     // A part's products are made twice: those of all parts would not stay in a cache.
-    let wanted: [f32; S] = std::array::from_fn(|s| against(s).iter().map(Products::fit).fold(NONE, better).scale);
+    let wanted: [f32; S] = std::array::from_fn(|s| against(s).iter().map(Products::fit).fold(Fit::NONE, Fit::or).scale);
     let largest = wanted.iter().fold(0.0f32, |max, &scale| max.max(scale));
     let d = narrow(largest / (unit * f32::from(2 * top + 1)));
     let mut fitted = Fitted { d, scales: [0; S], books: [0; S], words: [0; M], sums: Sums::default() };

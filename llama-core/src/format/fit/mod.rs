@@ -25,6 +25,23 @@ pub(super) const NOTHING: f32 = 1e-12;
 /// What counts less than this by what counts most is not asked for the range.
 pub(super) const HARDLY: f32 = 1e-3;
 
+/// A scale, and by how much it makes the squared error of zeros smaller.
+#[derive(Clone, Copy)]
+pub(super) struct Fit {
+    pub scale: f32,
+    pub gain: f32,
+}
+
+impl Fit {
+    /// What approximates by zeros.
+    pub const NONE: Fit = Fit { scale: 0.0, gain: 0.0 };
+
+    /// The one that gains more, `self` where they are equal.
+    pub fn or(self, other: Fit) -> Fit {
+        if other.gain > self.gain { other } else { self }
+    }
+}
+
 /// Numbers that share a scale, and how often the error of each counts.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a, const L: usize> {

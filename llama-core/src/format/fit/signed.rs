@@ -1,6 +1,6 @@
 //! Numbers as a scale times a signed code: Q3_K, Q6_K and IQ4, and Q4_0 and Q5_0 where weights count differently.
 
-use super::{NOTHING, Part, extreme, round};
+use super::{Fit, NOTHING, Part, extreme, round};
 use crate::format::block::{Half, SUPER, inverse, narrow, widen};
 
 /// How often the super-scale is solved for.
@@ -48,13 +48,6 @@ impl<const LOWEST: i8> Grid for Uniform<LOWEST> {
     }
 }
 
-/// A scale, and by how much it makes the squared error of zeros smaller.
-#[derive(Clone, Copy)]
-struct Fit {
-    scale: f32,
-    gain: f32,
-}
-
 impl<const L: usize> Part<'_, L> {
     /// Sums of `x q` and `q q`, `q` the values nearest to `x * per_step`.
     #[inline(always)]
@@ -89,34 +82,30 @@ impl<const L: usize> Part<'_, L> {
         let (all, counting) = (extreme(self.x), extreme(&self.counting()));
         let mut best = self.scale_about::<G>(all);
         if counting != all {
-            best = better(best, self.scale_about::<G>(counting));
+            best = best.or(self.scale_about::<G>(counting));
         }
         best.scale
     }
 
     /// The best scale about the one that just covers numbers as large as this.
     fn scale_about<G: Grid>(&self, extreme: f32) -> Fit {
-        let mut best = Fit { scale: 0.0, gain: 0.0 };
+        let mut best = Fit::NONE;
         if extreme.abs() < NOTHING {
             return best;
         }
         let (first, last, tries) = G::TRIES;
         for k in 0..tries {
             let level = first + (last - first) / (tries - 1) as f32 * k as f32;
-            best = better(best, self.solve::<G>(-level / extreme));
+            best = best.or(self.solve::<G>(-level / extreme));
             if G::BOTH {
-                best = better(best, self.solve::<G>(level / extreme));
+                best = best.or(self.solve::<G>(level / extreme));
             }
         }
         for _ in 0..REFINEMENTS {
-            best = better(best, self.solve::<G>(inverse(best.scale)));
+            best = best.or(self.solve::<G>(inverse(best.scale)));
         }
         best
     }
-}
-
-fn better(a: Fit, b: Fit) -> Fit {
-    if b.gain > a.gain { b } else { a }
 }
 
 /// Scale (rounded to `f16`) and values of one block of 32 without sub-blocks.
