@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
+use super::batches::bend;
 use llama_core::backend::{Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -188,21 +189,7 @@ fn numbers_that_are_none_end_no_follower() {
 fn bent_step() -> impl Strategy<Value = Vec<u32>> {
     let word = prop_oneof![4 => 0..40_u32, 1 => any::<u32>()];
     let change = (0..6_usize, any::<Index>(), 0..3_u8, word);
-    prop::collection::vec(change, 1..4).prop_map(|changes| {
-        let mut batch = batch();
-        let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = &mut batch;
-        let mut lists = [tokens, positions, q_indptr, kv_indptr, block_ids, outputs];
-        for (which, at, how, word) in changes {
-            let list = &mut lists[which];
-            let len = list.len();
-            match how {
-                0 if len > 0 => list[at.index(len)] = word,
-                1 if len > 0 => drop(list.remove(at.index(len))),
-                _ => list.insert(at.index(len + 1), word),
-            }
-        }
-        step(&batch)
-    })
+    prop::collection::vec(change, 1..4).prop_map(|changes| step(&bend(batch(), changes)))
 }
 
 fn message() -> impl Strategy<Value = Vec<u32>> {
