@@ -64,6 +64,7 @@ pub mod numerics;
 pub mod ranks;
 pub mod sample;
 pub mod text;
+mod whole;
 
 pub use error::{Error, Result};
 pub use loader::Loader;

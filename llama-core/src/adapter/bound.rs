@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::Adapter;
 use super::pairs::{Pair, number_rows};
 use crate::checkpoint::Name;
-use crate::config::{Config, Head, RopeLayout};
+use crate::config::{Config, Head, RopeLayout, row_of_halves};
 use crate::error::{Error, InFile, Result};
 
 /// An adapter whose every matrix is one of a base's, in the right shape.
@@ -61,7 +61,7 @@ impl Adapter {
     }
 
     fn check_order(&self, name: Name, pair: &Pair, base: &Config) -> Result<()> {
-        if !is_rotated(name) || self.layout == base.rope.layout || base.rope.dims == base.head_dim {
+        if !name.is_rotated() || self.layout == base.rope.layout || base.rope.dims == base.head_dim {
             return Ok(());
         }
         let tensor = self.file.info(pair.b).name;
@@ -134,15 +134,14 @@ impl<'a> Bound<'a> {
             return row;
         }
         let (in_head, half) = (row % self.head_dim, self.head_dim / 2);
-        let there = match self.layout {
-            RopeLayout::Interleaved => in_head % 2 * half + in_head / 2,
-            RopeLayout::Halves => in_head % half * 2 + in_head / half,
-        };
-        row - in_head + there
+        match self.layout {
+            RopeLayout::Interleaved => row_of_halves(row, self.head_dim, self.head_dim),
+            RopeLayout::Halves => row - in_head + in_head % half * 2 + in_head / half,
+        }
     }
 
     fn reorders(self, name: Name) -> bool {
-        is_rotated(name) && self.layout != self.adapter.layout
+        name.is_rotated() && self.layout != self.adapter.layout
     }
 
     fn check_finite(self, pair: &Pair, row: usize, delta: &[f32]) -> Result<()> {
@@ -163,11 +162,6 @@ fn product(b: &[f32], a: &[f32], out: &mut [f32]) {
     for (b, a) in b.iter().zip(a.chunks_exact(out.len())) {
         out.iter_mut().zip(a).for_each(|(out, a)| *out += b * a);
     }
-}
-
-/// Whether a rotary embedding turns what this matrix gives.
-fn is_rotated(name: Name) -> bool {
-    matches!(name, Name::Q(_) | Name::K(_))
 }
 
 fn layer(name: Name) -> Option<usize> {

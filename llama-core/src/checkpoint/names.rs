@@ -109,6 +109,11 @@ impl Name {
         self.is_bias() || matches!(self, AttnNorm(_) | FfnNorm(_) | Norm | RopeFreqs)
     }
 
+    /// Whether a rotary embedding turns what this gives, so that the order of its rows is one of a kind of file.
+    pub(crate) fn is_rotated(self) -> bool {
+        matches!(self, Q(_) | K(_) | QBias(_) | KBias(_))
+    }
+
     /// Spelling in GGUF files of architecture `llama`.
     pub fn gguf(self) -> String {
         match self {

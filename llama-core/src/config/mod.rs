@@ -6,7 +6,7 @@ mod rope;
 
 pub(crate) use check::{Keys, numbered_labels};
 pub use head::{Head, Pooling};
-pub(crate) use rope::yarn_scale;
+pub(crate) use rope::{row_of_halves, yarn_scale};
 
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,4 +114,28 @@ pub enum RopeScaling {
         /// `[dims / 2]`.
         divisors: Vec<f32>,
     },
+}
+
+#[cfg(test)]
+impl Config {
+    /// Small sizes, for unit tests that ask for one or two of their own.
+    pub(crate) fn of_tests() -> Config {
+        Config {
+            architecture: "llama".into(),
+            vocab: 8,
+            hidden: 16,
+            ffn: 32,
+            layers: 1,
+            heads: 8,
+            kv_heads: 8,
+            head_dim: 2,
+            context: 16,
+            eps: 1e-5,
+            rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
+            window: None,
+            head: Head::Own,
+            pooling: Pooling::Last,
+            labels: Vec::new(),
+        }
+    }
 }

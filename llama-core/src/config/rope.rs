@@ -55,6 +55,15 @@ impl Rope {
     }
 }
 
+/// Which row of a matrix whose heads are in halves is row `row` of the same matrix in pairs, where of each head's `head_dim` rows the
+/// first `dims` are turned.
+pub(crate) fn row_of_halves(row: usize, head_dim: usize, dims: usize) -> usize {
+    match (row / head_dim * head_dim, row % head_dim) {
+        (head, within) if within < dims => head + within % 2 * (dims / 2) + within / 2,
+        _ => row,
+    }
+}
+
 /// Llama 3.1's stretch of one frequency: by `factor` where it makes few rotations, not at all where many.
 fn three_bands(freq: f64, factor: f64, low: f64, high: f64, original: usize) -> f64 {
     let rotations = original as f64 * freq / TAU;

@@ -232,7 +232,6 @@ pub(super) fn fitting(format: Format, cols: usize, float: Format) -> Format {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Pooling, Rope, RopeLayout, RopeScaling};
 
     #[test]
     fn names_are_read_back() {
@@ -257,7 +256,7 @@ mod tests {
     fn values_and_down_get_what_llama_cpp_gives_them() {
         use Format::{Q3_K, Q4_K, Q5_K, Q6_K};
         let of = |mixture: Mixture, layers: usize, kv_heads: usize| {
-            let config = config(layers, kv_heads);
+            let config = Config { layers, heads: 32, kv_heads, ..Config::of_tests() };
             [Name::V as fn(usize) -> Name, Name::Down]
                 .map(|name| [0, 2, 20].map(|layer| mixture.format(name(layer), &config)))
         };
@@ -271,26 +270,6 @@ mod tests {
         assert_eq!(of(Q2_K, 80, 4), [[Q5_K; 3], [Q3_K; 3]]);
         assert_eq!(of(Q3_K_S, 80, 4), [[Q5_K; 3], [Q3_K; 3]]);
         assert_eq!(of(Q4_K_M, 80, 4), [[Q6_K, Q6_K, Q5_K], [Q6_K, Q6_K, Q4_K]]);
-    }
-
-    fn config(layers: usize, kv_heads: usize) -> Config {
-        Config {
-            architecture: "llama".into(),
-            vocab: 32,
-            hidden: 64,
-            ffn: 64,
-            layers,
-            heads: 32,
-            kv_heads,
-            head_dim: 2,
-            context: 16,
-            eps: 1e-5,
-            rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
-            window: None,
-            head: Head::Own,
-            pooling: Pooling::default(),
-            labels: Vec::new(),
-        }
     }
 
     #[test]

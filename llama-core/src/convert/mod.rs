@@ -25,7 +25,7 @@ mod rows;
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 pub use importance::Importance;
@@ -40,6 +40,7 @@ use crate::error::{Error, InFile, Result};
 use crate::format::Format;
 use crate::model::Progress;
 use crate::text::to_gguf::{self, Spelled};
+use crate::whole;
 use rows::{Order, Rows};
 
 /// Keys that are about the file, not about the model.
@@ -96,21 +97,21 @@ impl<'a> Converter<'a> {
     /// # Errors
     /// [`Error::File`] that names the file if it is of a model of another shape.
     pub fn importance(self, importance: &'a Importance) -> Result<Self> {
-        let mut names =
-            Name::all(self.checkpoint.config()).filter(|name| importance.columns(&name.gguf()).is_some()).peekable();
-        if names.peek().is_none() {
-            return Err(
-                importance.error("entries", "are of none of this model's matrices; an entry for each was expected")
-            );
-        }
-        for name in names {
-            let (_, cols) = name.shape(self.checkpoint.config());
-            let found = importance.columns(&name.gguf()).map_or(0, <[f32]>::len);
+        let config = self.checkpoint.config();
+        let mut known = false;
+        for name in Name::all(config) {
+            let Some(columns) = importance.columns(&name.gguf()) else { continue };
+            let (found, (_, cols)) = (columns.len(), name.shape(config));
             if found != cols {
                 let problem =
                     format!("has {found} numbers; {cols}, one for each of the model's columns, were expected");
                 return Err(importance.error(name.gguf(), problem));
             }
+            known = true;
+        }
+        if !known {
+            let problem = "are of none of this model's matrices; an entry for each was expected";
+            return Err(importance.error("entries", problem));
         }
         Ok(Converter { importance: Some(importance), ..self })
     }
@@ -136,10 +137,10 @@ impl<'a> Converter<'a> {
         let Spelled { pairs, notes } = self.pairs()?;
         let divisors = self.divisors();
         let tensors = self.tensors(divisors.as_deref())?;
-        let partial = Partial(path.with_added_extension("partial"));
-        let bytes = self.write_all(&partial.0, &pairs, &tensors, &mut progress)?;
-        self.checkpoint.verify()?;
-        fs::rename(&partial.0, path).map_err(|source| Error::io(path, source))?;
+        let bytes = whole::written(path, |partial| {
+            let bytes = self.write_all(partial, &pairs, &tensors, &mut progress)?;
+            self.checkpoint.verify().map(|()| bytes)
+        })?;
         Ok(Summary { bytes, notes })
     }
 
@@ -254,19 +255,11 @@ impl<'a> Converter<'a> {
 
     fn order(&self, name: Name) -> Order {
         let config = self.checkpoint.config();
-        let turned = matches!(name, Name::Q(_) | Name::K(_) | Name::QBias(_) | Name::KBias(_));
         match config.rope.layout {
-            RopeLayout::Halves if turned => Order::Pairs { head_dim: config.head_dim, dims: config.rope.dims },
+            RopeLayout::Halves if name.is_rotated() => {
+                Order::Pairs { head_dim: config.head_dim, dims: config.rope.dims }
+            }
             _ => Order::Kept,
         }
-    }
-}
-
-/// A file that is gone unless it got another name.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }

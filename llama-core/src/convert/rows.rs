@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use crate::adapter::Bound;
 use crate::checkpoint::{Name, TensorView};
+use crate::config::row_of_halves;
 use crate::error::{Error, Result};
 use crate::format::{ENCODE_MAX, Format};
 
@@ -42,10 +43,7 @@ impl Order {
     fn source(self, row: usize) -> usize {
         match self {
             Order::Kept => row,
-            Order::Pairs { head_dim, dims } => match (row / head_dim * head_dim, row % head_dim) {
-                (head, within) if within < dims => head + within % 2 * (dims / 2) + within / 2,
-                _ => row,
-            },
+            Order::Pairs { head_dim, dims } => row_of_halves(row, head_dim, dims),
         }
     }
 
@@ -157,8 +155,8 @@ impl Rows<'_> {
     /// An error about a weight that no model may have, or that the format cannot hold.
     fn check(&self, first: usize, weights: &[f32]) -> Result<()> {
         let most = match self.format {
-            _ if self.is_copied() => f32::MAX,
             Format::F32 => f32::MAX,
+            _ if self.is_copied() => f32::MAX,
             Format::F16 => f16::MAX.to_f32(),
             Format::BF16 => bf16::MAX.to_f32(),
             _ => ENCODE_MAX,

@@ -21,6 +21,7 @@ use crate::batch::{BLOCK, BlockId};
 use crate::checkpoint::checksum;
 use crate::error::{Error, Result};
 use crate::kv::{BlockPool, Prefix};
+use crate::whole;
 
 const MAGIC: [u8; 8] = *b"LLAMA-KV";
 const ORDER: u32 = 0x0102_0304;
@@ -40,7 +41,7 @@ impl Engine {
         let (blocks, _) = find(self.scheduler.pool_mut(), tokens);
         let (saved, path) = (blocks.len() * BLOCK, path.as_ref());
         let written = if saved > 0 {
-            self.write_prefix(&tokens[..saved], &blocks, path)
+            whole::written(path, |partial| self.write_blocks(&tokens[..saved], &blocks, partial))
         } else {
             let problem = format!("the cache holds no {BLOCK} of them: complete a request that begins with them first");
             Err(Error::parameter("tokens", tokens.len(), problem))
@@ -74,14 +75,6 @@ impl Engine {
         let taken = blocks.len() * BLOCK;
         release(pool, blocks);
         Ok(taken)
-    }
-
-    /// What cannot be written whole is not left behind: where there was no room for it, others need what it took.
-    fn write_prefix(&mut self, tokens: &[u32], blocks: &[BlockId], path: &Path) -> Result<()> {
-        let partial = path.with_added_extension("partial");
-        let written = self.write_blocks(tokens, blocks, &partial);
-        let written = written.and_then(|()| fs::rename(&partial, path).map_err(|error| Error::io(path, error)));
-        written.inspect_err(|_| drop(fs::remove_file(&partial)))
     }
 
     fn write_blocks(&mut self, tokens: &[u32], blocks: &[BlockId], partial: &Path) -> Result<()> {

@@ -52,27 +52,10 @@ pub fn check(config: &Config, ranks: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Head, Pooling, Rope, RopeLayout, RopeScaling};
 
     #[test]
     fn a_rank_without_a_token_is_refused() {
-        let sizes = |vocab| Config {
-            architecture: "llama".into(),
-            vocab,
-            hidden: 16,
-            ffn: 32,
-            layers: 1,
-            heads: 8,
-            kv_heads: 8,
-            head_dim: 2,
-            context: 16,
-            eps: 1e-5,
-            rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
-            window: None,
-            head: Head::Tied,
-            pooling: Pooling::Last,
-            labels: Vec::new(),
-        };
+        let sizes = |vocab| Config { vocab, ..Config::of_tests() };
         check(&sizes(8), 8).unwrap();
         let error = check(&sizes(7), 8).unwrap_err().to_string();
         assert_eq!(error, "parameter ranks = 8: this model's 7 tokens are fewer; possible are 1, 2, 4");
