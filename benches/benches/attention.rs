@@ -109,7 +109,7 @@ fn attention(c: &mut Criterion) {
             let others = [Tier::Avx2, Tier::Portable].into_iter().filter(|&tier| tier != Tier::best());
             let teams = [(Tier::best(), 1), (Tier::best(), 2)].into_iter().chain(others.map(|tier| (tier, 1)));
             for (tier, threads) in teams {
-                let options = CpuOptions { threads: Some(threads), tier: Some(tier), numerics: Numerics::Default };
+                let options = CpuOptions { threads: Some(threads), tier: Some(tier), ..CpuOptions::default() };
                 let Ok(cpu) = Cpu::new(options) else { continue };
                 let mut case = Case::new(cpu, &shape, (cached, new), fill_tensor);
                 assert!(case.result() == want, "{model} {step} on {} differs from the reference", case.backend.name());

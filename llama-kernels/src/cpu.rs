@@ -23,6 +23,7 @@ use crate::quant::{Input, LinearScratch, RowNorm};
 use crate::tensor::Tensor;
 use crate::threads::{self, MAX_THREADS, Threads};
 use crate::weight::cache::Cache;
+use crate::weight::pack::Forms;
 use crate::weight::{Store, Weight};
 
 /// How a [`Cpu`] computes.
@@ -34,12 +35,22 @@ pub struct CpuOptions {
     pub tier: Option<Tier>,
     /// Arithmetic of quantised weights.
     pub numerics: Numerics,
+    /// Keep BF16 weights in twelve bits, exactly: the same bits of every result, from three quarters of the memory and of what
+    /// a step reads of it. (`weight::coded` says how.) Matrices that are not as trained ones are may not fit, which is a
+    /// typed error when they are loaded.
+    pub compact: bool,
+}
+
+impl CpuOptions {
+    fn forms(&self) -> Forms {
+        Forms { numerics: self.numerics, compact: self.compact }
+    }
 }
 
 /// The CPU backend.
 pub struct Cpu {
     tier: Tier,
-    numerics: Numerics,
+    forms: Forms,
     threads: Threads,
     linear: LinearKernels,
     vector: VectorKernels,
@@ -72,7 +83,7 @@ impl Cpu {
         let missing = || Error::parameter("tier", tier, "this CPU lacks its instructions");
         Ok(Cpu {
             tier,
-            numerics: options.numerics,
+            forms: options.forms(),
             threads: Threads::new(options.threads.unwrap_or_else(|| threads::available().min(MAX_THREADS)))?,
             linear: LinearKernels::new(tier).ok_or_else(missing)?,
             vector: VectorKernels::new(tier).ok_or_else(missing)?,
@@ -83,13 +94,13 @@ impl Cpu {
     }
 
     /// The same, taking the weights of `checkpoint` from a file of packed weights at `path`, which it writes first if there
-    /// is none, or a stale one. In a folder every checkpoint has a file of its own, and one more for [`Numerics::Float`],
-    /// which packs otherwise. Logits are the same bits.
+    /// is none, or a stale one. In a folder every checkpoint has a file of its own, and one more each for [`Numerics::Float`] and
+    /// for `compact`, which pack otherwise. Logits are the same bits.
     ///
     /// # Errors
     /// As [`Cache::open_or_write`].
     pub fn cached(mut self, path: impl AsRef<Path>, checkpoint: &Checkpoint) -> Result<Self> {
-        let cache = Cache::open_or_write(path.as_ref(), checkpoint, self.numerics, &self.threads)?;
+        let cache = Cache::open_or_write(path.as_ref(), checkpoint, self.forms, &self.threads)?;
         self.weights.get_mut().map(cache);
         Ok(self)
     }
@@ -129,7 +140,7 @@ impl Cpu {
         let mut scratch = self.scratch.borrow_mut();
         let (tokens, widest) = (scratch.tokens.max(tokens), scratch.widest.max(widest));
         if (tokens, widest) != (scratch.tokens, scratch.widest) {
-            *scratch = Scratch::new(tokens, widest, self.threads.count(), self.numerics)?;
+            *scratch = Scratch::new(tokens, widest, self.threads.count(), self.forms.numerics)?;
         }
         Ok(scratch)
     }
@@ -153,11 +164,11 @@ impl Backend for Cpu {
     }
 
     fn numerics(&self) -> Numerics {
-        self.numerics
+        self.forms.numerics
     }
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
-        Weight::bytes(parts, self.numerics)
+        Weight::bytes(parts, self.forms)
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -166,7 +177,7 @@ impl Backend for Cpu {
 
     fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64 {
         let plan = Plan::bytes(shape, limits, self.threads.count());
-        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest, self.threads.count(), self.numerics))
+        plan.saturating_add(LinearScratch::bytes(limits.tokens, widest, self.threads.count(), self.forms.numerics))
     }
 
     fn reserve(&self, _total: u64, weights: u64) -> Result<()> {
@@ -187,7 +198,7 @@ impl Backend for Cpu {
     }
 
     fn weight(&self, parts: &[Part<'_>]) -> Result<Weight> {
-        let weight = Weight::within(&mut self.weights.borrow_mut(), parts, self.numerics, &self.threads)?;
+        let weight = Weight::within(&mut self.weights.borrow_mut(), parts, self.forms, &self.threads)?;
         self.scratch(0, weight.cols())?;
         Ok(weight)
     }

@@ -16,6 +16,7 @@ use llama_kernels::ops::linear::linear;
 use llama_kernels::quant::LinearScratch;
 use llama_kernels::threads::Threads;
 use llama_kernels::weight::Weight;
+use llama_kernels::weight::pack::Forms;
 use proptest::prelude::*;
 
 /// One matrix with its bias.
@@ -124,9 +125,15 @@ fn run(tier: Tier, threads: usize, w: &Weight, x: &[f32], numerics: Numerics) ->
     out.into_iter().map(f32::to_bits).collect()
 }
 
-fn weight(matrices: &[Matrix], numerics: Numerics) -> Weight {
+fn weight(matrices: &[Matrix], forms: impl Into<Forms>) -> Weight {
     let parts: Vec<Part<'_>> = matrices.iter().map(Matrix::part).collect();
-    Weight::new(&parts, numerics, &Threads::new(2).unwrap()).unwrap()
+    Weight::new(&parts, forms, &Threads::new(2).unwrap()).unwrap()
+}
+
+/// The ways to pack matrices for a mode: one more where one is BF16.
+fn forms(matrices: &[Matrix], numerics: Numerics) -> Vec<Forms> {
+    let coded = matrices.iter().any(|matrix| matrix.format == Format::BF16);
+    [false, true].into_iter().take(1 + usize::from(coded)).map(|compact| Forms { numerics, compact }).collect()
 }
 
 /// Activations of uneven magnitude, with a group of zeros among them.
@@ -151,24 +158,23 @@ fn check(
     numerics: Numerics,
     random: &mut Random,
 ) {
-    let w = weight(matrices, numerics);
+    let w: Vec<Weight> = forms(matrices, numerics).into_iter().map(|forms| weight(matrices, forms)).collect();
     for tokens in tokens {
-        check_of(matrices, &w, &activations(tokens, w.cols(), random), threads, numerics);
+        check_of(matrices, &w, &activations(tokens, matrices[0].cols, random), threads, numerics);
         if numerics == Numerics::Fast {
             // A tile without a group of zeros may go another way.
-            let x = uneven(tokens, w.cols(), [1.0, 0.01, 30.0, 1e-20], random);
+            let x = uneven(tokens, matrices[0].cols, [1.0, 0.01, 30.0, 1e-20], random);
             check_of(matrices, &w, &x, threads, numerics);
         }
     }
 }
 
-fn check_of(matrices: &[Matrix], w: &Weight, x: &[f32], threads: usize, numerics: Numerics) {
-    let tokens = x.len() / w.cols();
+fn check_of(matrices: &[Matrix], weights: &[Weight], x: &[f32], threads: usize, numerics: Numerics) {
     let expected = expected(matrices, x, numerics);
-    for tier in Tier::available() {
-        let formats: Vec<_> = matrices.iter().map(|m| m.format.name()).collect();
+    for (tier, w) in Tier::available().flat_map(|tier| weights.iter().map(move |w| (tier, w))) {
+        let (packs, tokens): (Vec<_>, _) = (w.segments().iter().map(|s| s.pack()).collect(), x.len() / w.cols());
         let got = run(tier, threads, w, x, numerics);
-        assert!(got == expected, "{tier}, {formats:?}, {tokens} tokens, {threads} threads, {numerics:?}");
+        assert!(got == expected, "{tier}, {packs:?}, {tokens} tokens, {threads} threads, {numerics:?}");
     }
 }
 
@@ -327,9 +333,10 @@ fn rows_decode_to_the_bits_of_their_format() {
     for (format, numerics) in Format::ALL.into_iter().flat_map(|f| Numerics::ALL.map(|n| (f, n))) {
         let matrices =
             [Matrix::new(format, 37, 512, true, &mut random), Matrix::new(Format::Q8_0, 5, 512, false, &mut random)];
-        let w = weight(&matrices, numerics);
-        let wanted = matrices.iter().flat_map(|m| (0..m.rows).map(|r| (m.view(), r)));
-        for (row, (view, r)) in wanted.enumerate() {
+        let wanted = || matrices.iter().flat_map(|m| (0..m.rows).map(|r| (m.view(), r)));
+        let weights: Vec<Weight> =
+            forms(&matrices, numerics).into_iter().map(|forms| weight(&matrices, forms)).collect();
+        for (w, (row, (view, r))) in weights.iter().flat_map(|w| wanted().enumerate().map(move |row| (w, row))) {
             let (mut ours, mut theirs) = (vec![f32::NAN; 512], vec![0.0; 512]);
             w.decode_row(row, &mut ours);
             view.decode_row(r, &mut theirs);

@@ -44,7 +44,8 @@ impl Machine {
                 Box::new(Llama::load(Reference::new(numerics), checkpoint, limits, None, quiet).unwrap())
             }
             Machine::Cpu(tier, threads) => {
-                let options = CpuOptions { tier: Some(tier), threads: Some(threads), numerics };
+                let options =
+                    CpuOptions { tier: Some(tier), threads: Some(threads), numerics, ..CpuOptions::default() };
                 Box::new(Llama::load(Cpu::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
             }
             Machine::Ranks(ranks, threads, tier) => {
@@ -73,7 +74,10 @@ impl Ranked {
         limits: Limits,
         numerics: Numerics,
     ) -> Self {
-        let cpu = move |tier| Cpu::new(CpuOptions { tier: Some(tier), threads: Some(threads), numerics }).unwrap();
+        let cpu = move |tier| {
+            Cpu::new(CpuOptions { tier: Some(tier), threads: Some(threads), numerics, ..CpuOptions::default() })
+                .unwrap()
+        };
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = door.local_addr().unwrap().to_string();
         let follow = |_| {

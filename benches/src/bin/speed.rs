@@ -38,6 +38,9 @@ struct Arguments {
     /// default, fast, precise or float
     #[arg(long, default_value = "default")]
     numerics: Numerics,
+    /// Keep BF16 weights in twelve bits, exactly
+    #[arg(long)]
+    compact: bool,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 512)]
     prompt: usize,
@@ -72,7 +75,8 @@ struct Round {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let cpu = CpuOptions { threads: arguments.threads, tier: arguments.tier, numerics: arguments.numerics };
+    let &Arguments { threads, tier, numerics, compact, .. } = arguments;
+    let cpu = CpuOptions { threads, tier, numerics, compact };
     let context = arguments.prompt.max(arguments.context + arguments.generate) + 1;
     let shape = Shape { cpu, context, sequences: arguments.sequences };
     let start = Instant::now();

@@ -3,6 +3,7 @@
 //! Every kernel computes, for the rows of one panel and the columns of one tile, the chains that docs/numerics.md
 //! fixes; so all tables give the same bits, and `portable` is the one that can be read.
 
+use super::coded::Coded;
 use crate::isa::Tier;
 use crate::quant::QuantTile;
 use crate::weight::pack::{MAX_PANEL_ROWS, PACKS, Pack};
@@ -81,6 +82,7 @@ pub struct LinearKernels {
     /// Whether [`Acts::zeros`] are pairs of 16 bits, for the first and last two of every four columns.
     pub(super) zero_pairs: bool,
     pub(super) quantise: unsafe fn(&[f32], QuantTile<'_>),
+    pub(super) coded: Coded,
 }
 
 impl LinearKernels {
@@ -110,19 +112,28 @@ impl LinearKernels {
 
     /// `tile[c][r] = panel[r] . acts[c]` for every row of the panel and every column of the tile.
     pub fn run(&self, pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
+        if pack == Pack::CodedBF16 {
+            // SAFETY: nothing is needed but the CPU features of this tier, which `new` has checked.
+            return unsafe { self.coded.multiply(panel, &[acts], tile) };
+        }
         let kernel = self.kernels[pack as usize][acts.columns - 1];
-        // SAFETY: the kernel needs nothing but the CPU features of its tier, which `new` has checked.
+        // SAFETY: as above.
         unsafe { kernel(pack, panel, acts, tile) }
     }
 
-    /// Whether so many columns go through a panel in passes of `PASS`, not tile by tile.
-    pub fn makes_passes(&self, columns: usize) -> bool {
+    /// Whether so many columns go through panels of these forms in passes of `PASS`, not tile by tile.
+    pub fn makes_passes(&self, columns: usize, mut packs: impl Iterator<Item = Pack>) -> bool {
         self.many.as_ref().is_some_and(|many| columns >= many.from)
+            || columns > self.columns && packs.any(|pack| pack == Pack::CodedBF16)
     }
 
     /// `columns[c][r] = panel[r] . acts[c]` for every row of the panel and every column of all the tiles, at most `PASS`.
     pub fn run_pass(&self, pack: Pack, panel: &[u8], acts: &[Acts<'_>], columns: &mut Columns, room: &mut Room) {
         assert!(acts.iter().map(|acts| acts.columns).sum::<usize>() <= PASS, "columns of a pass");
+        if pack == Pack::CodedBF16 {
+            // SAFETY: as in `run`.
+            return unsafe { self.coded.multiply(panel, acts, columns) };
+        }
         if let Some(kernel) = self.many.as_ref().and_then(|many| many.kernels[pack as usize]) {
             // SAFETY: as in `run`.
             return unsafe { kernel(panel, acts, columns, room) };

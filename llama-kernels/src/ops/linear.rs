@@ -135,7 +135,8 @@ enum Sink<'a> {
 impl Job<'_> {
     /// All tokens through `panels`, counted over all segments; of both segments where they are paired.
     fn run(&self, panels: Range<usize>, acts: &Activations) {
-        if self.kernels.makes_passes(acts.tiles().columns()) {
+        let packs = self.w.segments().iter().map(Segment::pack);
+        if self.kernels.makes_passes(acts.tiles().columns(), packs) {
             self.passes(panels, acts);
         } else {
             self.tiles(panels, acts);
@@ -186,7 +187,8 @@ impl Job<'_> {
         let tokens = tiles.tokens(own.start).start..tiles.tokens(own.end - 1).end;
         let mut product = |segment: &Segment, p: usize, columns: &mut [Column; N]| {
             let terms = tiles.terms(segment.pack());
-            multiply(segment.pack(), segment.panel(p), columns);
+            let (pack, panel) = segment.panel(p);
+            multiply(pack, panel, columns);
             add_terms(&mut columns[..tokens.len() * terms], terms);
             terms
         };

@@ -4,7 +4,9 @@
 //! padded with zero rows. [`pack`] says what a panel is.
 
 pub mod cache;
+pub mod coded;
 pub mod pack;
+mod plain;
 mod repack;
 mod store;
 pub mod unpack;
@@ -12,14 +14,14 @@ pub mod unpack;
 use std::ops::Range;
 use std::sync::Mutex;
 
-use llama_core::backend::{Numerics, Part};
+use llama_core::backend::Part;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::numerics::GROUP;
 use llama_core::{Error, Result};
 
 use crate::threads::Threads;
-use pack::Pack;
+use pack::{Forms, Pack};
 use store::Panels;
 pub use store::Store;
 
@@ -43,8 +45,11 @@ pub struct Segment {
     pack: Pack,
     /// Of the weight, which are rows `0 ..` of the part.
     rows: Range<usize>,
+    cols: usize,
     panel_bytes: usize,
     data: Panels,
+    /// Of a coded form: those of its panels that are [plain](coded::plain).
+    plain: Panels,
     /// `[rows]`, or nothing.
     bias: Vec<f32>,
 }
@@ -54,12 +59,13 @@ impl Weight {
     ///
     /// An error names the tensor whose columns differ, whose bias does not fit, or which holds a weight or a scale that
     /// is not finite.
-    pub fn new(parts: &[Part<'_>], numerics: Numerics, threads: &Threads) -> Result<Weight> {
-        Weight::within(&mut Store::default(), parts, numerics, threads)
+    pub fn new(parts: &[Part<'_>], forms: impl Into<Forms>, threads: &Threads) -> Result<Weight> {
+        Weight::within(&mut Store::default(), parts, forms, threads)
     }
 
     /// As [`Weight::new`], in memory of `store`, or without repacking what is in its cache.
-    pub fn within(store: &mut Store, parts: &[Part<'_>], numerics: Numerics, threads: &Threads) -> Result<Weight> {
+    pub fn within(store: &mut Store, parts: &[Part<'_>], forms: impl Into<Forms>, threads: &Threads) -> Result<Weight> {
+        let forms = forms.into();
         let cols = parts.first().map_or(0, |part| part.weight.cols());
         let mut weight = Weight { rows: 0, cols, segments: Vec::with_capacity(parts.len()) };
         for part in parts {
@@ -67,7 +73,7 @@ impl Weight {
                 let problem = format!("{} columns are stacked on {cols}", part.weight.cols());
                 return Err(part.weight.error(problem));
             }
-            let pack = Pack::of(part.weight.format(), numerics);
+            let pack = forms.pack(part.weight.format());
             weight.segments.push(Segment::new(store, part, pack, weight.rows, threads)?);
             weight.rows += part.weight.rows();
         }
@@ -82,11 +88,13 @@ impl Weight {
         Ok(Weight { rows: view.rows(), cols: view.cols(), segments: vec![segment] })
     }
 
-    /// Bytes that the panels of `(format, rows, cols)` parts hold; a bias adds four for each of its rows.
-    pub fn bytes(parts: &[(Format, usize, usize)], numerics: Numerics) -> u64 {
+    /// Bytes that the panels of `(format, rows, cols)` parts hold, at most; a bias adds four for each of its rows.
+    pub fn bytes(parts: &[(Format, usize, usize)], forms: impl Into<Forms>) -> u64 {
+        let forms = forms.into();
         let part = |&(format, rows, cols): &(Format, usize, usize)| {
-            let pack = Pack::of(format, numerics);
-            rows.div_ceil(pack.rows()) as u64 * pack.panel_bytes(cols) as u64
+            let pack = forms.pack(format);
+            let bytes = rows.div_ceil(pack.rows()) as u64 * pack.panel_bytes(cols) as u64;
+            bytes + pack.spare(bytes)
         };
         parts.iter().map(part).sum()
     }
@@ -122,16 +130,22 @@ impl Segment {
     fn new(store: &mut Store, part: &Part<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<Segment> {
         let view = &part.weight;
         let panel_bytes = pack.panel_bytes(view.cols());
-        let data = match store.find(view, pack) {
-            Some(mapped) => Panels::Mapped(mapped),
+        let [data, plain] = match store.find(view, pack) {
+            Some(mapped) => mapped.map(Panels::Mapped),
             None => {
-                let mut pages = store.take(panels_of(view, pack) * panel_bytes)?;
-                fill(&mut pages, view, pack, 0, threads)?;
-                Panels::Pages(pages)
+                let mut data = store.take(panels_of(view, pack) * panel_bytes)?;
+                fill(&mut data, view, pack, 0, threads)?;
+                let mut plain = Vec::new();
+                if pack == Pack::CodedBF16 {
+                    plain::number(&mut data, panel_bytes, 0, &mut plain);
+                }
+                let mut pages = store.take_plain(view, pack, plain.len())?;
+                plain::fill(&mut pages, view, &plain)?;
+                [data, pages].map(Panels::Pages)
             }
         };
         let rows = first..first + view.rows();
-        Ok(Segment { pack, rows, panel_bytes, data, bias: bias(part)? })
+        Ok(Segment { pack, rows, cols: view.cols(), panel_bytes, data, plain, bias: bias(part)? })
     }
 
     /// How the panels are packed.
@@ -154,14 +168,22 @@ impl Segment {
         self.panel_bytes
     }
 
-    /// All panels.
+    /// All panels, but for what plain ones hold.
     pub fn data(&self) -> &[u8] {
         self.data.data()
     }
 
-    /// Bytes of panel `p`.
-    pub fn panel(&self, p: usize) -> &[u8] {
-        &self.data()[p * self.panel_bytes..][..self.panel_bytes]
+    /// Panel `p` and its form.
+    pub fn panel(&self, p: usize) -> (Pack, &[u8]) {
+        let panel = &self.data()[p * self.panel_bytes..][..self.panel_bytes];
+        self.plain_of(panel).map_or((self.pack, panel), |plain| (Pack::BF16, plain))
+    }
+
+    /// What stands for a panel of a coded form that is only marked.
+    fn plain_of(&self, panel: &[u8]) -> Option<&[u8]> {
+        let place = if self.pack == Pack::CodedBF16 { coded::plain(panel)? } else { return None };
+        let bytes = Pack::BF16.panel_bytes(self.cols);
+        self.plain.data().chunks_exact(bytes).nth(place)
     }
 
     /// Rows of the weight that panel `p` holds.
@@ -178,12 +200,16 @@ impl Segment {
 
     /// Row `r` of the segment.
     fn decode_row(&self, r: usize, out: &mut [f32]) {
-        let panel = self.panel(r / self.pack.rows());
+        let (pack, panel) = self.panel(r / self.pack.rows());
         let lane = r % self.pack.rows();
-        match self.pack {
+        match pack {
             Pack::F32 => decode_floats::<4>(panel, lane, out, f32::from_le_bytes),
             Pack::F16 => decode_floats::<2>(panel, lane, out, |b| half::f16::from_le_bytes(b).to_f32()),
             Pack::BF16 => decode_floats::<2>(panel, lane, out, |b| half::bf16::from_le_bytes(b).to_f32()),
+            Pack::CodedBF16 => {
+                let panel = coded::Panel::of(panel, out.len());
+                out.iter_mut().zip(panel.row(lane)).for_each(|(out, b)| *out = half::bf16::from_le_bytes(b).to_f32());
+            }
             pack => {
                 let blocks = panel.chunks_exact(pack.block_bytes()).zip(out.chunks_exact_mut(pack.block_len()));
                 for (raw, out) in blocks {

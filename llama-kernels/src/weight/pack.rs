@@ -22,6 +22,8 @@ use llama_core::backend::Numerics;
 use llama_core::format::Format;
 use llama_core::numerics::GROUP;
 
+use super::coded::{self, Pair};
+
 /// Rows of the widest panel.
 pub const MAX_PANEL_ROWS: usize = 32;
 
@@ -35,6 +37,8 @@ pub enum Pack {
     F16,
     /// `[k][32]` bf16.
     BF16,
+    /// Twelve bits for a bf16, as [`coded`](super::coded) has them.
+    CodedBF16,
     /// f16 scales, bytes with zero point 128.
     Q8_0,
     /// f16 scales, nibbles with zero point 8.
@@ -86,6 +90,31 @@ pub const E2M1: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 
 /// Zero points in use, each with the sub-blocks of a group it is wanted for.
 pub const ZEROS: [(i32, usize); 6] = [(8, 1), (16, 1), (128, 1), (32, 2), (128, 2), (4, 2)];
 
+/// What a caller chooses of packed forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forms {
+    /// Arithmetic of quantised weights.
+    pub numerics: Numerics,
+    /// Whether BF16 takes twelve bits.
+    pub compact: bool,
+}
+
+impl From<Numerics> for Forms {
+    fn from(numerics: Numerics) -> Self {
+        Forms { numerics, compact: false }
+    }
+}
+
+impl Forms {
+    /// The packed form of `format`.
+    pub fn pack(self, format: Format) -> Pack {
+        match Pack::of(format, self.numerics) {
+            Pack::BF16 if self.compact => Pack::CodedBF16,
+            pack => pack,
+        }
+    }
+}
+
 impl Pack {
     /// The packed form of `format`.
     pub fn of(format: Format, numerics: Numerics) -> Pack {
@@ -122,7 +151,7 @@ impl Pack {
 
     /// Whether weights are floats, which multiply f32 activations.
     pub fn is_float(self) -> bool {
-        matches!(self, Pack::F32 | Pack::F16 | Pack::BF16)
+        matches!(self, Pack::F32 | Pack::F16 | Pack::BF16 | Pack::CodedBF16)
     }
 
     /// Whether this is one of the forms that hold any quantised format, block by block of 32 columns.
@@ -138,7 +167,7 @@ impl Pack {
     /// Groups of 32 columns in a block; 0 for floats.
     pub fn groups(self) -> usize {
         match self {
-            Pack::F32 | Pack::F16 | Pack::BF16 => 0,
+            Pack::F32 | Pack::F16 | Pack::BF16 | Pack::CodedBF16 => 0,
             Pack::Q2_K | Pack::Q3_K | Pack::Q4_K | Pack::Q5_K | Pack::Q6_K | Pack::IQ4_XS => 8,
             _ => 1,
         }
@@ -146,7 +175,11 @@ impl Pack {
 
     /// Columns of a block.
     pub fn block_len(self) -> usize {
-        if self.is_float() { 1 } else { self.groups() * GROUP }
+        match self {
+            Pack::CodedBF16 => 2,
+            _ if self.is_float() => 1,
+            _ => self.groups() * GROUP,
+        }
     }
 
     /// Bytes of a block, all rows of the panel.
@@ -154,6 +187,7 @@ impl Pack {
         match self {
             Pack::F32 => 128,
             Pack::F16 | Pack::BF16 => 64,
+            Pack::CodedBF16 => size_of::<Pair>(),
             Pack::Q8_0 => 32 + 512,
             Pack::Q4_0 | Pack::IQ4_NL => 32 + 256,
             Pack::Q4_1 => 32 + 32 + 256,
@@ -174,7 +208,15 @@ impl Pack {
 
     /// Bytes of a panel of `cols` columns.
     pub fn panel_bytes(self, cols: usize) -> usize {
-        cols / self.block_len() * self.block_bytes()
+        match self {
+            Pack::CodedBF16 => coded::panel_bytes(cols),
+            _ => cols / self.block_len() * self.block_bytes(),
+        }
+    }
+
+    /// Bytes that a model keeps free for what so many bytes of panels cannot hold.
+    pub fn spare(self, bytes: u64) -> u64 {
+        if self == Pack::CodedBF16 { coded::spare(bytes) } else { 0 }
     }
 
     /// Sub-blocks of a group that have a scale of their own: 2 for scales of 16 columns.

@@ -10,6 +10,7 @@ use std::ops::Range;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Mxfp4;
 
+use super::coded;
 use super::pack::Pack;
 
 /// Packs rows `first ..` of `view` (as many as a panel has, or as are left) into `out`, which holds zeros.
@@ -20,6 +21,7 @@ pub fn panel(pack: Pack, view: &TensorView<'_>, first: usize, out: &mut [u8]) ->
         Pack::F32 => floats(view, rows, out),
         Pack::F16 => halves(view, rows, 0x7C00, out),
         Pack::BF16 => halves(view, rows, 0x7F80, out),
+        Pack::CodedBF16 => coded::encode(view, rows, out),
         Pack::Q8_0 => native(pack, view, rows, out, |raw, _| words::<8>(&raw[2..]).map(|word| word ^ 0x8080_8080)),
         Pack::Q4_0 | Pack::IQ4_NL => native(pack, view, rows, out, |raw, _| words::<4>(&raw[2..])),
         Pack::Q4_1 => native(pack, view, rows, out, |raw, _| words::<4>(&raw[4..])),

@@ -5,6 +5,7 @@ use llama_core::checkpoint::TensorView;
 
 use super::cache::{Cache, Mapped};
 use super::pack::Pack;
+use super::plain::Spare;
 use crate::buffer::Pages;
 
 const WHAT: &str = "weights";
@@ -15,6 +16,7 @@ const ADVICE: &str = "the size of the model";
 pub struct Store {
     reserve: Option<Pages>,
     cache: Option<Cache>,
+    spare: Spare,
 }
 
 impl Store {
@@ -44,8 +46,14 @@ impl Store {
         }
     }
 
-    /// The panels of `view`, if they are in the cache.
-    pub(super) fn find(&self, view: &TensorView<'_>, pack: Pack) -> Option<Mapped> {
+    /// Zeros for so many plain panels of `view`, the others of which have form `pack`.
+    pub(super) fn take_plain(&mut self, view: &TensorView<'_>, pack: Pack, plain: usize) -> Result<Pages> {
+        let bytes = self.spare.take(view, pack, plain)?;
+        self.take(bytes)
+    }
+
+    /// The panels of `view`, and its plain ones, if they are in the cache.
+    pub(super) fn find(&self, view: &TensorView<'_>, pack: Pack) -> Option<[Mapped; 2]> {
         self.cache.as_ref()?.find(view, pack)
     }
 }

@@ -86,7 +86,7 @@ pub fn unpack(pack: Pack, raw: &[u8], i: usize) -> Unpacked {
             }
             bytes(raw, raw.len() - 512)
         }
-        Pack::F32 | Pack::F16 | Pack::BF16 => unreachable!("floats have no groups"),
+        Pack::F32 | Pack::F16 | Pack::BF16 | Pack::CodedBF16 => unreachable!("floats have no groups"),
     };
     Unpacked { codes, scale, min }
 }

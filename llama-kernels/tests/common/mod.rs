@@ -18,7 +18,8 @@ impl Random {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    fn byte(&mut self) -> u8 {
+    /// Any.
+    pub fn byte(&mut self) -> u8 {
         self.next() as u8
     }
 }

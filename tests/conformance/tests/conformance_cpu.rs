@@ -19,7 +19,7 @@ impl Subject for Threaded {
 }
 
 fn suite_of(numerics: Numerics, threads: &[usize], size: Size) -> Suite<Threaded> {
-    let options = |tier, threads| CpuOptions { threads: Some(threads), tier: Some(tier), numerics };
+    let options = |tier, threads| CpuOptions { threads: Some(threads), tier: Some(tier), numerics, compact };
     let subjects = Tier::available()
         .flat_map(|tier| threads.iter().map(move |&n| Threaded(Cpu::new(options(tier, n)).expect("a backend"))));
     Suite { subjects: subjects.collect(), owes: Agreement::Bits(numerics), size }

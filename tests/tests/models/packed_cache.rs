@@ -130,7 +130,8 @@ fn every_tier_computes_the_same_bits_from_one_file() {
         assert_eq!(*first.get_or_insert(written) == written, numerics.is_integer(), "{numerics:?}");
         for tier in Tier::available() {
             for threads in [1, 2] {
-                let options = CpuOptions { threads: Some(threads), tier: Some(tier), numerics };
+                let options =
+                    CpuOptions { threads: Some(threads), tier: Some(tier), numerics, ..CpuOptions::default() };
                 let cpu = Cpu::new(options).unwrap().cached(house.cache(), &house.checkpoint).unwrap();
                 cpu.verify_cache().unwrap();
                 assert_eq!(logits(cpu, &house.checkpoint).unwrap(), want, "{tier:?}, {threads} threads, {numerics:?}");

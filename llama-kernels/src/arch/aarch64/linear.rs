@@ -10,6 +10,7 @@ use std::arch::aarch64::*;
 use super::dot::{Dot, Dotprod, I8mm, Widening};
 use super::linear_bits::Codes;
 use super::linear_blocks::*;
+use super::linear_floats::{coded, float_row};
 use super::linear_i8mm::{self, Pairs};
 use super::linear_many::{Lanes, Tiles, WIDEST, many, quarter_bytes};
 use super::vector::store_quarter;
@@ -38,7 +39,14 @@ pub(in crate::arch) fn i8mm() -> LinearKernels {
 /// Few columns are multiplied by `D`, `from` so many on by `T`.
 fn kernels<D: Dot, T: Tiles>(from: usize, quantise: unsafe fn(&[f32], QuantTile<'_>)) -> LinearKernels {
     let Table { kernels, many } = table::<D, T>();
-    LinearKernels { columns: WIDEST, kernels, many: Some(Many { from, kernels: many }), zero_pairs: false, quantise }
+    LinearKernels {
+        columns: WIDEST,
+        kernels,
+        many: Some(Many { from, kernels: many }),
+        zero_pairs: false,
+        quantise,
+        coded: coded(),
+    }
 }
 
 /// Kernels by form.
@@ -96,18 +104,6 @@ impl Table {
         self.kernels[pack as usize] = kernels;
         self.many[pack as usize] = Some(many::<T, W, BYTES, S, OUT, MIN, STEP>);
     }
-}
-
-fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [floats::<W, BYTES, 2, 8>; MAX_COLUMNS];
-    kernels[0] = floats::<W, BYTES, 8, 1>;
-    kernels[1] = floats::<W, BYTES, 8, 2>;
-    kernels[2] = floats::<W, BYTES, 4, 3>;
-    kernels[3] = floats::<W, BYTES, 4, 4>;
-    kernels[4] = floats::<W, BYTES, 4, 5>;
-    kernels[5] = floats::<W, BYTES, 4, 6>;
-    kernels[6] = floats::<W, BYTES, 2, 7>;
-    kernels
 }
 
 #[target_feature(enable = "neon")]
@@ -176,34 +172,4 @@ fn with_128(mut codes: Codes) -> Codes {
         *code = veorq_s8(*code, vdupq_n_s8(-128));
     }
     codes
-}
-
-/// One panel of 32 rows of floats, `R` registers of four rows at a time.
-#[target_feature(enable = "neon")]
-fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
-) {
-    for first in (0..8).step_by(R) {
-        let mut acc = [[vdupq_n_f32(0.0); R]; C];
-        for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
-            let mut w = [vdupq_n_f32(0.0); R];
-            for (r, w) in w.iter_mut().enumerate() {
-                // SAFETY: `load` needs NEON, which this function has.
-                *w = unsafe { W::load(raw, first + r) };
-            }
-            for (acc, &x) in acc.iter_mut().zip(x) {
-                for (acc, w) in acc.iter_mut().zip(w) {
-                    *acc = vfmaq_n_f32(*acc, w, x);
-                }
-            }
-        }
-        for (acc, column) in acc.into_iter().zip(&mut *tile) {
-            for (acc, out) in acc.into_iter().zip(&mut column.as_chunks_mut().0[first..]) {
-                store_quarter(out, acc);
-            }
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod dot;
 pub(super) mod linear;
 mod linear_bits;
 mod linear_blocks;
+mod linear_floats;
 mod linear_i8mm;
 mod linear_many;
 pub mod vector;

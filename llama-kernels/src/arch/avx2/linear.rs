@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 
 use super::linear_bits::store;
 use super::linear_blocks::*;
+use super::linear_floats::{coded, float_row};
 use super::linear_many::{Line, MOST_GROUPS, expanded_bytes, few, many};
 use super::linear_quantise::quantise;
 use super::{AHEAD, ask_ahead, hold};
@@ -49,7 +50,7 @@ struct Maddubs;
 pub(in crate::arch) fn kernels() -> LinearKernels {
     let Table { tiles, many, .. } = table::<Maddubs>();
     let many = Some(Many { from: COLUMNS + 1, kernels: many });
-    LinearKernels { columns: COLUMNS, kernels: tiles, many, zero_pairs: true, quantise }
+    LinearKernels { columns: COLUMNS, kernels: tiles, many, zero_pairs: true, quantise, coded: coded() }
 }
 
 /// The kernels of every form, those of one tile by `D`.
@@ -97,14 +98,6 @@ impl<D: Dot> Table<D> {
         self.tiles[pack as usize][..COLUMNS].copy_from_slice(&D::tiles::<W, BYTES, S, OUT>());
         self.many[pack as usize] = Some(many::<W, BYTES, S, OUT>);
     }
-}
-
-fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [floats::<W, BYTES, 2, 4>; MAX_COLUMNS];
-    kernels[0] = floats::<W, BYTES, 4, 1>;
-    kernels[1] = floats::<W, BYTES, 4, 2>;
-    kernels[2] = floats::<W, BYTES, 2, 3>;
-    kernels
 }
 
 /// One panel of a quantised form for one tile of columns, best for a single one: group by group, of each the first eight
@@ -192,40 +185,5 @@ impl Dot for Maddubs {
     fn tiles<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>() -> [Kernel; COLUMNS] {
         let one: Kernel = quantised::<Self, W, BYTES, S, 1>;
         [one, few::<W, BYTES, S, OUT, 2>, few::<W, BYTES, S, OUT, 3>, few::<W, BYTES, S, OUT, 4>]
-    }
-}
-
-/// One panel of 32 rows of floats, `R` registers of eight rows at a time.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
-) {
-    for first in (0..4).step_by(R) {
-        let mut acc = [[_mm256_setzero_ps(); R]; C];
-        for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
-            // A form of four bytes leaves so little to do between two lines that the hardware's own prefetcher keeps up.
-            if first == 0 && BYTES == 64 {
-                ask_ahead::<AHEAD>(raw, 0, BYTES);
-            }
-            let mut w = [_mm256_setzero_ps(); R];
-            for (r, w) in w.iter_mut().enumerate() {
-                // SAFETY: `load` needs the CPU features that this function has.
-                *w = unsafe { W::load(raw, first + r) };
-            }
-            for c in 0..C {
-                let x = _mm256_set1_ps(x[c]);
-                for r in 0..R {
-                    acc[c][r] = _mm256_fmadd_ps(w[r], x, acc[c][r]);
-                }
-            }
-        }
-        for (acc, column) in acc.into_iter().zip(&mut *tile) {
-            for (acc, out) in acc.into_iter().zip(&mut column.as_chunks_mut().0[first..]) {
-                store(acc, out);
-            }
-        }
     }
 }

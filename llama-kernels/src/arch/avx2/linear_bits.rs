@@ -134,11 +134,18 @@ pub(super) fn with_third_bits(mut codes: Codes, bits: __m256i) -> Codes {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn look_up(table: &[u8; 16], mut codes: Codes) -> Codes {
-    let table = _mm256_broadcastsi128_si256(load128(table, 0));
+    let table = lookup_table(table);
     for code in &mut codes {
         *code = _mm256_shuffle_epi8(table, *code);
     }
     codes
+}
+
+/// A table of sixteen bytes, as a shuffle takes it.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn lookup_table(bytes: &[u8; 16]) -> __m256i {
+    _mm256_broadcastsi128_si256(load128(bytes, 0))
 }
 
 /// `2^(e - 128)` of eight bytes. Moved to the exponent of a float they are `2^(e - 127)`, except that 0 would give 0
@@ -243,6 +250,14 @@ pub(super) fn load128(raw: &[u8], at: usize) -> __m128i {
 pub(super) fn load64(raw: &[u8], at: usize) -> __m128i {
     let bytes: &[u8; 8] = raw[at..].first_chunk().expect("8 bytes");
     _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
+}
+
+/// Eight floats.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn load_floats(x: &[f32; 8]) -> __m256 {
+    // SAFETY: the reference is to as many floats as are read, and the load has no alignment.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
 
 /// Stores eight rows.

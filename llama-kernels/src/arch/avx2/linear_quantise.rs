@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use llama_core::numerics::{GROUP, QUANT_MIN, Scaling};
 
+use super::linear_bits::load_floats;
 use crate::quant::{QuantGroup, QuantTile};
 
 /// Quantises a column tile.
@@ -65,7 +66,5 @@ fn pair_sums(bytes: __m256i) -> [[i16; 2]; 2] {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load(x: &[f32; GROUP], at: usize) -> __m256 {
-    let eight: &[f32; 8] = x[at..].first_chunk().expect("8 of 32");
-    // SAFETY: the reference is to as many floats as are read, and the load has no alignment.
-    unsafe { _mm256_loadu_ps(eight.as_ptr()) }
+    load_floats(x[at..].first_chunk().expect("8 of 32"))
 }

@@ -4,6 +4,7 @@ pub mod attention;
 pub(super) mod linear;
 mod linear_bits;
 pub(super) mod linear_blocks;
+pub(super) mod linear_floats;
 mod linear_many;
 pub(super) mod linear_quantise;
 mod linear_tile;

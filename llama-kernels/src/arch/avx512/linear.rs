@@ -17,6 +17,7 @@ use std::arch::x86_64::*;
 use super::AHEAD;
 use super::linear_bits::store;
 use super::linear_blocks::*;
+use super::linear_floats::{coded, float_row};
 use crate::arch::avx2::ask_ahead;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
@@ -46,7 +47,7 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     set(Pack::Wide32Min, row::<WideBlock<1, true>, 640, 1>());
     set(Pack::Wide16, row::<WideBlock<2, false>, 640, 2>());
     set(Pack::Wide16Min, row::<WideBlock<2, true>, 768, 2>());
-    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise }
+    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise, coded: coded() }
 }
 
 fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {
@@ -63,23 +64,6 @@ fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX
         quantised::<W, BYTES, S, 10>,
         quantised::<W, BYTES, S, 11>,
         quantised::<W, BYTES, S, 12>,
-    ]
-}
-
-fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
-    [
-        floats::<W, BYTES, 1>,
-        floats::<W, BYTES, 2>,
-        floats::<W, BYTES, 3>,
-        floats::<W, BYTES, 4>,
-        floats::<W, BYTES, 5>,
-        floats::<W, BYTES, 6>,
-        floats::<W, BYTES, 7>,
-        floats::<W, BYTES, 8>,
-        floats::<W, BYTES, 9>,
-        floats::<W, BYTES, 10>,
-        floats::<W, BYTES, 11>,
-        floats::<W, BYTES, 12>,
     ]
 }
 
@@ -182,30 +166,4 @@ fn hide(mut bits: __m512i) -> __m512i {
     // SAFETY: no instruction is executed, so the register is what it was.
     unsafe { asm!("/* {0} */", inout(zmm_reg) bits, options(pure, nomem, nostack, preserves_flags)) };
     bits
-}
-
-/// One panel of 32 rows of floats: two chains a column.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn floats<W: Floats<BYTES>, const BYTES: usize, const C: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
-) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; C];
-    for (raw, x) in panel.as_chunks::<BYTES>().0.iter().zip(acts.floats.as_chunks::<C>().0) {
-        ask_ahead::<AHEAD>(raw, 0, BYTES);
-        // SAFETY: `load` needs the CPU features that this function has.
-        let w = unsafe { W::load(raw) };
-        for c in 0..C {
-            let x = _mm512_set1_ps(x[c]);
-            acc[c][0] = _mm512_fmadd_ps(w[0], x, acc[c][0]);
-            acc[c][1] = _mm512_fmadd_ps(w[1], x, acc[c][1]);
-        }
-    }
-    for (acc, column) in acc.into_iter().zip(tile) {
-        let (low, high) = column.as_chunks_mut::<16>().0.split_at_mut(1);
-        store(acc[0], &mut low[0]);
-        store(acc[1], &mut high[0]);
-    }
 }

@@ -4,6 +4,7 @@ pub mod attention;
 pub(super) mod linear;
 mod linear_bits;
 mod linear_blocks;
+mod linear_floats;
 pub mod vector;
 
 /// Bytes from what is being unpacked to what memory is asked for. On a Xeon of the fifth generation a decode step comes at 58 %

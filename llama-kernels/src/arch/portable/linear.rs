@@ -3,8 +3,10 @@
 //! Fused multiply-adds are `f32::mul_add`, correct on every CPU. (The vectors of `wide` fuse only where the build has
 //! FMA at compile time, so here they could serve nothing but the integer dots, which the compiler vectorises as they are.)
 
+use crate::arch::coded::Coded;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
+use crate::weight::coded::{self, Column, Pair};
 use crate::weight::pack::{PACKS, Pack};
 use crate::weight::unpack::{Unpacked, unpack};
 
@@ -15,7 +17,14 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     for pack in [Pack::F32, Pack::F16, Pack::BF16] {
         kernels[pack as usize] = [floats; MAX_COLUMNS];
     }
-    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise }
+    LinearKernels {
+        columns: MAX_COLUMNS,
+        kernels,
+        many: None,
+        zero_pairs: false,
+        quantise,
+        coded: Coded { few: [None; 2], expand, add: [add; MAX_COLUMNS] },
+    }
 }
 
 fn quantise(x: &[f32], mut out: QuantTile<'_>) {
@@ -68,11 +77,31 @@ fn add_dots(codes: &[u8; 64], quants: i32, dots: &mut [i32; 16]) {
 
 fn floats(pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
     *tile = Tile::default();
-    let rows = panel.chunks_exact(pack.block_bytes());
-    for (raw, x) in rows.zip(acts.floats.chunks_exact(acts.columns)) {
+    add_floats(pack, panel, acts.floats, tile);
+}
+
+/// Adds so many columns of a panel of floats.
+fn add_floats(pack: Pack, columns: &[u8], x: &[f32], tile: &mut Tile) {
+    let columns = columns.chunks_exact(pack.block_bytes());
+    let width = x.len() / columns.len().max(1);
+    for (raw, x) in columns.zip(x.chunks_exact(width.max(1))) {
         let weights: [f32; 32] = std::array::from_fn(|r| weight(pack, raw, r));
         for (acc, x) in tile.iter_mut().zip(x) {
             acc.iter_mut().zip(weights).for_each(|(acc, w)| *acc = w.mul_add(*x, *acc));
+        }
+    }
+}
+
+fn add(columns: &[Column], x: &[f32], tile: &mut Tile) {
+    add_floats(Pack::BF16, columns.as_flattened(), x, tile);
+}
+
+fn expand(pairs: &[Pair], exponents: &[u8; 16], out: &mut [Column]) {
+    for (pair, out) in pairs.iter().zip(out.as_chunks_mut::<2>().0) {
+        for (k, column) in out.iter_mut().enumerate() {
+            for (row, bytes) in column.as_chunks_mut().0.iter_mut().enumerate() {
+                *bytes = coded::weight(pair, exponents, k, row);
+            }
         }
     }
 }

@@ -25,17 +25,17 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llama_core::backend::Numerics;
 use llama_core::checkpoint::map::Map;
 use llama_core::checkpoint::{Checkpoint, TensorView, checksum};
 use llama_core::format::Format;
 use llama_core::{Error, Result};
 
-use super::pack::Pack;
+use super::pack::{Forms, Pack};
+use super::plain::{self, Spare};
 use super::{panels_of, repack};
 use crate::buffer::Pages;
 use crate::threads::Threads;
-use table::{Entry, Identity, MAGIC, Table};
+use table::{Entry, Identity, MAGIC, PAGE, Table};
 
 /// Bytes of panels that are packed between two writes.
 const PIECE: usize = 32 << 20;
@@ -65,13 +65,13 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read or written, [`Error::File`] for one that is something else,
     /// [`Error::Tensor`] for weights that are not finite.
-    pub fn open_or_write(path: &Path, checkpoint: &Checkpoint, numerics: Numerics, threads: &Threads) -> Result<Cache> {
-        let identity = Identity { source: checkpoint.fingerprint(), packing: packing(numerics)? };
+    pub fn open_or_write(path: &Path, checkpoint: &Checkpoint, forms: Forms, threads: &Threads) -> Result<Cache> {
+        let identity = Identity { source: checkpoint.fingerprint(), packing: packing(forms)? };
         let path = &file_in(path, identity);
         if let Some(cache) = Cache::open(path, identity)? {
             return Ok(cache);
         }
-        write(path, identity, checkpoint, numerics, threads)?;
+        write(path, identity, checkpoint, forms, threads)?;
         let problem = "was replaced while it was written";
         Cache::open(path, identity)?.ok_or_else(|| Error::file(path, "file", None, problem))
     }
@@ -114,12 +114,15 @@ impl Cache {
         self.map.path()
     }
 
-    /// The panels of `view`, if they are here: of this very tensor, in this form, as many as there must be.
-    pub(super) fn find(&self, view: &TensorView<'_>, pack: Pack) -> Option<Mapped> {
+    /// The panels of `view`, and its plain ones, if they are here: of this very tensor, in this form, as many as there must be.
+    pub(super) fn find(&self, view: &TensorView<'_>, pack: Pack) -> Option<[Mapped; 2]> {
         let entry = self.table.entries.iter().find(|entry| entry.name == view.name())?;
-        let bytes = panels_of(view, pack) * pack.panel_bytes(view.cols());
+        let all = entry.range();
+        let split = all.start.checked_add(panels_of(view, pack) * pack.panel_bytes(view.cols()))?;
         let same = entry.pack == format!("{pack:?}") && entry.source == view.fingerprint();
-        (same && entry.range().len() == bytes).then(|| Mapped { map: Arc::clone(&self.map), range: entry.range() })
+        let fits = split == all.end || split < all.end && pack == Pack::CodedBF16;
+        let mapped = |range| Mapped { map: Arc::clone(&self.map), range };
+        (same && fits).then(|| [all.start..split, split..all.end].map(mapped))
     }
 }
 
@@ -130,15 +133,17 @@ fn file_in(path: &Path, identity: Identity) -> PathBuf {
 }
 
 /// A number that changes with what the packing code does: a checksum of panels of every format, made from noise.
-fn packing(numerics: Numerics) -> Result<u64> {
+fn packing(forms: Forms) -> Result<u64> {
     const COLS: usize = 512;
     let mut sum = 0;
     for format in Format::ALL {
-        let pack = Pack::of(format, numerics);
+        let pack = forms.pack(format);
         let rows = pack.rows() + 3;
         let bytes = format.row_bytes(COLS).unwrap_or(0) * rows;
-        // Without its second highest bit no byte makes a float of any width infinite.
-        let noise: Vec<u8> = (0..bytes as u64).map(|i| checksum(i, &[0]) as u8 & 0xBF).collect();
+        // Without its second highest bit no byte makes a float of any width infinite. Sixteen exponents have codes, and a few
+        // others make exceptions.
+        let mask = |i: u64| if pack == Pack::CodedBF16 && i % 401 != 0 { 0x87 } else { 0xBF };
+        let noise: Vec<u8> = (0..bytes as u64).map(|i| checksum(i, &[0]) as u8 & mask(i)).collect();
         let view = TensorView::new("noise", format, rows, COLS, &noise)?;
         sum = checksum(sum, format!("{} {pack:?}", format.name()).as_bytes());
         for first in [0, pack.rows()] {
@@ -150,30 +155,25 @@ fn packing(numerics: Numerics) -> Result<u64> {
     Ok(sum)
 }
 
-fn write(
-    path: &Path,
-    identity: Identity,
-    checkpoint: &Checkpoint,
-    numerics: Numerics,
-    threads: &Threads,
-) -> Result<()> {
+fn write(path: &Path, identity: Identity, checkpoint: &Checkpoint, forms: Forms, threads: &Threads) -> Result<()> {
     let tensors: Vec<(TensorView<'_>, Pack)> =
-        checkpoint.matrices().map(|view| (view, Pack::of(view.format(), numerics))).collect();
+        checkpoint.matrices().map(|view| (view, forms.pack(view.format()))).collect();
     let entry = |(view, pack): &(TensorView<'_>, Pack)| Entry {
         name: view.name().to_owned(),
         pack: format!("{pack:?}"),
         source: view.fingerprint(),
         offset: 0,
-        bytes: (panels_of(view, *pack) * pack.panel_bytes(view.cols())) as u64,
+        bytes: 0,
         sum: 0,
     };
     let mut table = Table { identity, entries: tensors.iter().map(entry).collect() };
-    table.place();
 
     let mut temporary = Temporary::beside(path)?;
+    let (mut end, mut spare) = (table.encode().len() as u64, Spare::default());
     for ((view, pack), entry) in tensors.iter().zip(&mut table.entries) {
-        temporary.seek(entry.offset)?;
-        entry.sum = write_panels(&mut temporary, view, *pack, threads)?;
+        temporary.seek(end.next_multiple_of(PAGE))?;
+        (entry.bytes, entry.sum) = write_panels(&mut temporary, view, *pack, &mut spare, threads)?;
+        entry.place(&mut end);
     }
     checkpoint.verify()?;
     temporary.seek(0)?;
@@ -181,21 +181,43 @@ fn write(
     temporary.rename()
 }
 
-/// Packs and writes one tensor, and returns the checksum of its panels.
-fn write_panels(file: &mut Temporary, view: &TensorView<'_>, pack: Pack, threads: &Threads) -> Result<u64> {
+/// Packs and writes one tensor, and returns the bytes and the checksum of its panels, plain ones last.
+fn write_panels(
+    file: &mut Temporary,
+    view: &TensorView<'_>,
+    pack: Pack,
+    spare: &mut Spare,
+    threads: &Threads,
+) -> Result<(u64, u64)> {
     let panel_bytes = pack.panel_bytes(view.cols());
     let panels = panels_of(view, pack);
     let piece = (PIECE / panel_bytes).clamp(1, panels);
-    let mut sum = 0;
+    let (mut written, mut plain) = ((0, 0), Vec::new());
     for first in (0..panels).step_by(piece) {
-        let count = piece.min(panels - first);
-        let mut out =
-            Pages::zeroed(count * panel_bytes, "packed weights on their way to a file", "the size of the model")?;
+        let mut out = pages(piece.min(panels - first) * panel_bytes)?;
         super::fill(&mut out, view, pack, first, threads)?;
-        sum = checksum(sum, &out);
-        file.write(&out)?;
+        if pack == Pack::CodedBF16 {
+            plain::number(&mut out, panel_bytes, first, &mut plain);
+        }
+        append(file, &out, &mut written)?;
     }
-    Ok(sum)
+    let mut out = pages(spare.take(view, pack, plain.len())?)?;
+    plain::fill(&mut out, view, &plain)?;
+    append(file, &out, &mut written)?;
+    Ok(written)
+}
+
+fn pages(bytes: usize) -> Result<Pages> {
+    Pages::zeroed(bytes, "packed weights on their way to a file", "the size of the model")
+}
+
+/// Writes what follows in the panels of a tensor, of which so many bytes with this checksum are written.
+fn append(file: &mut Temporary, panels: &[u8], (bytes, sum): &mut (u64, u64)) -> Result<()> {
+    if !panels.is_empty() {
+        (*bytes, *sum) = (*bytes + panels.len() as u64, checksum(*sum, panels));
+        file.write(panels)?;
+    }
+    Ok(())
 }
 
 /// A file that is deleted again unless it is renamed.
@@ -257,12 +279,16 @@ impl Drop for Temporary {
 
 #[cfg(test)]
 mod tests {
+    use llama_core::backend::Numerics;
+
     use super::*;
 
     #[test]
     fn modes_that_pack_alike_have_one_fingerprint() {
-        let [default, fast, precise, float] = Numerics::ALL.map(|numerics| packing(numerics).unwrap());
+        let [default, fast, precise, float] = Numerics::ALL.map(|numerics| packing(numerics.into()).unwrap());
         assert!(default == fast && default == precise && default != float);
+        let compact = Forms { numerics: Numerics::Default, compact: true };
+        assert!(packing(compact).unwrap() != default);
     }
 
     #[test]

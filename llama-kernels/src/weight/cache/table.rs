@@ -66,6 +66,12 @@ pub struct Table {
 }
 
 impl Entry {
+    /// Gives panels a place behind `end`, which it moves behind them.
+    pub fn place(&mut self, end: &mut u64) {
+        self.offset = end.next_multiple_of(PAGE);
+        *end = self.offset + self.bytes;
+    }
+
     /// Where the panels lie in the file.
     pub fn range(&self) -> Range<usize> {
         self.offset as usize..(self.offset + self.bytes) as usize
@@ -73,15 +79,6 @@ impl Entry {
 }
 
 impl Table {
-    /// Gives every entry its offset.
-    pub fn place(&mut self) {
-        let mut end = self.encode().len() as u64;
-        for entry in &mut self.entries {
-            entry.offset = end.next_multiple_of(PAGE);
-            end = entry.offset + entry.bytes;
-        }
-    }
-
     /// The front as it is written.
     pub fn encode(&self) -> Vec<u8> {
         let mut table = Vec::new();
@@ -233,7 +230,8 @@ mod tests {
         };
         let entries = vec![entry("embed", 5000), entry("q", 4096), entry("empty", 0), entry("head", 1)];
         let mut table = Table { identity: Identity { source: 1, packing: 2 }, entries };
-        table.place();
+        let mut end = table.encode().len() as u64;
+        table.entries.iter_mut().for_each(|entry| entry.place(&mut end));
         table
     }
 

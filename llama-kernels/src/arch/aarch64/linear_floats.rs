@@ -1,0 +1,104 @@
+//! Weights that are floats, on NEON: a register is four of a panel's 32 rows.
+
+use std::arch::aarch64::*;
+
+use super::linear_bits::{load, store};
+use super::linear_blocks::*;
+use super::vector::{load_quarter, store_quarter};
+use crate::arch::coded::{Add, Coded};
+use crate::arch::linear::{Acts, Kernel, MAX_COLUMNS, Tile};
+use crate::weight::coded::{Column, Pair};
+use crate::weight::pack::{MAX_PANEL_ROWS, Pack};
+
+/// Kernels for tiles of one column and more.
+pub(super) fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
+    let mut kernels: [Kernel; MAX_COLUMNS] = [floats::<W, BYTES, 2, 8>; MAX_COLUMNS];
+    kernels[0] = floats::<W, BYTES, 8, 1>;
+    kernels[1] = floats::<W, BYTES, 8, 2>;
+    kernels[2] = floats::<W, BYTES, 4, 3>;
+    kernels[3] = floats::<W, BYTES, 4, 4>;
+    kernels[4] = floats::<W, BYTES, 4, 5>;
+    kernels[5] = floats::<W, BYTES, 4, 6>;
+    kernels[6] = floats::<W, BYTES, 2, 7>;
+    kernels
+}
+
+/// One panel of 32 rows of floats, `R` registers of four rows at a time.
+#[target_feature(enable = "neon")]
+fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
+    _: Pack,
+    panel: &[u8],
+    acts: Acts<'_>,
+    tile: &mut Tile,
+) {
+    tile[..C].fill([0.0; MAX_PANEL_ROWS]);
+    add_floats::<W, BYTES, R, C>(panel.as_chunks().0, acts.floats, tile);
+}
+
+/// Adds so many columns of a panel of floats.
+#[target_feature(enable = "neon")]
+#[inline]
+fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
+    columns: &[[u8; BYTES]],
+    x: &[f32],
+    tile: &mut Tile,
+) {
+    for first in (0..8).step_by(R) {
+        let mut acc = [[vdupq_n_f32(0.0); R]; C];
+        for c in 0..C {
+            for r in 0..R {
+                acc[c][r] = load_quarter(&tile[c].as_chunks().0[first + r]);
+            }
+        }
+        for (raw, x) in columns.iter().zip(x.as_chunks::<C>().0) {
+            let mut w = [vdupq_n_f32(0.0); R];
+            for (r, w) in w.iter_mut().enumerate() {
+                // SAFETY: `load` needs NEON, which this function has.
+                *w = unsafe { W::load(raw, first + r) };
+            }
+            for (acc, &x) in acc.iter_mut().zip(x) {
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = vfmaq_n_f32(*acc, w, x);
+                }
+            }
+        }
+        for (acc, column) in acc.into_iter().zip(&mut *tile) {
+            for (acc, out) in acc.into_iter().zip(&mut column.as_chunks_mut().0[first..]) {
+                store_quarter(out, acc);
+            }
+        }
+    }
+}
+
+/// BF16 whose exponents are codes.
+pub(super) fn coded() -> Coded {
+    let mut add: [Add; MAX_COLUMNS] = [add_floats::<Bf16, 64, 2, 8>; MAX_COLUMNS];
+    add[0] = add_floats::<Bf16, 64, 8, 1>;
+    add[1] = add_floats::<Bf16, 64, 8, 2>;
+    add[2] = add_floats::<Bf16, 64, 4, 3>;
+    add[3] = add_floats::<Bf16, 64, 4, 4>;
+    add[4] = add_floats::<Bf16, 64, 4, 5>;
+    add[5] = add_floats::<Bf16, 64, 4, 6>;
+    add[6] = add_floats::<Bf16, 64, 2, 7>;
+    Coded { few: [None; 2], expand, add }
+}
+
+/// Exponents over signs and mantissas, each in a byte of its own, and then interleaved.
+#[target_feature(enable = "neon")]
+fn expand(pairs: &[Pair], exponents: &[u8; 16], out: &mut [Column]) {
+    let exponents = load(exponents, 0);
+    let (high, low) = (vshrq_n_u8::<1>(exponents), vshlq_n_u8::<7>(exponents));
+    let sign = vdupq_n_u8(0x80);
+    for (pair, out) in pairs.iter().zip(out.as_chunks_mut::<2>().0) {
+        for half in 0..2 {
+            let both = load(pair, 16 * half);
+            for (k, codes) in [vandq_u8(both, vdupq_n_u8(15)), vshrq_n_u8::<4>(both)].into_iter().enumerate() {
+                let rest = load(pair, 32 + 32 * k + 16 * half);
+                let high = vorrq_u8(vqtbl1q_u8(high, codes), vandq_u8(rest, sign));
+                let low = vorrq_u8(vqtbl1q_u8(low, codes), vbicq_u8(rest, sign));
+                store(vzip1q_u8(low, high), &mut out[k], 16 * half);
+                store(vzip2q_u8(low, high), &mut out[k], 16 * half + 32);
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! BF16 in twelve bits: a stretch of columns is brought back to BF16 in the first-level cache, and multiplied from there.
+//!
+//! So the kernels of BF16 do the arithmetic, and the bits are theirs. To bring a column of 32 rows back takes eleven vector
+//! instructions of 256 bits, beside twelve that load, widen and multiply it for one token, which together are still less than
+//! the time that memory takes for 48 bytes; for several tokens it is done once.
+
+use super::linear::{Acts, MAX_COLUMNS, Tile};
+use crate::weight::coded::{Column, Pair, Panel};
+use crate::weight::pack::MAX_PANEL_ROWS;
+
+/// Columns that are brought back at a time: 4 KiB, so that memory is asked for again before long.
+pub(super) const STRETCH: usize = 64;
+
+/// Brings pairs back, as BF16, but for exceptions.
+pub(super) type Expand = unsafe fn(&[Pair], &[u8; 16], &mut [Column]);
+
+/// Adds columns of BF16, multiplied with as many rows `[k][column]` of activations, to a tile.
+pub(super) type Add = unsafe fn(&[Column], &[f32], &mut Tile);
+
+/// Multiplies a panel with a tile of few columns.
+pub(super) type Few = unsafe fn(&Panel<'_>, &[f32], &mut Tile);
+
+/// What a tier has for this form.
+pub(super) struct Coded {
+    /// For tiles of one and of two columns, where there is something better than what follows.
+    pub(super) few: [Option<Few>; 2],
+    pub(super) expand: Expand,
+    /// For tiles of one column and more.
+    pub(super) add: [Add; MAX_COLUMNS],
+}
+
+impl Coded {
+    /// `out[c][r] = panel[r] . acts[c]` for all columns of all tiles; `out` is as much longer as makes a tile of the last one.
+    ///
+    /// # Safety
+    /// The CPU has the features of this tier.
+    pub(super) unsafe fn multiply(&self, panel: &[u8], tiles: &[Acts<'_>], out: &mut [[f32; MAX_PANEL_ROWS]]) {
+        let Some(cols) = tiles.first().map(|acts| acts.floats.len() / acts.columns) else { return };
+        let panel = Panel::of(panel, cols);
+        if let ([acts], Some(out)) = (tiles, out.first_chunk_mut())
+            && let Some(Some(few)) = self.few.get(acts.columns - 1)
+        {
+            // SAFETY: the caller's promise.
+            return unsafe { few(&panel, acts.floats, out) };
+        }
+        let mut room = [[0; 64]; STRETCH];
+        let mut exceptions = panel.exceptions();
+        out[..tiles.iter().map(|acts| acts.columns).sum()].fill([0.0; MAX_PANEL_ROWS]);
+        for (i, pairs) in panel.pairs.chunks(STRETCH / 2).enumerate() {
+            let own = i * STRETCH..cols.min((i + 1) * STRETCH);
+            // SAFETY: the caller's promise.
+            unsafe { (self.expand)(pairs, panel.exponents, &mut room[..2 * pairs.len()]) };
+            exceptions.mend(own.start, &mut room[..2 * pairs.len()]);
+            let mut at = 0;
+            for acts in tiles {
+                let x = &acts.floats[own.start * acts.columns..own.end * acts.columns];
+                let tile = out[at..].first_chunk_mut().expect("room for a tile");
+                // SAFETY: the caller's promise.
+                unsafe { (self.add[acts.columns - 1])(&room[..own.len()], x, tile) };
+                at += acts.columns;
+            }
+        }
+    }
+}
