@@ -24,7 +24,7 @@ fn the_peak_is_the_plan() {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    write(&path);
+    write(&path, Format::Q8_0);
     let child = |cache: Option<&str>| {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "the_peak_is_the_plan", "--nocapture"]).env(CHILD, &path);
@@ -37,12 +37,15 @@ fn the_peak_is_the_plan() {
     // A file of packed weights is written, then mapped, then mapped alone.
     child(Some("cache"));
     child(Some("cache"));
+    // Twelve bits for sixteen.
+    write(&path, Format::BF16);
+    child(None);
 }
 
 /// What a process holds before it knows a model is not in the plan: its code, the threads, what a file's header says,
 /// the tokenizer.
 fn child(model: &Path) {
-    let cpu = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+    let cpu = Cpu::new(CpuOptions { threads: Some(2), compact: true, ..CpuOptions::default() }).unwrap();
     let options = EngineOptions { context: Some(CONTEXT), sequences: 1, chunk: CONTEXT, ..EngineOptions::default() };
     let loader = Loader::open(model).unwrap().options(options);
     let _like_the_engines = loader.checkpoint().tokenizer().unwrap();
@@ -72,9 +75,9 @@ fn status(name: &str) -> u64 {
     value.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
 }
 
-/// A Llama in Q8_0 whose weights are a hole in the file: all zero, and no disk is written. Its head, which is loaded last,
+/// A Llama in `format` whose weights are a hole in the file: all zero, and no disk is written. Its head, which is loaded last,
 /// has an eighth of all weights.
-fn write(path: &Path) {
+fn write(path: &Path, format: Format) {
     const HIDDEN: u64 = 2048;
     const KV: u64 = 512;
     const FFN: u64 = 4096;
@@ -82,14 +85,14 @@ fn write(path: &Path) {
     let mut file = header(HIDDEN, FFN, VOCAB);
     let mut end = 0;
     let mut add = |name: String, dims: &[u64]| {
-        let (kind, format) = if dims.len() == 1 { (0, Format::F32) } else { (8, Format::Q8_0) };
+        let format = if dims.len() == 1 { Format::F32 } else { format };
         let bytes = format.row_bytes(dims[0] as usize).unwrap() as u64 * dims[1..].iter().product::<u64>();
         let dims = dims.into();
         file.tensors.push(Tensor {
             name: name.into(),
             dim_count: None,
             dims,
-            kind,
+            kind: format.ggml_type(),
             offset: Some(end),
             data: Vec::new(),
         });

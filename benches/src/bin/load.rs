@@ -42,6 +42,9 @@ struct Arguments {
     /// Take packed weights from this cache file, written by the first round
     #[arg(long)]
     cache: Option<PathBuf>,
+    /// Keep BF16 weights in twelve bits, exactly
+    #[arg(long)]
+    compact: bool,
     /// Leave out the raw read, which would warm the system's cache
     #[arg(long)]
     no_read: bool,
@@ -125,7 +128,8 @@ fn round(arguments: &Arguments) -> Result<Round> {
 }
 
 fn load(arguments: &Arguments) -> Result<(Engine, u64)> {
-    let cpu = Cpu::new(CpuOptions { threads: arguments.threads, ..CpuOptions::default() })?;
+    let &Arguments { threads, compact, .. } = arguments;
+    let cpu = Cpu::new(CpuOptions { threads, compact, ..CpuOptions::default() })?;
     let options = EngineOptions { context: Some(128), sequences: 1, ..EngineOptions::default() };
     let loader = Loader::open(&arguments.model)?.options(options);
     let cpu = match &arguments.cache {

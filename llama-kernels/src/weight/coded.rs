@@ -30,6 +30,8 @@ const HEAD: usize = 64;
 const CODES: usize = 16;
 /// In the place of the number of exceptions: the panel is a plain one.
 const PLAIN: u32 = u32::MAX;
+/// In the place of a code: there is none. Its low bits are code 0.
+const NONE: u8 = 0x80;
 /// Columns that are packed together.
 const BLOCK: usize = 64;
 /// Columns that an exception can name.
@@ -57,7 +59,7 @@ fn room(cols: usize) -> usize {
 
 /// Where row `row` lies in the pieces of a pair.
 fn place(row: usize) -> usize {
-    [0, 16, 8, 24][row / 8] + row % 8
+    row % 8 + 8 * (row / 8 % 2 * 2 + row / 16 % 2)
 }
 
 /// A coded panel, taken apart.
@@ -157,11 +159,6 @@ impl Exception {
     }
 }
 
-/// The exponent of a weight, and what is left.
-fn split([low, high]: [u8; 2]) -> (u8, u8) {
-    (high << 1 | low >> 7, high & 0x80 | low & 0x7F)
-}
-
 /// The 32-bit number at `at`.
 fn number(head: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*head[at..].first_chunk().expect("four bytes"))
@@ -190,16 +187,19 @@ pub fn encode(view: &TensorView<'_>, rows: Range<usize>, out: &mut [u8]) -> Resu
 
 /// How often each exponent occurs.
 fn count(view: &TensorView<'_>, rows: Range<usize>) -> Result<[u32; 256], usize> {
-    let mut counts = [0; 256];
+    // Neighbours often have one exponent: with one table each they need not wait for one another.
+    let mut tables = [[0u32; 256]; 4];
     for row in rows {
-        for &weight in view.row(row).as_chunks().0 {
-            counts[usize::from(split(weight).0)] += 1;
+        for weights in view.row(row).chunks(8) {
+            for (table, weight) in tables.iter_mut().zip(weights.as_chunks().0) {
+                table[usize::from((u16::from_le_bytes(*weight) >> 7) as u8)] += 1;
+            }
         }
-        if counts[255] > 0 {
+        if tables.iter().any(|table| table[255] > 0) {
             return Err(row);
         }
     }
-    Ok(counts)
+    Ok(std::array::from_fn(|e| tables.iter().map(|table| table[e]).sum()))
 }
 
 /// The exponents that most weights have, most frequent first, and of equals the smaller one.
@@ -211,26 +211,36 @@ fn frequent(counts: &[u32; 256]) -> [u8; CODES] {
 
 /// Writes all pairs, and returns what has no code.
 fn put(view: &TensorView<'_>, rows: Range<usize>, exponents: &[u8; CODES], pairs: &mut [Pair]) -> Vec<Exception> {
-    let mut codes = [None; 256];
-    (0..).zip(exponents).for_each(|(code, &e)| codes[usize::from(e)] = Some(code));
+    let mut codes = [NONE; 256];
+    (0..).zip(exponents).for_each(|(code, &e)| codes[usize::from(e)] = code);
     let mut found = Vec::new();
     // So few columns of all rows stay in the first-level cache.
     for (block, pairs) in pairs.chunks_mut(BLOCK / 2).enumerate() {
-        for (row, weights) in rows.clone().map(|row| view.row(row).as_chunks().0).enumerate() {
-            let at = place(row);
-            for (k, &weight) in weights[BLOCK * block..].iter().take(BLOCK).enumerate() {
-                let (exponent, rest) = split(weight);
-                let code: u8 = codes[usize::from(exponent)].unwrap_or_else(|| {
-                    found.push(Exception { column: BLOCK * block + k, row, exponent });
-                    0
-                });
-                let pair = &mut pairs[k / 2];
-                pair[at] |= code << (4 * (k % 2));
-                pair[32 + 32 * (k % 2) + at] = rest;
+        for (row, raw) in rows.clone().map(|row| view.row(row)).enumerate() {
+            let (twos, last) = raw[2 * BLOCK * block..].as_chunks::<4>();
+            let last = last.first_chunk().map(|&[low, high]| [low, high, 0, 0]);
+            for ((k, pair), two) in pairs.iter_mut().enumerate().zip(twos.iter().chain(&last)) {
+                let (two, at) = (u32::from_le_bytes(*two), place(row));
+                let (first, second) = (codes[usize::from((two >> 7) as u8)], codes[usize::from((two >> 23) as u8)]);
+                pair[at] = first & 15 | second << 4;
+                pair[32 + at] = (two & 0x7F | two >> 8 & 0x80) as u8;
+                pair[64 + at] = (two >> 16 & 0x7F | two >> 24 & 0x80) as u8;
+                if first | second >= NONE {
+                    note(&mut found, row, BLOCK * block + 2 * k, [first, second], two);
+                }
             }
         }
     }
+    found.retain(|e| e.column < view.cols());
     found
+}
+
+/// Notes which of two neighbours has no code.
+#[cold]
+fn note(found: &mut Vec<Exception>, row: usize, column: usize, codes: [u8; 2], two: u32) {
+    for (k, _) in codes.into_iter().enumerate().filter(|&(_, code)| code == NONE) {
+        found.push(Exception { column: column + k, row, exponent: (two >> (7 + 16 * k)) as u8 });
+    }
 }
 
 /// Whether a panel is only marked as plain, and at which place among the plain ones it is.

@@ -64,7 +64,7 @@ fn native<const W: usize>(
 /// Word `lane` of each vector.
 fn put_words<const W: usize>(words: [u32; W], lane: usize, out: &mut [u8]) {
     for (vector, word) in out.as_chunks_mut::<64>().0.iter_mut().zip(words) {
-        vector[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+        vector.as_chunks_mut().0[lane] = word.to_le_bytes();
     }
 }
 
@@ -257,7 +257,7 @@ fn halves(view: &TensorView<'_>, rows: Range<usize>, exponent: u16, out: &mut [u
             let encoded = &view.row(row).as_chunks::<2>().0[32 * k..][..out.len() / 64];
             let mut finite = true;
             for (column, half) in out.as_chunks_mut::<64>().0.iter_mut().zip(encoded) {
-                column[2 * lane..][..2].copy_from_slice(half);
+                column.as_chunks_mut().0[lane] = *half;
                 finite &= is_finite(u16::from_le_bytes(*half), exponent);
             }
             if !finite {

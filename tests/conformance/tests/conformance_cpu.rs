@@ -19,6 +19,11 @@ impl Subject for Threaded {
 }
 
 fn suite_of(numerics: Numerics, threads: &[usize], size: Size) -> Suite<Threaded> {
+    suite_in(false, numerics, threads, size)
+}
+
+/// With BF16 in twelve bits where it is to be `compact`.
+fn suite_in(compact: bool, numerics: Numerics, threads: &[usize], size: Size) -> Suite<Threaded> {
     let options = |tier, threads| CpuOptions { threads: Some(threads), tier: Some(tier), numerics, compact };
     let subjects = Tier::available()
         .flat_map(|tier| threads.iter().map(move |&n| Threaded(Cpu::new(options(tier, n)).expect("a backend"))));
@@ -61,6 +66,14 @@ fn float_linear_layers() {
     let suite = suite_of(Numerics::Float, &[1, 2, 3], Size::All);
     linear_layers(&suite);
     suite.every_format();
+}
+
+#[test]
+fn compact_linear_layers() {
+    let suite = suite_in(true, Numerics::Default, &[1, 3], Size::All);
+    linear_layers(&suite);
+    suite.every_format();
+    suite.rows_do_not_see_each_other();
 }
 
 #[test]

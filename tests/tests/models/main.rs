@@ -2,6 +2,7 @@
 //! every schedule and company, on every tier and team.
 
 mod batches;
+mod compact;
 mod company;
 mod conformance_bounds;
 mod convert;
