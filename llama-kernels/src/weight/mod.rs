@@ -8,21 +8,20 @@ pub mod coded;
 pub mod pack;
 mod plain;
 mod repack;
+mod segment;
 mod store;
 pub mod unpack;
 
-use std::ops::Range;
 use std::sync::Mutex;
 
 use llama_core::backend::Part;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
-use llama_core::numerics::GROUP;
 use llama_core::{Error, Result};
 
 use crate::threads::Threads;
 use pack::{Forms, Pack};
-use store::Panels;
+pub use segment::Segment;
 pub use store::Store;
 
 /// Bytes of panels, at most, that a thread prepares in one go: two huge pages' worth, so that threads seldom want the
@@ -38,20 +37,6 @@ pub struct Weight {
     rows: usize,
     cols: usize,
     segments: Vec<Segment>,
-}
-
-/// The panels of one part.
-pub struct Segment {
-    pack: Pack,
-    /// Of the weight, which are rows `0 ..` of the part.
-    rows: Range<usize>,
-    cols: usize,
-    panel_bytes: usize,
-    data: Panels,
-    /// Of a coded form: those of its panels that are [plain](coded::plain).
-    plain: Panels,
-    /// `[rows]`, or nothing.
-    bias: Vec<f32>,
 }
 
 impl Weight {
@@ -126,102 +111,6 @@ impl Weight {
     }
 }
 
-impl Segment {
-    fn new(store: &mut Store, part: &Part<'_>, pack: Pack, first: usize, threads: &Threads) -> Result<Segment> {
-        let view = &part.weight;
-        let panel_bytes = pack.panel_bytes(view.cols());
-        let [data, plain] = match store.find(view, pack) {
-            Some(mapped) => mapped.map(Panels::Mapped),
-            None => {
-                let mut data = store.take(panels_of(view, pack) * panel_bytes)?;
-                fill(&mut data, view, pack, 0, threads)?;
-                let mut plain = Vec::new();
-                if pack == Pack::CodedBF16 {
-                    plain::number(&mut data, panel_bytes, 0, &mut plain);
-                }
-                let mut pages = store.take_plain(view, pack, plain.len())?;
-                plain::fill(&mut pages, view, &plain)?;
-                [data, pages].map(Panels::Pages)
-            }
-        };
-        let rows = first..first + view.rows();
-        Ok(Segment { pack, rows, cols: view.cols(), panel_bytes, data, plain, bias: bias(part)? })
-    }
-
-    /// How the panels are packed.
-    pub fn pack(&self) -> Pack {
-        self.pack
-    }
-
-    /// Number of panels.
-    pub fn panels(&self) -> usize {
-        self.data().len() / self.panel_bytes
-    }
-
-    /// Rows of the weight that it holds.
-    pub fn row_count(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Bytes of one panel.
-    pub fn panel_bytes(&self) -> usize {
-        self.panel_bytes
-    }
-
-    /// All panels, but for what plain ones hold.
-    pub fn data(&self) -> &[u8] {
-        self.data.data()
-    }
-
-    /// Panel `p` and its form.
-    pub fn panel(&self, p: usize) -> (Pack, &[u8]) {
-        let panel = &self.data()[p * self.panel_bytes..][..self.panel_bytes];
-        self.plain_of(panel).map_or((self.pack, panel), |plain| (Pack::BF16, plain))
-    }
-
-    /// What stands for a panel of a coded form that is only marked.
-    fn plain_of(&self, panel: &[u8]) -> Option<&[u8]> {
-        let place = if self.pack == Pack::CodedBF16 { coded::plain(panel)? } else { return None };
-        let bytes = Pack::BF16.panel_bytes(self.cols);
-        self.plain.data().chunks_exact(bytes).nth(place)
-    }
-
-    /// Rows of the weight that panel `p` holds.
-    pub fn panel_rows(&self, p: usize) -> Range<usize> {
-        let first = self.rows.start + p * self.pack.rows();
-        first..self.rows.end.min(first + self.pack.rows())
-    }
-
-    /// Biases of panel `p`: as many as it has rows, or none.
-    pub fn panel_bias(&self, p: usize) -> &[f32] {
-        let rows = self.panel_rows(p);
-        self.bias.get(rows.start - self.rows.start..rows.end - self.rows.start).unwrap_or_default()
-    }
-
-    /// Row `r` of the segment.
-    fn decode_row(&self, r: usize, out: &mut [f32]) {
-        let (pack, panel) = self.panel(r / self.pack.rows());
-        let lane = r % self.pack.rows();
-        match pack {
-            Pack::F32 => decode_floats::<4>(panel, lane, out, f32::from_le_bytes),
-            Pack::F16 => decode_floats::<2>(panel, lane, out, |b| half::f16::from_le_bytes(b).to_f32()),
-            Pack::BF16 => decode_floats::<2>(panel, lane, out, |b| half::bf16::from_le_bytes(b).to_f32()),
-            Pack::CodedBF16 => {
-                let panel = coded::Panel::of(panel, out.len());
-                out.iter_mut().zip(panel.row(lane)).for_each(|(out, b)| *out = half::bf16::from_le_bytes(b).to_f32());
-            }
-            pack => {
-                let blocks = panel.chunks_exact(pack.block_bytes()).zip(out.chunks_exact_mut(pack.block_len()));
-                for (raw, out) in blocks {
-                    for (i, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                        decode_group(pack, &unpack::unpack(pack, raw, i), lane, out);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Panels of a tensor in a packed form.
 fn panels_of(view: &TensorView<'_>, pack: Pack) -> usize {
     view.rows().div_ceil(pack.rows())
@@ -262,46 +151,10 @@ fn fill_stretch(out: &mut [u8], view: &TensorView<'_>, pack: Pack, first: usize)
     Ok(())
 }
 
-fn decode_floats<const N: usize>(panel: &[u8], lane: usize, out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
-    let encoded = panel.as_chunks::<N>().0.iter().skip(lane).step_by(Pack::F32.rows());
-    out.iter_mut().zip(encoded).for_each(|(out, &bytes)| *out = decode(bytes));
-}
-
-/// `scale * code` is exact in f32 for every format; adding the minimum rounds once.
-fn decode_group(pack: Pack, group: &unpack::Unpacked, lane: usize, out: &mut [f32; GROUP]) {
-    for (k, out) in out.iter_mut().enumerate() {
-        let sub = k * pack.subs() / GROUP;
-        let code = f32::from(group.codes[k / 4][4 * lane + k % 4]) - f32::from(pack.zero_point());
-        *out = group.scale[sub][lane] * code;
-        if pack.has_min() {
-            *out += group.min[sub][lane];
-        }
-    }
-}
-
 /// Keeps the error of the lowest rows, so that it does not depend on which thread was first.
 fn note(failed: &Mutex<Option<(usize, Error)>>, row: usize, error: Error) {
     let mut failed = failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if failed.as_ref().is_none_or(|(other, _)| row < *other) {
         *failed = Some((row, error));
-    }
-}
-
-fn bias(part: &Part<'_>) -> Result<Vec<f32>> {
-    let Some(view) = &part.bias else { return Ok(Vec::new()) };
-    if (view.rows(), view.cols()) != (1, part.weight.rows()) {
-        let problem = format!(
-            "a bias of [{}, {}] does not fit the {} rows of {}",
-            view.rows(),
-            view.cols(),
-            part.weight.rows(),
-            part.weight.name()
-        );
-        return Err(view.error(problem));
-    }
-    let bias = view.to_f32();
-    match bias.iter().position(|b| !b.is_finite()) {
-        Some(i) => Err(view.error(format!("bias {i} is not finite"))),
-        None => Ok(bias),
     }
 }
