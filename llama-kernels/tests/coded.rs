@@ -29,7 +29,7 @@ fn matrix(rows: usize, cols: usize, random: &mut Random) -> Vec<u16> {
 /// A weight with one of `count` exponents from `first` on.
 fn with_exponent(random: &mut Random, first: u16, count: u16) -> u16 {
     let bits = u16::from_le_bytes([random.byte(), random.byte()]);
-    first + bits % count << 7 | bits & 0x807F
+    ((first + bits % count) << 7) | bits & 0x807F
 }
 
 fn pack(rows: usize, weights: &[u16], forms: Forms, threads: &Threads) -> llama_core::Result<Weight> {

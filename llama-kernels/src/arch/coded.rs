@@ -8,8 +8,10 @@ use super::linear::{Acts, MAX_COLUMNS, Tile};
 use crate::weight::coded::{Column, Pair, Panel};
 use crate::weight::pack::MAX_PANEL_ROWS;
 
-/// Columns that are brought back at a time: 4 KiB, so that memory is asked for again before long.
-pub(super) const STRETCH: usize = 64;
+/// Columns that are brought back at a time for one tile: 4 KiB, so that memory is asked for again before long.
+pub(super) const FEW: usize = 64;
+/// And for a pass, where sums are fetched again for each tile: half of the first-level cache.
+pub(super) const MANY: usize = 256;
 
 /// Brings pairs back, as BF16, but for exceptions.
 pub(super) type Expand = unsafe fn(&[Pair], &[u8; 16], &mut [Column]);
@@ -31,10 +33,17 @@ pub(super) struct Coded {
 
 impl Coded {
     /// `out[c][r] = panel[r] . acts[c]` for all columns of all tiles; `out` is as much longer as makes a tile of the last one.
+    /// As many columns as there is room for, an even number, are brought back at a time.
     ///
     /// # Safety
     /// The CPU has the features of this tier.
-    pub(super) unsafe fn multiply(&self, panel: &[u8], tiles: &[Acts<'_>], out: &mut [[f32; MAX_PANEL_ROWS]]) {
+    pub(super) unsafe fn multiply(
+        &self,
+        panel: &[u8],
+        tiles: &[Acts<'_>],
+        out: &mut [[f32; MAX_PANEL_ROWS]],
+        room: &mut [Column],
+    ) {
         let Some(cols) = tiles.first().map(|acts| acts.floats.len() / acts.columns) else { return };
         let panel = Panel::of(panel, cols);
         if let ([acts], Some(out)) = (tiles, out.first_chunk_mut())
@@ -43,11 +52,10 @@ impl Coded {
             // SAFETY: the caller's promise.
             return unsafe { few(&panel, acts.floats, out) };
         }
-        let mut room = [[0; 64]; STRETCH];
         let mut exceptions = panel.exceptions();
         out[..tiles.iter().map(|acts| acts.columns).sum()].fill([0.0; MAX_PANEL_ROWS]);
-        for (i, pairs) in panel.pairs.chunks(STRETCH / 2).enumerate() {
-            let own = i * STRETCH..cols.min((i + 1) * STRETCH);
+        for (i, pairs) in panel.pairs.chunks(room.len() / 2).enumerate() {
+            let own = i * room.len()..cols.min((i + 1) * room.len());
             // SAFETY: the caller's promise.
             unsafe { (self.expand)(pairs, panel.exponents, &mut room[..2 * pairs.len()]) };
             exceptions.mend(own.start, &mut room[..2 * pairs.len()]);

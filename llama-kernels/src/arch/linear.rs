@@ -3,7 +3,7 @@
 //! Every kernel computes, for the rows of one panel and the columns of one tile, the chains that docs/numerics.md
 //! fixes; so all tables give the same bits, and `portable` is the one that can be read.
 
-use super::coded::Coded;
+use super::coded::{Coded, FEW, MANY};
 use crate::isa::Tier;
 use crate::quant::QuantTile;
 use crate::weight::pack::{MAX_PANEL_ROWS, PACKS, Pack};
@@ -114,7 +114,7 @@ impl LinearKernels {
     pub fn run(&self, pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
         if pack == Pack::CodedBF16 {
             // SAFETY: nothing is needed but the CPU features of this tier, which `new` has checked.
-            return unsafe { self.coded.multiply(panel, &[acts], tile) };
+            return unsafe { self.coded.multiply(panel, &[acts], tile, &mut [[0; 64]; FEW]) };
         }
         let kernel = self.kernels[pack as usize][acts.columns - 1];
         // SAFETY: as above.
@@ -131,8 +131,9 @@ impl LinearKernels {
     pub fn run_pass(&self, pack: Pack, panel: &[u8], acts: &[Acts<'_>], columns: &mut Columns, room: &mut Room) {
         assert!(acts.iter().map(|acts| acts.columns).sum::<usize>() <= PASS, "columns of a pass");
         if pack == Pack::CodedBF16 {
+            let room = &mut room.codes.as_chunks_mut().0[..MANY];
             // SAFETY: as in `run`.
-            return unsafe { self.coded.multiply(panel, acts, columns) };
+            return unsafe { self.coded.multiply(panel, acts, columns, room) };
         }
         if let Some(kernel) = self.many.as_ref().and_then(|many| many.kernels[pack as usize]) {
             // SAFETY: as in `run`.

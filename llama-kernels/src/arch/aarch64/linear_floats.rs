@@ -46,8 +46,8 @@ fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usi
     for first in (0..8).step_by(R) {
         let mut acc = [[vdupq_n_f32(0.0); R]; C];
         for c in 0..C {
-            for r in 0..R {
-                acc[c][r] = load_quarter(&tile[c].as_chunks().0[first + r]);
+            for (r, acc) in acc[c].iter_mut().enumerate() {
+                *acc = load_quarter(&tile[c].as_chunks().0[first + r]);
             }
         }
         for (raw, x) in columns.iter().zip(x.as_chunks::<C>().0) {

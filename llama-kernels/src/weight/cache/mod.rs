@@ -142,7 +142,7 @@ fn packing(forms: Forms) -> Result<u64> {
         let bytes = format.row_bytes(COLS).unwrap_or(0) * rows;
         // Without its second highest bit no byte makes a float of any width infinite. Sixteen exponents have codes, and a few
         // others make exceptions.
-        let mask = |i: u64| if pack == Pack::CodedBF16 && i % 401 != 0 { 0x87 } else { 0xBF };
+        let mask = |i: u64| if pack == Pack::CodedBF16 && !i.is_multiple_of(401) { 0x87 } else { 0xBF };
         let noise: Vec<u8> = (0..bytes as u64).map(|i| checksum(i, &[0]) as u8 & mask(i)).collect();
         let view = TensorView::new("noise", format, rows, COLS, &noise)?;
         sum = checksum(sum, format!("{} {pack:?}", format.name()).as_bytes());
