@@ -37,7 +37,7 @@ pub enum Pack {
     F16,
     /// `[k][32]` bf16.
     BF16,
-    /// Twelve bits for a bf16, as [`coded`](super::coded) has them.
+    /// Twelve bits for a bf16, as [`coded`] has them.
     CodedBF16,
     /// f16 scales, bytes with zero point 128.
     Q8_0,
