@@ -1,8 +1,9 @@
 //! BF16 in twelve bits: a stretch of columns is brought back to BF16 in the first-level cache, and multiplied from there.
 //!
-//! So the kernels of BF16 do the arithmetic, and the bits are theirs. To bring a column of 32 rows back takes eleven vector
-//! instructions of 256 bits, beside twelve that load, widen and multiply it for one token, which together are still less than
-//! the time that memory takes for 48 bytes; for several tokens it is done once.
+//! So the kernels of BF16 do the arithmetic, and the bits are theirs. It is done once for all columns of a pass. For one or two
+//! columns of activations a tier may have something better: while a stretch is multiplied nobody asks memory for the next,
+//! and a kernel that does both at once, some 22 vector instructions of 256 bits for 32 weights, takes less time than memory
+//! does for their 48 bytes. The chains are the same, so the bits are.
 
 use super::linear::{Acts, MAX_COLUMNS, Tile};
 use crate::weight::coded::{Column, Pair, Panel};
