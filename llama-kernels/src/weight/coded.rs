@@ -8,8 +8,8 @@
 //!
 //! | piece of a panel of 32 rows | bytes | contents |
 //! |---|---|---|
-//! | head | 64 | the exponents of codes 0 to 15, a u8 each; u32 number of exceptions, or all ones: the panel is plain; u32 place among those |
-//! | pairs | 96 for two columns | codes of both columns, the first one's in low nibbles; sign and mantissa of the first; of the second |
+//! | head | 64 | exponents of codes 0 to 15, a u8 each; u32 number of exceptions, all ones if plain; u32 place among plain panels |
+//! | pairs | 96 for two columns | codes of both, the first one's in low nibbles; sign and mantissa of the first; of the second |
 //! | exceptions | 4 each, room for one in 256 weights | `column << 13 | row << 8 | exponent`, ascending |
 //!
 //! Eight rows at a time take turns in the 32 bytes of a piece of a pair: rows 0, 16, 8 and 24 begin a quarter. Two vectors of
