@@ -3,7 +3,7 @@
 //! Every kernel computes, for the rows of one panel and the columns of one tile, the chains that docs/numerics.md
 //! fixes; so all tables give the same bits, and `portable` is the one that can be read.
 
-use super::coded::{Coded, FEW, MANY};
+use super::floats::{Floating, MANY};
 use crate::isa::Tier;
 use crate::quant::QuantTile;
 use crate::weight::pack::{MAX_PANEL_ROWS, PACKS, Pack};
@@ -77,12 +77,13 @@ pub(super) struct Many {
 /// it is safe.
 pub struct LinearKernels {
     pub(super) columns: usize,
+    /// For forms that have codes.
     pub(super) kernels: [[Kernel; MAX_COLUMNS]; PACKS],
     pub(super) many: Option<Many>,
     /// Whether [`Acts::zeros`] are pairs of 16 bits, for the first and last two of every four columns.
     pub(super) zero_pairs: bool,
     pub(super) quantise: unsafe fn(&[f32], QuantTile<'_>),
-    pub(super) coded: Coded,
+    pub(super) floats: Floating,
 }
 
 impl LinearKernels {
@@ -112,9 +113,9 @@ impl LinearKernels {
 
     /// `tile[c][r] = panel[r] . acts[c]` for every row of the panel and every column of the tile.
     pub fn run(&self, pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
-        if pack == Pack::CodedBF16 {
+        if pack.is_float() {
             // SAFETY: nothing is needed but the CPU features of this tier, which `new` has checked.
-            return unsafe { self.coded.multiply(panel, &[acts], tile, &mut [[0; 64]; FEW]) };
+            return unsafe { self.floats.multiply(pack, panel, acts, tile) };
         }
         let kernel = self.kernels[pack as usize][acts.columns - 1];
         // SAFETY: as above.
@@ -133,7 +134,7 @@ impl LinearKernels {
         if pack == Pack::CodedBF16 {
             let room = &mut room.codes.as_chunks_mut().0[..MANY];
             // SAFETY: as in `run`.
-            return unsafe { self.coded.multiply(panel, acts, columns, room) };
+            return unsafe { self.floats.coded.multiply_all(panel, acts, columns, room) };
         }
         if let Some(kernel) = self.many.as_ref().and_then(|many| many.kernels[pack as usize]) {
             // SAFETY: as in `run`.

@@ -8,6 +8,6 @@ pub mod avx2;
 pub mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
-mod coded;
+mod floats;
 pub mod linear;
 pub mod portable;

@@ -31,8 +31,12 @@ fn too_many(view: &TensorView<'_>, plain: usize) -> Error {
 }
 
 /// Adds the panels among `panels`, which are counted from `first` on, that are plain to `plain`; each is told its place there.
-pub fn number(panels: &mut [u8], panel_bytes: usize, first: usize, plain: &mut Vec<usize>) {
-    for (p, panel) in panels.chunks_exact_mut(panel_bytes).enumerate() {
+/// There are none in other forms.
+pub fn number(panels: &mut [u8], pack: Pack, cols: usize, first: usize, plain: &mut Vec<usize>) {
+    if pack != Pack::CodedBF16 {
+        return;
+    }
+    for (p, panel) in panels.chunks_exact_mut(pack.panel_bytes(cols)).enumerate() {
         if coded::plain(panel).is_some() {
             coded::set_place(panel, plain.len() as u32);
             plain.push(first + p);

@@ -122,12 +122,9 @@ impl Segment {
 
 /// The panels of `view`, and its plain ones.
 fn packed(store: &mut Store, view: &TensorView<'_>, pack: Pack, threads: &Threads) -> Result<[Pages; 2]> {
-    let panel_bytes = pack.panel_bytes(view.cols());
-    let (mut data, mut plain) = (store.take(panels_of(view, pack) * panel_bytes)?, Vec::new());
+    let (mut data, mut plain) = (store.take(panels_of(view, pack) * pack.panel_bytes(view.cols()))?, Vec::new());
     fill(&mut data, view, pack, 0, threads)?;
-    if pack == Pack::CodedBF16 {
-        plain::number(&mut data, panel_bytes, 0, &mut plain);
-    }
+    plain::number(&mut data, pack, view.cols(), 0, &mut plain);
     let mut pages = store.take_plain(view, pack, plain.len())?;
     plain::fill(&mut pages, view, &plain)?;
     Ok([data, pages])

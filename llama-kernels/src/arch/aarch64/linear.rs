@@ -10,7 +10,7 @@ use std::arch::aarch64::*;
 use super::dot::{Dot, Dotprod, I8mm, Widening};
 use super::linear_bits::Codes;
 use super::linear_blocks::*;
-use super::linear_floats::{coded, float_row};
+use super::linear_floats::floats;
 use super::linear_i8mm::{self, Pairs};
 use super::linear_many::{Lanes, Tiles, WIDEST, many, quarter_bytes};
 use super::vector::store_quarter;
@@ -45,7 +45,7 @@ fn kernels<D: Dot, T: Tiles>(from: usize, quantise: unsafe fn(&[f32], QuantTile<
         many: Some(Many { from, kernels: many }),
         zero_pairs: false,
         quantise,
-        coded: coded(),
+        floats: floats(),
     }
 }
 
@@ -57,11 +57,10 @@ struct Table {
     many: [Option<ManyKernel>; PACKS],
 }
 
-/// Those of every form.
+/// Those of every form that has codes.
 fn table<D: Dot, T: Tiles>() -> Table {
-    let mut table = Table { kernels: [float_row::<F32, 128>(); PACKS], many: [None; PACKS] };
-    table.kernels[Pack::F16 as usize] = float_row::<F16, 64>();
-    table.kernels[Pack::BF16 as usize] = float_row::<Bf16, 64>();
+    let any: Kernel = quantised::<D, Q8_0, 544, 1, 4, 1>;
+    let mut table = Table { kernels: [[any; MAX_COLUMNS]; PACKS], many: [None; PACKS] };
     table.set::<D, T, Q8_0, 544, 1, { quarter_bytes(1) }, false, EIGHT_BITS>(Pack::Q8_0);
     table.set::<D, T, Q4_0, 288, 1, { quarter_bytes(1) }, false, FIVE_BITS>(Pack::Q4_0);
     table.set::<D, T, Q4_1, 320, 1, { quarter_bytes(1) }, true, FIVE_BITS>(Pack::Q4_1);

@@ -5,41 +5,33 @@ use std::arch::aarch64::*;
 use super::linear_bits::{load, store};
 use super::linear_blocks::*;
 use super::vector::{load_quarter, store_quarter};
-use crate::arch::coded::{Add, Coded};
-use crate::arch::linear::{Acts, Kernel, MAX_COLUMNS, Tile};
+use crate::arch::floats::{Add, Coded, Floating};
+use crate::arch::linear::{MAX_COLUMNS, Tile};
 use crate::weight::coded::{Column, Pair};
-use crate::weight::pack::{MAX_PANEL_ROWS, Pack};
 
-/// Kernels for tiles of one column and more.
-pub(super) fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [floats::<W, BYTES, 2, 8>; MAX_COLUMNS];
-    kernels[0] = floats::<W, BYTES, 8, 1>;
-    kernels[1] = floats::<W, BYTES, 8, 2>;
-    kernels[2] = floats::<W, BYTES, 4, 3>;
-    kernels[3] = floats::<W, BYTES, 4, 4>;
-    kernels[4] = floats::<W, BYTES, 4, 5>;
-    kernels[5] = floats::<W, BYTES, 4, 6>;
-    kernels[6] = floats::<W, BYTES, 2, 7>;
-    kernels
+/// What every tier here has for floats.
+pub(super) fn floats() -> Floating {
+    let coded = Coded { few: [None; 2], expand, add: adds::<Bf16, 64>() };
+    Floating { plain: [adds::<F32, 128>(), adds::<F16, 64>(), adds::<Bf16, 64>()], coded }
 }
 
-/// One panel of 32 rows of floats, `R` registers of four rows at a time.
-#[target_feature(enable = "neon")]
-fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
-) {
-    tile[..C].fill([0.0; MAX_PANEL_ROWS]);
-    add_floats::<W, BYTES, R, C>(panel.as_chunks().0, acts.floats, tile);
+/// For tiles of one column and more.
+fn adds<W: Floats<BYTES>, const BYTES: usize>() -> [Add; MAX_COLUMNS] {
+    let mut adds: [Add; MAX_COLUMNS] = [add::<W, BYTES, 2, 8>; MAX_COLUMNS];
+    adds[0] = add::<W, BYTES, 8, 1>;
+    adds[1] = add::<W, BYTES, 8, 2>;
+    adds[2] = add::<W, BYTES, 4, 3>;
+    adds[3] = add::<W, BYTES, 4, 4>;
+    adds[4] = add::<W, BYTES, 4, 5>;
+    adds[5] = add::<W, BYTES, 4, 6>;
+    adds[6] = add::<W, BYTES, 2, 7>;
+    adds
 }
 
-/// Adds so many columns of a panel of floats.
+/// `R` registers of four rows at a time.
 #[target_feature(enable = "neon")]
-#[inline]
-fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
-    columns: &[[u8; BYTES]],
+fn add<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
+    columns: &[u8],
     x: &[f32],
     tile: &mut Tile,
 ) {
@@ -50,7 +42,7 @@ fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usi
                 *acc = load_quarter(&tile[c].as_chunks().0[first + r]);
             }
         }
-        for (raw, x) in columns.iter().zip(x.as_chunks::<C>().0) {
+        for (raw, x) in columns.as_chunks::<BYTES>().0.iter().zip(x.as_chunks::<C>().0) {
             let mut w = [vdupq_n_f32(0.0); R];
             for (r, w) in w.iter_mut().enumerate() {
                 // SAFETY: `load` needs NEON, which this function has.
@@ -68,19 +60,6 @@ fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usi
             }
         }
     }
-}
-
-/// BF16 whose exponents are codes.
-pub(super) fn coded() -> Coded {
-    let mut add: [Add; MAX_COLUMNS] = [add_floats::<Bf16, 64, 2, 8>; MAX_COLUMNS];
-    add[0] = add_floats::<Bf16, 64, 8, 1>;
-    add[1] = add_floats::<Bf16, 64, 8, 2>;
-    add[2] = add_floats::<Bf16, 64, 4, 3>;
-    add[3] = add_floats::<Bf16, 64, 4, 4>;
-    add[4] = add_floats::<Bf16, 64, 4, 5>;
-    add[5] = add_floats::<Bf16, 64, 4, 6>;
-    add[6] = add_floats::<Bf16, 64, 2, 7>;
-    Coded { few: [None; 2], expand, add }
 }
 
 /// Exponents over signs and mantissas, each in a byte of its own, and then interleaved.

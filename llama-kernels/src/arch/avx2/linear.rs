@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 
 use super::linear_bits::store;
 use super::linear_blocks::*;
-use super::linear_floats::{coded, float_row};
+use super::linear_floats::floats;
 use super::linear_many::{Line, MOST_GROUPS, expanded_bytes, few, many};
 use super::linear_quantise::quantise;
 use super::{AHEAD, ask_ahead, hold};
@@ -50,16 +50,13 @@ struct Maddubs;
 pub(in crate::arch) fn kernels() -> LinearKernels {
     let Table { tiles, many, .. } = table::<Maddubs>();
     let many = Some(Many { from: COLUMNS + 1, kernels: many });
-    LinearKernels { columns: COLUMNS, kernels: tiles, many, zero_pairs: true, quantise, coded: coded() }
+    LinearKernels { columns: COLUMNS, kernels: tiles, many, zero_pairs: true, quantise, floats: floats() }
 }
 
-/// The kernels of every form, those of one tile by `D`.
+/// The kernels of every form that has codes, those of one tile by `D`.
 pub(in crate::arch) fn table<D: Dot>() -> Table<D> {
-    let tiles = [float_row::<F32, 128>(); PACKS];
+    let tiles = [[D::tiles::<Q8_0, 544, 1, { expanded_bytes(1) }>()[0]; MAX_COLUMNS]; PACKS];
     let mut table = Table { tiles, many: [None; PACKS], dot: PhantomData };
-    table.floats(Pack::F32, float_row::<F32, 128>());
-    table.floats(Pack::F16, float_row::<F16, 64>());
-    table.floats(Pack::BF16, float_row::<Bf16, 64>());
     table.set::<Q8_0, 544, 1, { expanded_bytes(1) }>(Pack::Q8_0);
     table.set::<Q4_0, 288, 1, { expanded_bytes(1) }>(Pack::Q4_0);
     table.set::<Q4_1, 320, 1, { expanded_bytes(1) }>(Pack::Q4_1);
@@ -90,10 +87,6 @@ pub(in crate::arch) struct Table<D> {
 }
 
 impl<D: Dot> Table<D> {
-    fn floats(&mut self, pack: Pack, row: [Kernel; MAX_COLUMNS]) {
-        self.tiles[pack as usize] = row;
-    }
-
     fn set<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const OUT: usize>(&mut self, pack: Pack) {
         self.tiles[pack as usize][..COLUMNS].copy_from_slice(&D::tiles::<W, BYTES, S, OUT>());
         self.many[pack as usize] = Some(many::<W, BYTES, S, OUT>);

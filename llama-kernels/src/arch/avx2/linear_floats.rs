@@ -5,42 +5,31 @@ use std::arch::x86_64::*;
 use super::linear_bits::{load, load_floats, lookup_table, put, store};
 use super::linear_blocks::*;
 use super::{AHEAD, ask_ahead};
-use crate::arch::coded::{Add, Coded};
-use crate::arch::linear::{Acts, Kernel, MAX_COLUMNS, Tile};
+use crate::arch::floats::{Add, Coded, Floating};
+use crate::arch::linear::{MAX_COLUMNS, Tile};
 use crate::weight::coded::{Column, Exceptions, Pair, Panel};
-use crate::weight::pack::{MAX_PANEL_ROWS, Pack};
 
-/// Kernels for tiles of one column and more.
-pub(super) fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
-    let mut kernels: [Kernel; MAX_COLUMNS] = [floats::<W, BYTES, 2, 4>; MAX_COLUMNS];
-    kernels[0] = floats::<W, BYTES, 4, 1>;
-    kernels[1] = floats::<W, BYTES, 4, 2>;
-    kernels[2] = floats::<W, BYTES, 2, 3>;
-    kernels
-}
-
-/// One panel of 32 rows of floats, `R` registers of eight rows at a time.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
-) {
-    tile[..C].fill([0.0; MAX_PANEL_ROWS]);
+/// What this tier, and those above it that have no more than 256 bits, has for floats.
+pub(in crate::arch) fn floats() -> Floating {
     // A form of four bytes leaves so little to do between two lines that the hardware's own prefetcher keeps up.
-    if BYTES == 64 {
-        add_floats::<W, BYTES, R, C, true>(panel.as_chunks().0, acts.floats, tile);
-    } else {
-        add_floats::<W, BYTES, R, C, false>(panel.as_chunks().0, acts.floats, tile);
-    }
+    let plain = [adds::<F32, 128, false>(), adds::<F16, 64, true>(), adds::<Bf16, 64, true>()];
+    let coded = Coded { few: [Some(few::<1>), Some(few::<2>)], expand, add: adds::<Bf16, 64, false>() };
+    Floating { plain, coded }
 }
 
-/// Adds so many columns of a panel of floats; where they are `FAR`, memory is asked ahead.
+/// For tiles of one column and more.
+fn adds<W: Floats<BYTES>, const BYTES: usize, const FAR: bool>() -> [Add; MAX_COLUMNS] {
+    let mut adds: [Add; MAX_COLUMNS] = [add::<W, BYTES, 2, 4, FAR>; MAX_COLUMNS];
+    adds[0] = add::<W, BYTES, 4, 1, FAR>;
+    adds[1] = add::<W, BYTES, 4, 2, FAR>;
+    adds[2] = add::<W, BYTES, 2, 3, FAR>;
+    adds
+}
+
+/// `R` registers of eight rows at a time; where columns are `FAR`, memory is asked ahead.
 #[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize, const FAR: bool>(
-    columns: &[[u8; BYTES]],
+fn add<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usize, const FAR: bool>(
+    columns: &[u8],
     x: &[f32],
     tile: &mut Tile,
 ) {
@@ -51,7 +40,7 @@ fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usi
                 *acc = load_floats(&tile[c].as_chunks().0[first + r]);
             }
         }
-        for (raw, x) in columns.iter().zip(x.as_chunks::<C>().0) {
+        for (raw, x) in columns.as_chunks::<BYTES>().0.iter().zip(x.as_chunks::<C>().0) {
             if FAR && first == 0 {
                 ask_ahead::<AHEAD>(raw, 0, BYTES);
             }
@@ -73,15 +62,6 @@ fn add_floats<W: Floats<BYTES>, const BYTES: usize, const R: usize, const C: usi
             }
         }
     }
-}
-
-/// BF16 whose exponents are codes, for the tiers that have 256 bits.
-pub(in crate::arch) fn coded() -> Coded {
-    let mut add: [Add; MAX_COLUMNS] = [add_floats::<Bf16, 64, 2, 4, false>; MAX_COLUMNS];
-    add[0] = add_floats::<Bf16, 64, 4, 1, false>;
-    add[1] = add_floats::<Bf16, 64, 4, 2, false>;
-    add[2] = add_floats::<Bf16, 64, 2, 3, false>;
-    Coded { few: [Some(few::<1>), Some(few::<2>)], expand, add }
 }
 
 /// One panel for a tile of one or two columns, straight from codes, so that memory is asked all the time.

@@ -17,7 +17,7 @@ use std::arch::x86_64::*;
 use super::AHEAD;
 use super::linear_bits::store;
 use super::linear_blocks::*;
-use super::linear_floats::{coded, float_row};
+use super::linear_floats::floats;
 use crate::arch::avx2::ask_ahead;
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
@@ -27,9 +27,6 @@ use crate::weight::pack::{PACKS, Pack};
 pub(in crate::arch) fn kernels() -> LinearKernels {
     let mut kernels = [row::<WideBlock<1, false>, 576, 1>(); PACKS];
     let mut set = |pack: Pack, row| kernels[pack as usize] = row;
-    set(Pack::F32, float_row::<F32, 128>());
-    set(Pack::F16, float_row::<F16, 64>());
-    set(Pack::BF16, float_row::<Bf16, 64>());
     set(Pack::Q8_0, row::<Q8_0, 544, 1>());
     set(Pack::Q4_0, row::<Q4_0, 288, 1>());
     set(Pack::Q4_1, row::<Q4_1, 320, 1>());
@@ -47,7 +44,7 @@ pub(in crate::arch) fn kernels() -> LinearKernels {
     set(Pack::Wide32Min, row::<WideBlock<1, true>, 640, 1>());
     set(Pack::Wide16, row::<WideBlock<2, false>, 640, 2>());
     set(Pack::Wide16Min, row::<WideBlock<2, true>, 768, 2>());
-    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise, coded: coded() }
+    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise, floats: floats() }
 }
 
 fn row<W: Block<BYTES, S>, const BYTES: usize, const S: usize>() -> [Kernel; MAX_COLUMNS] {

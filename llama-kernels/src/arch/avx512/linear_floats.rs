@@ -8,67 +8,38 @@ use super::linear_blocks::*;
 use super::vector::load;
 use crate::arch::avx2::ask_ahead;
 use crate::arch::avx2::linear_floats::{expand, few};
-use crate::arch::coded::Coded;
-use crate::arch::linear::{Acts, Kernel, MAX_COLUMNS, Tile};
-use crate::weight::pack::{MAX_PANEL_ROWS, Pack};
+use crate::arch::floats::{Add, Coded, Floating};
+use crate::arch::linear::{MAX_COLUMNS, Tile};
 
-/// Kernels for tiles of one column and more.
-pub(super) fn float_row<W: Floats<BYTES>, const BYTES: usize>() -> [Kernel; MAX_COLUMNS] {
+/// What this tier has for floats. Codes are looked up as the tier below does it, which memory does not outrun.
+pub(super) fn floats() -> Floating {
+    let plain = [adds::<F32, 128, true>(), adds::<F16, 64, true>(), adds::<Bf16, 64, true>()];
+    let coded = Coded { few: [Some(few::<1>), Some(few::<2>)], expand, add: adds::<Bf16, 64, false>() };
+    Floating { plain, coded }
+}
+
+/// For tiles of one column and more.
+fn adds<W: Floats<BYTES>, const BYTES: usize, const FAR: bool>() -> [Add; MAX_COLUMNS] {
     [
-        floats::<W, BYTES, 1>,
-        floats::<W, BYTES, 2>,
-        floats::<W, BYTES, 3>,
-        floats::<W, BYTES, 4>,
-        floats::<W, BYTES, 5>,
-        floats::<W, BYTES, 6>,
-        floats::<W, BYTES, 7>,
-        floats::<W, BYTES, 8>,
-        floats::<W, BYTES, 9>,
-        floats::<W, BYTES, 10>,
-        floats::<W, BYTES, 11>,
-        floats::<W, BYTES, 12>,
+        add::<W, BYTES, 1, FAR>,
+        add::<W, BYTES, 2, FAR>,
+        add::<W, BYTES, 3, FAR>,
+        add::<W, BYTES, 4, FAR>,
+        add::<W, BYTES, 5, FAR>,
+        add::<W, BYTES, 6, FAR>,
+        add::<W, BYTES, 7, FAR>,
+        add::<W, BYTES, 8, FAR>,
+        add::<W, BYTES, 9, FAR>,
+        add::<W, BYTES, 10, FAR>,
+        add::<W, BYTES, 11, FAR>,
+        add::<W, BYTES, 12, FAR>,
     ]
 }
 
-/// BF16 whose exponents are codes. They are looked up as the tier below does it, which memory does not outrun.
-pub(super) fn coded() -> Coded {
-    Coded {
-        few: [Some(few::<1>), Some(few::<2>)],
-        expand,
-        add: [
-            add_floats::<Bf16, 64, 1, false>,
-            add_floats::<Bf16, 64, 2, false>,
-            add_floats::<Bf16, 64, 3, false>,
-            add_floats::<Bf16, 64, 4, false>,
-            add_floats::<Bf16, 64, 5, false>,
-            add_floats::<Bf16, 64, 6, false>,
-            add_floats::<Bf16, 64, 7, false>,
-            add_floats::<Bf16, 64, 8, false>,
-            add_floats::<Bf16, 64, 9, false>,
-            add_floats::<Bf16, 64, 10, false>,
-            add_floats::<Bf16, 64, 11, false>,
-            add_floats::<Bf16, 64, 12, false>,
-        ],
-    }
-}
-
-/// One panel of 32 rows of floats.
+/// Two chains a column; where columns are `FAR`, memory is asked ahead.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn floats<W: Floats<BYTES>, const BYTES: usize, const C: usize>(
-    _: Pack,
-    panel: &[u8],
-    acts: Acts<'_>,
-    tile: &mut Tile,
-) {
-    tile[..C].fill([0.0; MAX_PANEL_ROWS]);
-    add_floats::<W, BYTES, C, true>(panel.as_chunks().0, acts.floats, tile);
-}
-
-/// Adds so many columns of a panel of floats; where they are `FAR`, memory is asked ahead.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn add_floats<W: Floats<BYTES>, const BYTES: usize, const C: usize, const FAR: bool>(
-    columns: &[[u8; BYTES]],
+fn add<W: Floats<BYTES>, const BYTES: usize, const C: usize, const FAR: bool>(
+    columns: &[u8],
     x: &[f32],
     tile: &mut Tile,
 ) {
@@ -77,7 +48,7 @@ fn add_floats<W: Floats<BYTES>, const BYTES: usize, const C: usize, const FAR: b
         let sums = tile[c].as_chunks().0;
         acc[c] = [load(&sums[0]), load(&sums[1])];
     }
-    for (raw, x) in columns.iter().zip(x.as_chunks::<C>().0) {
+    for (raw, x) in columns.as_chunks::<BYTES>().0.iter().zip(x.as_chunks::<C>().0) {
         if FAR {
             ask_ahead::<AHEAD>(raw, 0, BYTES);
         }

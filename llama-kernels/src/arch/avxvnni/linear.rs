@@ -10,14 +10,14 @@ use std::arch::x86_64::*;
 
 use crate::arch::avx2::linear::{COLUMNS, Dot, quantised, table};
 use crate::arch::avx2::linear_blocks::Block;
-use crate::arch::avx2::linear_floats::coded;
+use crate::arch::avx2::linear_floats::floats;
 use crate::arch::avx2::linear_quantise::quantise;
 use crate::arch::linear::{Kernel, LinearKernels};
 
 /// The table of this tier, for a CPU that has it.
 pub(in crate::arch) fn kernels() -> LinearKernels {
     let kernels = table::<Vnni>().tiles;
-    LinearKernels { columns: COLUMNS, kernels, many: None, zero_pairs: false, quantise, coded: coded() }
+    LinearKernels { columns: COLUMNS, kernels, many: None, zero_pairs: false, quantise, floats: floats() }
 }
 
 /// VPDPBUSD.

@@ -3,7 +3,9 @@
 //! Fused multiply-adds are `f32::mul_add`, correct on every CPU. (The vectors of `wide` fuse only where the build has
 //! FMA at compile time, so here they could serve nothing but the integer dots, which the compiler vectorises as they are.)
 
-use crate::arch::coded::Coded;
+use half::{bf16, f16};
+
+use crate::arch::floats::{Add, Coded, Floating};
 use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
 use crate::weight::coded::{self, Column, Pair};
@@ -13,18 +15,14 @@ use crate::weight::unpack::{Unpacked, unpack};
 /// The table of this tier.
 pub(in crate::arch) fn kernels() -> LinearKernels {
     let quantised: Kernel = quantised;
-    let mut kernels = [[quantised; MAX_COLUMNS]; PACKS];
-    for pack in [Pack::F32, Pack::F16, Pack::BF16] {
-        kernels[pack as usize] = [floats; MAX_COLUMNS];
-    }
-    LinearKernels {
-        columns: MAX_COLUMNS,
-        kernels,
-        many: None,
-        zero_pairs: false,
-        quantise,
-        coded: Coded { few: [None; 2], expand, add: [add; MAX_COLUMNS] },
-    }
+    let kernels = [[quantised; MAX_COLUMNS]; PACKS];
+    LinearKernels { columns: MAX_COLUMNS, kernels, many: None, zero_pairs: false, quantise, floats: floats() }
+}
+
+fn floats() -> Floating {
+    let row = |add: Add| [add; MAX_COLUMNS];
+    let plain = [row(add_f32), row(add_f16), row(add_bf16)];
+    Floating { plain, coded: Coded { few: [None; 2], expand, add: plain[2] } }
 }
 
 fn quantise(x: &[f32], mut out: QuantTile<'_>) {
@@ -75,25 +73,28 @@ fn add_dots(codes: &[u8; 64], quants: i32, dots: &mut [i32; 16]) {
     }
 }
 
-fn floats(pack: Pack, panel: &[u8], acts: Acts<'_>, tile: &mut Tile) {
-    *tile = Tile::default();
-    add_floats(pack, panel, acts.floats, tile);
-}
-
-/// Adds so many columns of a panel of floats.
-fn add_floats(pack: Pack, columns: &[u8], x: &[f32], tile: &mut Tile) {
-    let columns = columns.chunks_exact(pack.block_bytes());
+/// Adds columns of floats that `decode` reads.
+fn add<const N: usize>(columns: &[u8], x: &[f32], tile: &mut Tile, decode: impl Fn([u8; N]) -> f32) {
+    let columns = columns.as_chunks::<N>().0.as_chunks::<32>().0;
     let width = x.len() / columns.len().max(1);
-    for (raw, x) in columns.zip(x.chunks_exact(width.max(1))) {
-        let weights: [f32; 32] = std::array::from_fn(|r| weight(pack, raw, r));
+    for (column, x) in columns.iter().zip(x.chunks_exact(width.max(1))) {
+        let weights = column.map(&decode);
         for (acc, x) in tile.iter_mut().zip(x) {
             acc.iter_mut().zip(weights).for_each(|(acc, w)| *acc = w.mul_add(*x, *acc));
         }
     }
 }
 
-fn add(columns: &[Column], x: &[f32], tile: &mut Tile) {
-    add_floats(Pack::BF16, columns.as_flattened(), x, tile);
+fn add_f32(columns: &[u8], x: &[f32], tile: &mut Tile) {
+    add(columns, x, tile, f32::from_le_bytes);
+}
+
+fn add_f16(columns: &[u8], x: &[f32], tile: &mut Tile) {
+    add(columns, x, tile, |weight| f16::from_le_bytes(weight).to_f32());
+}
+
+fn add_bf16(columns: &[u8], x: &[f32], tile: &mut Tile) {
+    add(columns, x, tile, |weight| bf16::from_le_bytes(weight).to_f32());
 }
 
 fn expand(pairs: &[Pair], exponents: &[u8; 16], out: &mut [Column]) {
@@ -103,13 +104,5 @@ fn expand(pairs: &[Pair], exponents: &[u8; 16], out: &mut [Column]) {
                 *bytes = coded::weight(pair, exponents, k, row);
             }
         }
-    }
-}
-
-fn weight(pack: Pack, raw: &[u8], r: usize) -> f32 {
-    match pack {
-        Pack::F16 => half::f16::from_le_bytes([raw[2 * r], raw[2 * r + 1]]).to_f32(),
-        Pack::BF16 => half::bf16::from_le_bytes([raw[2 * r], raw[2 * r + 1]]).to_f32(),
-        _ => f32::from_le_bytes(std::array::from_fn(|b| raw[4 * r + b])),
     }
 }

@@ -196,9 +196,7 @@ fn write_panels(
     for first in (0..panels).step_by(piece) {
         let mut out = pages(piece.min(panels - first) * panel_bytes)?;
         super::fill(&mut out, view, pack, first, threads)?;
-        if pack == Pack::CodedBF16 {
-            plain::number(&mut out, panel_bytes, first, &mut plain);
-        }
+        plain::number(&mut out, pack, view.cols(), first, &mut plain);
         append(file, &out, &mut written)?;
     }
     let mut out = pages(spare.take(view, pack, plain.len())?)?;
@@ -281,6 +279,7 @@ impl Drop for Temporary {
 mod tests {
     use llama_core::backend::Numerics;
 
+    use super::super::coded;
     use super::*;
 
     #[test]
@@ -289,6 +288,41 @@ mod tests {
         assert!(default == fast && default == precise && default != float);
         let compact = Forms { numerics: Numerics::Default, compact: true };
         assert!(packing(compact).unwrap() != default);
+    }
+
+    /// Of 700 panels two have all exponents. They are found behind the others, each at the place that its mark names.
+    #[test]
+    fn plain_panels_are_written_and_found_behind_the_others() {
+        const COLS: usize = 64;
+        const PANEL: usize = 32 * COLS;
+        let weight =
+            |i: usize| (if matches!(i / PANEL, 9 | 500) { i % 250 } else { 120 }) as u16 * 128 + i as u16 % 128;
+        let data: Vec<u8> = (0..700 * PANEL).flat_map(|i| weight(i).to_le_bytes()).collect();
+        let view = TensorView::new("w", Format::BF16, 32 * 700, COLS, &data).unwrap();
+        let folder = std::env::temp_dir().join(format!("llama-plain-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("panels");
+        let mut file = Temporary::beside(&path).unwrap();
+        let (pack, threads) = (Pack::CodedBF16, Threads::new(2).unwrap());
+        let (bytes, sum) = write_panels(&mut file, &view, pack, &mut Spare::default(), &threads).unwrap();
+        file.rename().unwrap();
+
+        let entry =
+            Entry { name: "w".into(), pack: format!("{pack:?}"), source: view.fingerprint(), offset: 0, bytes, sum };
+        let table = Table { identity: Identity { source: 0, packing: 0 }, entries: vec![entry] };
+        let cache = Cache { map: Arc::new(Map::open(&path).unwrap()), table };
+        cache.verify().unwrap();
+        let [coded, plain] = cache.find(&view, pack).unwrap();
+        let marks: Vec<usize> = coded.data().chunks_exact(pack.panel_bytes(COLS)).filter_map(coded::plain).collect();
+        assert_eq!(marks, [0, 1]);
+        let panels: Vec<&[u8]> = plain.data().chunks_exact(2 * PANEL).collect();
+        assert_eq!(panels.len(), 2);
+        for (panel, first) in panels.into_iter().zip([32 * 9, 32 * 500]) {
+            let mut want = vec![0; 2 * PANEL];
+            repack::panel(Pack::BF16, &view, first, &mut want).unwrap();
+            assert!(panel == want, "rows from {first} on");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
