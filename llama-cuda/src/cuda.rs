@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::bf16;
-use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
-use llama_core::batch::{Batch, BlockId};
+use llama_core::backend::{AttentionShape, Backend, Limits, LowRank, Numerics, Part, Role, Rows};
+use llama_core::batch::{Batch, BlockId, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::sample::{Draw, Outputs};
@@ -202,6 +202,7 @@ fn sizes(parts: &[Part<'_>]) -> Vec<(Format, usize, usize)> {
 impl Backend for Cuda {
     type Tensor = Tensor;
     type Weight = Weight;
+    type Adapter = ();
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -215,6 +216,10 @@ impl Backend for Cuda {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         weight::runs(parts).map(|run| padded(weight::extent(&parts[run]).2)).sum()
+    }
+
+    fn adapter_bytes(&self, _cols: usize, _parts: &[(usize, usize)], _role: Role) -> u64 {
+        0
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -267,6 +272,10 @@ impl Backend for Cuda {
         let cols = parts.first().map_or(0, |part| part.weight.cols());
         self.widest.set(self.widest.get().max(cols));
         Ok(Weight { rows, cols, segments: segments.into() })
+    }
+
+    fn adapter(&self, _rows: usize, _parts: &[LowRank<'_>], _role: Role) -> Result<()> {
+        Err(Error::unsupported("adapters beside weights on a GPU", "merge the adapter into the model"))
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
@@ -383,6 +392,18 @@ impl Backend for Cuda {
             return Ok(());
         }
         self.verb(Verb::Take { out: out.matrix(), x: x.matrix(), index: plan.outputs_index() })
+    }
+
+    fn adapt(
+        &self,
+        _out: &mut Tensor,
+        _low: &mut Tensor,
+        _x: &Tensor,
+        _adapters: &[Option<()>],
+        _plan: &Plan,
+        _stage: Stage,
+    ) -> Result<()> {
+        Err(Error::unsupported("adapters beside weights on a GPU", "merge the adapter into the model"))
     }
 
     fn sample(&self, logits: &mut Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::thread;
 
+use llama_core::adapter::Adapters;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -129,7 +130,7 @@ fn ranks_allocate_what_each_plans() {
         let (leaders, followers) = (one(), one());
         scope.spawn(|| {
             let follower = Follower::join(&address).unwrap();
-            follower.serve(followers, &checkpoint, None, &mut |_| ()).unwrap();
+            follower.serve(followers, &checkpoint, &Adapters::new(), None, &mut |_| ()).unwrap();
         });
         let leader = Leader::wait(&door, 2).unwrap();
         let (before, mut planned) = (COUNTING.held(), 0);
@@ -138,7 +139,7 @@ fn ranks_allocate_what_each_plans() {
             planned = 2 * (plan.activations + plan.scratch);
             Ok(limits)
         };
-        let mut model = leader.load(leaders, &checkpoint, limits_of, None, &mut |_| ()).unwrap();
+        let mut model = leader.load(leaders, &checkpoint, &Adapters::new(), limits_of, None, &mut |_| ()).unwrap();
         let mut batch = Batch::new();
         batch.push(&[1; 4096], 0, &Vec::from_iter(0..256), []);
         let held_is_planned = |when| {

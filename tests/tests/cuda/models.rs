@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::thread;
 
 use conformance::{Spelled, Width};
+use llama_core::adapter::Adapters;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -48,7 +49,10 @@ fn a_gpu_and_a_cpu_are_two_ranks() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let cpu = Cpu::new(CpuOptions { numerics, threads: Some(1), ..CpuOptions::default() }).unwrap();
-            Follower::join(&address).unwrap().serve(cpu, &case.checkpoint, None, &mut |_| {}).unwrap();
+            Follower::join(&address)
+                .unwrap()
+                .serve(cpu, &case.checkpoint, &Adapters::new(), None, &mut |_| {})
+                .unwrap();
         });
         let cuda = Cuda::new(CudaOptions { numerics, ..CudaOptions::default() }).unwrap();
         let limits = limits(1, case.greedy[0].len());

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use super::batches::bend;
+use llama_core::adapter::Adapters;
 use llama_core::backend::{Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -101,7 +102,7 @@ fn follower_of(messages: &[Vec<u32>], numbers: &[f32]) -> Result<()> {
     thread::scope(|scope| {
         let follower = scope.spawn(|| {
             let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
-            Follower::join(&address)?.serve(cpu, &checkpoint, None, &mut |_| ())
+            Follower::join(&address)?.serve(cpu, &checkpoint, &Adapters::new(), None, &mut |_| ())
         });
         let mut wrong = Wrong::meet(&door);
         wrong.set_up(&checkpoint, made_for());
