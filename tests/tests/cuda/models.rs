@@ -57,7 +57,8 @@ fn a_gpu_and_a_cpu_are_two_ranks() {
         let cuda = Cuda::new(CudaOptions { numerics, ..CudaOptions::default() }).unwrap();
         let limits = limits(1, case.greedy[0].len());
         let leader = Leader::wait(&door, 2).unwrap();
-        let mut model = leader.load(cuda, &case.checkpoint, &Adapters::new(), |_| Ok(limits), None, &mut |_| {}).unwrap();
+        let mut model =
+            leader.load(cuda, &case.checkpoint, &Adapters::new(), |_| Ok(limits), None, &mut |_| {}).unwrap();
         for chunk in [usize::MAX, 9] {
             let got = logits_in_chunks(&mut *model, &case.ids[0], chunk);
             let worst = got.iter().zip(&case.logits[0]).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
