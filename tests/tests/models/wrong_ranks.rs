@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-use super::batches::bend;
+use super::batches::{NO_ADAPTER, bend};
 use llama_core::adapter::Adapters;
 use llama_core::backend::{Limits, Numerics};
 use llama_core::batch::Batch;
