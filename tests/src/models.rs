@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use llama_core::Result;
-use llama_core::adapter::Adapters;
+use llama_core::adapter::{Adapters, Loaded};
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
-use llama_core::batch::{BLOCK, Batch, BlockId};
+use llama_core::batch::{AdapterId, BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::config::Config;
 use llama_core::model::{Llama, Model};
@@ -158,6 +158,10 @@ impl Model for Ranked {
         self.model().identity()
     }
 
+    fn adapters(&self) -> &[Loaded] {
+        self.model().adapters()
+    }
+
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
         self.model_mut().read_block(block, out)
     }
@@ -214,19 +218,22 @@ pub struct Feed {
     pub blocks: Vec<BlockId>,
     /// Positions already evaluated.
     pub done: usize,
+    /// What it is computed with.
+    pub adapter: Option<AdapterId>,
 }
 
 impl Feed {
     /// A sequence whose blocks are `stride` apart, from `first`: scattered, so that a wrong table shows.
     pub fn new(ids: &[u32], first: BlockId, stride: BlockId, context: usize) -> Self {
         let blocks = (0..context.div_ceil(BLOCK) as BlockId).map(|i| first + i * stride).collect();
-        Feed { ids: ids.to_vec(), blocks, done: 0 }
+        Feed { ids: ids.to_vec(), blocks, done: 0, adapter: None }
     }
 
     /// Appends the next `count` tokens to `batch`, all of them outputs.
     pub fn push(&mut self, batch: &mut Batch, count: usize) -> usize {
         let count = count.min(self.ids.len() - self.done);
         batch.push(&self.ids[self.done..self.done + count], self.done as u32, &self.blocks, 0..count as u32);
+        batch.adapt(self.adapter);
         self.done += count;
         count
     }
