@@ -12,7 +12,7 @@ use clap::Parser;
 use llama_core::engine::Request;
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, bar, exit, print};
+use llama_examples::{ModelArgs, bar, exit, first_adapter, print};
 
 /// Measure the perplexity of a text file.
 #[derive(Parser)]
@@ -52,7 +52,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let bar = bar(windows.len() as u64, "{bar:40} {pos}/{len} windows, {elapsed}, perplexity {msg}");
     let (mut sum, mut count) = (0.0, 0usize);
     for window in windows {
-        let request = Request { max_tokens: Some(0), prompt_logprobs: true, ..Request::new(window) };
+        let adapter = first_adapter(&engine);
+        let request = Request { max_tokens: Some(0), prompt_logprobs: true, adapter, ..Request::new(window) };
         let completion = engine.complete(request)?;
         sum += completion.prompt.iter().map(|score| f64::from(score.logprob)).sum::<f64>();
         count += completion.prompt.len();

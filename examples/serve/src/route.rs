@@ -110,13 +110,21 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
 /// Answers that need no engine.
 fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>> {
     let served = &state.served;
-    let model = || json!({"id": served.name, "object": "model", "created": state.started, "owned_by": "llama-serve"});
+    let model = |name: &str| {
+        let mut model = json!({"id": name, "object": "model", "created": state.started, "owned_by": "llama-serve"});
+        if name != served.name {
+            model["parent"] = served.name.as_str().into();
+        }
+        model
+    };
     let answer = match path {
         "/health" => state.board.health().map(|()| response::json(&json!({"status": "ok"}))),
         "/metrics" => Ok(response::text(state.metrics())),
-        "/v1/models" => Ok(response::json(&json!({"object": "list", "data": [model()]}))),
+        "/v1/models" => {
+            Ok(response::json(&json!({"object": "list", "data": served.names().map(model).collect::<Vec<_>>()})))
+        }
         _ => match path.strip_prefix("/v1/models/") {
-            Some(name) if name == served.name => Ok(response::json(&model())),
+            Some(name) if served.names().any(|known| known == name) => Ok(response::json(&model(name))),
             Some(name) => Err(no_such_model(name, served)),
             None => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
         },
@@ -152,8 +160,9 @@ async fn understand(state: &Arc<State>, body: body::Received, read: Read) -> Res
     let state = state.clone();
     let work = tokio::task::spawn_blocking(move || {
         let mut fields = Fields::parse(&body.bytes)?;
-        check_model(&mut fields, &state.served)?;
-        read(&state.served, &state.options.bounds, fields)
+        let adapter = adapter(&mut fields, &state.served)?;
+        let work = read(&state.served, &state.options.bounds, fields)?;
+        Ok(adapter.into_iter().fold(work, Work::by))
     });
     work.await.unwrap_or_else(|_| Err(ApiError::internal("understanding this request failed")))
 }
@@ -183,16 +192,18 @@ fn full(what: &str, budget: &Budget) -> ApiError {
     ApiError::overloaded(format!("{taken} of {limit} {what} are waiting or running; try again later"))
 }
 
-/// The model's name may be left out, since there is only one.
-fn check_model(fields: &mut Fields, served: &Served) -> Result<()> {
+/// The adapter that a request asks for in the model's stead. Who leaves the model's name out means the model itself.
+fn adapter(fields: &mut Fields, served: &Served) -> Result<Option<String>> {
     match fields.string("model")? {
+        Some(name) if served.adapters.contains(&name) => Ok(Some(name)),
         Some(name) if name != served.name => Err(no_such_model(&name, served)),
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
 fn no_such_model(name: &str, served: &Served) -> ApiError {
-    let message = format!("there is no model {}; this server has {}", shown(&Value::from(name)), served.name);
+    let names: Vec<_> = served.names().collect();
+    let message = format!("there is no model {}; this server has {}", shown(&Value::from(name)), names.join(", "));
     let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
     ApiError { param: Some("model".into()), ..error }
 }

@@ -26,6 +26,21 @@ pub enum Answer {
 }
 
 impl Work {
+    /// The same, done with an adapter; the answer says so.
+    pub fn by(mut self, adapter: String) -> Self {
+        for task in &mut self.tasks {
+            match task {
+                Task::Generate(request) => request.adapter = Some(adapter.clone()),
+                Task::Embed(embed) => embed.adapter = Some(adapter.clone()),
+            }
+        }
+        match &mut self.answer {
+            Answer::Texts(texts) => texts.say_by(adapter),
+            Answer::Vectors(vectors) => vectors.say_by(adapter),
+        }
+        self
+    }
+
     /// Tokens of all prompts: of each choice of a text, because each is computed.
     pub fn prompt_tokens(&self) -> usize {
         self.tasks.iter().map(Task::prompt_tokens).sum()

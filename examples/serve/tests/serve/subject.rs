@@ -160,6 +160,6 @@ fn cpu() -> Cpu {
     Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap()
 }
 
-fn shipped() -> &'static Path {
+pub fn shipped() -> &'static Path {
     llama_examples::shipped_model()
 }
