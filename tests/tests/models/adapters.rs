@@ -72,7 +72,7 @@ fn random(base: &Checkpoint, rank: usize, seed: u64) -> Adapter {
     let head = [Name::Head].into_iter().filter(|&name| base.find(name).is_some());
     let layers = (0..config.layers)
         .flat_map(|l| [Name::Q(l), Name::K(l), Name::V(l), Name::O(l), Name::Gate(l), Name::Up(l), Name::Down(l)]);
-    for (i, name) in layers.chain(head).enumerate().filter(|(i, _)| (i + seed as usize) % 3 > 0) {
+    for (i, name) in layers.chain(head).enumerate().filter(|(i, _)| !(i + seed as usize).is_multiple_of(3)) {
         let mut change = Change::random(name, rank, config, seed + 100 * i as u64);
         change.b.iter_mut().for_each(|number| *number *= 0.05);
         changes.push(change);
