@@ -19,6 +19,7 @@ use llama_core::engine::{Engine, EngineOptions};
 use llama_core::model::Progress;
 use llama_core::ranks::Leader;
 use llama_core::sample::Sampling;
+use llama_core::text::Specials;
 use llama_core::{Error, Loader, Result};
 use llama_cuda::{Cuda, CudaOptions};
 use llama_kernels::{Cpu, CpuOptions, Tier};
@@ -364,6 +365,24 @@ pub fn bar(length: u64, template: &str) -> ProgressBar {
 /// What a program computes with: the first of its adapters, if it has any.
 pub fn first_adapter(engine: &Engine) -> Option<String> {
     engine.adapters().next().map(str::to_owned)
+}
+
+/// The tokens of a text in windows of at most `length`, two or more in each and at most `most` of them. The begin-of-sequence token,
+/// where the model wants one, begins each.
+pub fn windows(engine: &Engine, text: &str, length: usize, most: Option<usize>) -> Result<Vec<Vec<u32>>> {
+    if length < 2 {
+        return Err(Error::parameter("window", length, "at least 2 tokens are needed to score one"));
+    }
+    let ids = engine.encode(text, Specials::AsText)?;
+    let bos = engine.tokenizer().and_then(|tokenizer| tokenizer.bos());
+    let (first, rest) = ids.split_at(usize::from(bos.is_some_and(|bos| ids.first() == Some(&bos))));
+    let windows = rest.chunks(length - first.len()).map(|part| [first, part].concat());
+    let windows: Vec<_> = windows.filter(|window| window.len() > 1).take(most.unwrap_or(usize::MAX)).collect();
+    if windows.is_empty() {
+        let problem = format!("no window of 2 tokens or more in the {} tokens of the text", ids.len());
+        return Err(Error::parameter("windows", most.map_or("all".into(), |most| most.to_string()), problem));
+    }
+    Ok(windows)
 }
 
 /// Tokens to ask for after a prompt of `prompt` tokens: `wanted`, or those that the context has room for. Where it has room for
