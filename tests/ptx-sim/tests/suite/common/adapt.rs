@@ -2,6 +2,7 @@
 
 use ptx_sim::{Buffer, Launch, Memory, Module};
 
+use super::bugs::{Bug, bug};
 use super::cases::{Covered, go};
 use super::element::{Element, Fields};
 use super::{Rng, bf16, judge};
@@ -101,10 +102,10 @@ fn kernels(wide: bool, x: Element, out: Element) -> (&'static str, &'static str)
 
 pub fn case(module: &Module) -> Result<Covered, String> {
     let mut covered = Vec::new();
-    // A layer's first weight in small: parts with a gap between them, and rows that nothing is added to; inputs of more than a
-    // block's 512 at once, of whole groups and not.
+    // A first weight in small: parts with a gap between them, and rows that nothing is added to; inputs of more than a thread
+    // has on its way at once, of whole groups and not.
     let parts = || vec![vec![(0, 130, 3), (140, 29, 6)], vec![], vec![(3, 1, 1)]];
-    for inputs in [1028, 50] {
+    for inputs in [4108, 50] {
         let case = Case {
             rows: 12,
             inputs,
@@ -207,3 +208,18 @@ impl Case {
         judge(kernel, got, &plainly, &truth)
     }
 }
+
+/// Ways to break these kernels: see `planted.rs`.
+#[rustfmt::skip]
+pub const BUGS: &[Bug] = &[
+    bug("barrier dropped before the sum over warps", "adapt", ("bar.sync", 0), "", ""),
+    bug("barrier dropped before the sum over warps, wide tiles", "adapt", ("bar.sync", 2), "", ""),
+    bug("an adapter past those of the launch", "adapt", ("setp.gt.u32 \t%p4, %r2, 15", 0), "15", "16"),
+    bug("a rank too many", "adapt", ("setp.le.u32 \t%p5", 0), "setp.le", "setp.lt"),
+    bug("groups past the end of a row", "adapt", ("setp.lt.u32 \t%p11, %r65", 0), "setp.lt", "setp.ne"),
+    bug("a part one output too long", "adapt", ("setp.lt.u32 \t%p6, %r44", 0), "setp.lt", "setp.le"),
+    bug("all parts from the first rank", "adapt", ("cvt.u64.u32 \t%rd38, %r64", 0), "cvt.u64.u32 \t%rd38, %r64", "mov.u64 %rd38, 0"),
+    bug("what was there is written over", "adapt", ("add.rn.f32 \t%f25, %f30, %f24", 0), "%f24", "0f00000000"),
+    bug("last row of a wide tile left out", "adapt", ("setp.lt.u32 \t%p33, %r1, 8", 0), "8;", "9;"),
+    bug("a row too many of a wide tile", "adapt", ("setp.lt.u32 \t%p33, %r1, 8", 1), "8;", "1;"),
+];
