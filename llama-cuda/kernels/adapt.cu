@@ -20,7 +20,7 @@
 #include "four.cuh"
 
 constexpr u32 THREADS = 128, WARPS = THREADS / WARP;
-// On a multiprocessor at least. With no such word ptxas saves registers for more of them, and adds up what it has fetched
+// That a multiprocessor is to hold. Left to itself ptxas saves registers for more of them, and adds up what it has fetched
 // before it fetches the next.
 constexpr u32 BLOCKS = 4;
 
