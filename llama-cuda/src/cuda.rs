@@ -15,6 +15,7 @@ use llama_core::format::Format;
 use llama_core::sample::{Draw, Outputs};
 use llama_core::{Error, Result};
 
+use crate::adapter::{Adapter, Group};
 use crate::arena::{Arena, padded};
 use crate::device::{self, Device, DeviceInfo, Span};
 use crate::fuse::{Op, Reach, fuse};
@@ -69,7 +70,7 @@ pub struct Cuda {
     kernels: Kernels,
     arena: RefCell<Arena>,
     uploader: RefCell<Uploader>,
-    /// Inputs of the widest weight so far.
+    /// Inputs of the widest weight so far, or the ranks of an adapter that has more.
     widest: Cell<usize>,
     /// Room for packed activations, where `wgmma` takes them.
     packed: RefCell<Option<Span>>,
@@ -202,7 +203,7 @@ fn sizes(parts: &[Part<'_>]) -> Vec<(Format, usize, usize)> {
 impl Backend for Cuda {
     type Tensor = Tensor;
     type Weight = Weight;
-    type Adapter = ();
+    type Adapter = Adapter;
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -218,8 +219,8 @@ impl Backend for Cuda {
         weight::runs(parts).map(|run| padded(weight::extent(&parts[run]).2)).sum()
     }
 
-    fn adapter_bytes(&self, _cols: usize, _parts: &[(usize, usize)], _role: Role) -> u64 {
-        0
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], _role: Role) -> u64 {
+        padded(Adapter::bytes(cols, parts))
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -274,8 +275,12 @@ impl Backend for Cuda {
         Ok(Weight { rows, cols, segments: segments.into() })
     }
 
-    fn adapter(&self, _rows: usize, _parts: &[LowRank<'_>], _role: Role) -> Result<()> {
-        Err(Error::unsupported("adapters beside weights on a GPU", "merge the adapter into the model"))
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
+        let take = |bytes| self.arena.borrow_mut().span(&self.device, "adapters", bytes);
+        let adapter = Adapter::new(rows, parts, take)?;
+        // The plan is told of one width for all that is multiplied.
+        self.widest.set(self.widest.get().max(adapter.ranks()));
+        Ok(adapter)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
@@ -396,14 +401,20 @@ impl Backend for Cuda {
 
     fn adapt(
         &self,
-        _out: &mut Tensor,
-        _low: &mut Tensor,
-        _x: &Tensor,
-        _adapters: &[Option<()>],
-        _plan: &Plan,
-        _stage: Stage,
+        out: &mut Tensor,
+        low: &mut Tensor,
+        x: &Tensor,
+        adapters: &[Option<Adapter>],
+        plan: &Plan,
+        stage: Stage,
     ) -> Result<()> {
-        Err(Error::unsupported("adapters beside weights on a GPU", "merge the adapter into the model"))
+        assert_eq!(out.rows(), x.rows(), "adapt");
+        for group in Group::all(adapters) {
+            let Some(rows) = plan.adapted(stage, &group) else { continue };
+            assert!(low.holds(out.rows(), group.ranks as usize), "adapt: {:?} for {} ranks", low.shape(), group.ranks);
+            self.verb(Verb::Adapt { out: out.matrix(), low: low.matrix(), x: x.matrix(), group, rows })?;
+        }
+        Ok(())
     }
 
     fn sample(&self, logits: &mut Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {

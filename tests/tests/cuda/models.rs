@@ -23,7 +23,7 @@ use mock_cuda::{Capability, Config};
 const HALF: usize = NAMES.len() / 2;
 
 /// A machine with one simulated GPU. Races and uninitialised memory are for the kernels' own suites to find.
-fn gpu(capability: Capability) -> Driver {
+pub(super) fn gpu(capability: Capability) -> Driver {
     Driver::new(&Config { capability, checks: false, ..Config::default() })
 }
 
@@ -93,7 +93,7 @@ fn agree_with_transformers(names: &[&str]) {
 }
 
 /// Root of the mean square of `x - y`.
-fn distance(x: &[f32], y: &[f32]) -> f64 {
+pub(super) fn distance(x: &[f32], y: &[f32]) -> f64 {
     let square = |(x, y): (&f32, &f32)| f64::from(x - y).powi(2);
     (x.iter().zip(y).map(square).sum::<f64>() / x.len() as f64).sqrt()
 }
@@ -237,7 +237,7 @@ fn default_numerics_continue_the_story_as_the_cpu_does() {
 }
 
 /// The largest difference.
-fn farthest(x: &[f32], y: &[f32]) -> f32 {
+pub(super) fn farthest(x: &[f32], y: &[f32]) -> f32 {
     x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 
