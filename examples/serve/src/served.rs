@@ -27,6 +27,8 @@ pub struct Served {
     pub context: usize,
     /// Tokens that the model has.
     pub vocab: usize,
+    /// Names of what it classifies texts as; none where it is no classifier.
+    pub labels: Vec<String>,
     /// Columns of an embedding.
     pub hidden: usize,
     /// Changes with whatever may change an answer: model, its sizes, backend, version.
@@ -60,6 +62,7 @@ impl Served {
             grammars: OnceLock::new(),
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: engine.model().config().vocab,
+            labels: engine.labels().to_vec(),
             hidden: engine.model().config().hidden,
             fingerprint: format!("fp_{:016x}", hash.finish()),
         })

@@ -65,7 +65,7 @@ fn a_request_chooses_its_adapter() {
         let mut body = body;
         body["stream"] = true.into();
         let events = post(address, "/v1/completions", &body).events();
-        assert!(events.len() > 5 && events.iter().all(|event| event["model"] == name));
+        assert!(!events.is_empty() && events.iter().all(|event| event["model"] == name));
         let told: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
         assert_eq!(&told, text);
         let reply = post(address, "/v1/embeddings", &json!({"model": name, "input": PROMPT})).json();

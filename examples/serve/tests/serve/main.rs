@@ -4,10 +4,12 @@
 mod adapters;
 mod answers;
 mod bounds;
+mod classify;
 mod client;
 mod faults;
 mod hostile;
 mod process;
 mod smollm2;
 mod subject;
+mod tokens;
 mod tools;
