@@ -5,6 +5,7 @@
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "The Moon is" --max-tokens 100
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "One two three four. One two" --drafts 4
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "$(cat long.txt)" --prefix long.kv
+//! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "The Moon is" --adapter MY-LORA
 //! ```
 //! With `--prefix` the second start computes of a long prompt only what is new.
 
@@ -17,7 +18,7 @@ use llama_core::Result;
 use llama_core::batch::BLOCK;
 use llama_core::engine::{Request, Stats};
 use llama_core::text::Specials;
-use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, note, print, rate, resident_bytes};
+use llama_examples::{ModelArgs, SamplingArgs, exit, first_adapter, fitting, note, print, rate, resident_bytes};
 
 /// Continue a prompt.
 #[derive(Parser)]
@@ -51,10 +52,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = arguments.prefix.as_deref().filter(|path| path.exists()) {
         engine.load_prefix(path)?;
     }
-    let (mut first, mut tokens) = (None, 0);
+    let (mut first, mut tokens, adapter) = (None, 0, first_adapter(&engine));
     let request = Request {
         max_tokens: arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt_tokens)),
         sampling: arguments.sampling.sampling(),
+        adapter: adapter.clone(),
         ..Request::new(prompt)
     };
     let events = engine.generate(request)?;
@@ -70,7 +72,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     told?;
     let whole = start.elapsed();
     if let Some(path) = arguments.prefix.as_deref().filter(|_| text.len() > BLOCK) {
-        engine.save_prefix(&text, path)?;
+        match &adapter {
+            Some(adapter) => engine.save_adapted_prefix(adapter, &text, path)?,
+            None => engine.save_prefix(&text, path)?,
+        };
     }
 
     let first = first.unwrap_or_default();

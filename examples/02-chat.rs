@@ -15,7 +15,7 @@ use clap::Parser;
 use llama_core::engine::{Engine, Request};
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Trust};
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, lossy_lines, note, print, rate, stdio};
+use llama_examples::{ModelArgs, SamplingArgs, exit, first_adapter, fitting, lossy_lines, note, print, rate, stdio};
 
 /// Talk with a model.
 #[derive(Parser)]
@@ -109,6 +109,7 @@ impl Chat<'_> {
         let request = Request {
             max_tokens: Some(fitting(self.arguments.max_tokens, &self.engine, prompt_tokens)),
             sampling: self.arguments.sampling.sampling(),
+            adapter: first_adapter(&self.engine),
             ..Request::new(prompt)
         };
         let (start, mut first, mut tokens, mut answer) = (Instant::now(), None, 0, String::new());

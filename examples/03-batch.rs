@@ -15,7 +15,9 @@ use clap::Parser;
 use llama_core::engine::{Engine, Event, Finish, Request, SequenceId};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, bar, exit, fitting, lossy_lines, note, print, rate, stdio};
+use llama_examples::{
+    ModelArgs, SamplingArgs, bar, exit, first_adapter, fitting, lossy_lines, note, print, rate, stdio,
+};
 
 /// Continue every line of a file.
 #[derive(Parser)]
@@ -86,6 +88,7 @@ fn submit(engine: &mut Engine, arguments: &Arguments, prompt: &str) -> Result<Se
     engine.submit(Request {
         max_tokens: Some(fitting(arguments.max_tokens, engine, prompt.len())),
         sampling: arguments.sampling.sampling(),
+        adapter: first_adapter(engine),
         ..Request::new(prompt)
     })
 }

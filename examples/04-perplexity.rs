@@ -10,9 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use llama_core::engine::Request;
-use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, bar, exit, print};
+use llama_examples::{ModelArgs, bar, exit, first_adapter, print, windows};
 
 /// Measure the perplexity of a text file.
 #[derive(Parser)]
@@ -34,25 +33,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.window < 2 {
-        return Err(Error::parameter("window", arguments.window, "at least 2 tokens are needed to score one"));
-    }
     let text = std::fs::read_to_string(&arguments.text).map_err(|e| Error::io(&arguments.text, e))?;
     let mut engine = arguments.model.load(1)?;
-    let ids = engine.encode(&text, Specials::AsText)?;
-    let bos = engine.tokenizer().and_then(|tokenizer| tokenizer.bos());
-    let most = arguments.windows.unwrap_or(usize::MAX);
-    let windows: Vec<Vec<u32>> = windows(&ids, bos, arguments.window).take(most).collect();
-    if windows.is_empty() {
-        let (text, tokens) = (arguments.text.display(), ids.len());
-        let problem = format!("no window of 2 tokens or more in the {tokens} tokens of {text}");
-        return Err(Error::parameter("windows", arguments.windows.map_or("all".into(), |n| n.to_string()), problem));
-    }
-
+    let windows = windows(&engine, &text, arguments.window, arguments.windows)?;
     let bar = bar(windows.len() as u64, "{bar:40} {pos}/{len} windows, {elapsed}, perplexity {msg}");
     let (mut sum, mut count) = (0.0, 0usize);
     for window in windows {
-        let request = Request { max_tokens: Some(0), prompt_logprobs: true, ..Request::new(window) };
+        let adapter = first_adapter(&engine);
+        let request = Request { max_tokens: Some(0), prompt_logprobs: true, adapter, ..Request::new(window) };
         let completion = engine.complete(request)?;
         sum += completion.prompt.iter().map(|score| f64::from(score.logprob)).sum::<f64>();
         count += completion.prompt.len();
@@ -61,10 +49,4 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     bar.finish_and_clear();
     print(format_args!("perplexity {:.4} over {count} tokens\n", (-sum / count as f64).exp()))
-}
-
-/// Windows of at most `length` tokens, two or more. A `bos` that `ids` begins with begins each of them.
-fn windows(ids: &[u32], bos: Option<u32>, length: usize) -> impl Iterator<Item = Vec<u32>> {
-    let (first, text) = ids.split_at(usize::from(bos.is_some_and(|bos| ids.first() == Some(&bos))));
-    text.chunks(length - first.len()).map(move |part| [first, part].concat()).filter(|window| window.len() > 1)
 }

@@ -17,7 +17,7 @@ use clap::Parser;
 use llama_core::engine::{Embed, Engine, Pooling};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, exit, lossy_lines, note, print, rate, stdio};
+use llama_examples::{ModelArgs, exit, first_adapter, lossy_lines, note, print, rate, stdio};
 
 /// Embed every line of some files.
 #[derive(Parser)]
@@ -52,10 +52,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut engine = arguments.model.load_to_embed(arguments.sequences)?;
     let prompts = texts.iter().map(|text| engine.encode(text, Specials::AsText)).collect::<Result<Vec<_>>>()?;
     let (start, tokens) = (Instant::now(), prompts.iter().map(Vec::len).sum());
+    let adapter = first_adapter(&engine);
+    if let (true, Some(adapter)) = (arguments.labels, &adapter) {
+        let problem = "labels are scored by the model as it is: merge the adapter into it (08-convert)";
+        return Err(Error::parameter("adapter", adapter, problem));
+    }
     if arguments.labels {
         classify(&mut engine, &texts, prompts)?;
     } else {
-        let embed = |prompt| Embed { pooling: arguments.pooling, ..Embed::new(prompt) };
+        let embed = |prompt| Embed { pooling: arguments.pooling, adapter: adapter.clone(), ..Embed::new(prompt) };
         let vectors = engine.embed_all(prompts.into_iter().map(embed))?;
         texts.iter().zip(&vectors).try_for_each(|(text, vector)| match arguments.vectors {
             true => print(format_args!("{}\n", numbers(vector))),

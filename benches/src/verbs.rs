@@ -8,8 +8,8 @@
 use std::time::Instant;
 
 use llama_core::Result;
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Part, Role, RopeLayout};
-use llama_core::batch::{BLOCK, Batch};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, LowRank, Part, Role, RopeLayout};
+use llama_core::batch::{BLOCK, Batch, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_cuda::{Cuda, Tensor, Weight};
@@ -18,6 +18,8 @@ use crate::random::{Pool, Sizes};
 
 /// Seconds that a timing should last.
 const LONG_ENOUGH: f64 = 0.02;
+/// Of an adapter, as many are trained.
+pub const RANK: usize = 16;
 
 fn limits(tokens: usize, sequences: usize, context: usize) -> Limits {
     let blocks = sequences * context.div_ceil(BLOCK);
@@ -108,6 +110,60 @@ impl<'a> Verbs<'a> {
             + self.cuda.tensor_bytes(tokens, rows, role);
         let what = format!("linear {name} [{rows}, {cols}] {}", self.format.name());
         Ok(Row { what, tokens, seconds, bytes: moved as f64, products: (tokens * rows * cols) as f64 })
+    }
+
+    /// What adapters add to a layer's first and last linear, with a rank of [`RANK`] for each of their matrices: one token of
+    /// each of `sequences`, each with an adapter of its own, then a prompt with one.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn adapters(&self, sequences: &[usize], prompt: usize) -> Result<Vec<Row>> {
+        let (Sizes { hidden, ffn, .. }, (q, kv)) = (self.sizes, self.sizes.widths());
+        let shapes: [(_, &[usize], _, _); 2] =
+            [("qkv", &[q, kv, kv], hidden, Role::Local), ("down", &[hidden], ffn, Role::Residual)];
+        let batches = || sequences.iter().map(|&s| (s, 1)).chain([(1, prompt)]);
+        shapes.into_iter().flat_map(|shape| batches().map(move |batch| self.adapted(shape, batch))).collect()
+    }
+
+    fn adapted(
+        &self,
+        (name, parts, cols, role): (&str, &[usize], usize, Role),
+        (sequences, each): (usize, usize),
+    ) -> Result<Row> {
+        let (b, tokens, rows) = (self.cuda, sequences * each, parts.iter().sum::<usize>());
+        let ranks: Vec<_> = parts.iter().map(|&rows| (rows, RANK)).collect();
+        let bytes = sequences as u64 * b.adapter_bytes(cols, &ranks, role);
+        let set = || (0..sequences).map(|_| self.adapter(parts, cols, role).map(Some)).collect::<Result<Vec<_>>>();
+        let sets = (0..self.uncached.div_ceil(bytes).clamp(2, 32)).map(|_| set()).collect::<Result<Vec<_>>>()?;
+        let mut plan = b.plan(&self.shape(), &limits(tokens, sequences, each))?;
+        let mut batch = Batch::new();
+        for s in 0..sequences as u32 {
+            let blocks: Vec<u32> = (0..each.div_ceil(BLOCK) as u32).collect();
+            batch.push(&vec![0; each], 0, &blocks, []);
+            batch.adapt(Some(s));
+        }
+        b.prepare(&mut plan, &batch)?;
+        let (x, mut out) = (b.tensor(tokens, cols, Role::Activation)?, b.tensor(tokens, rows, role)?);
+        let mut low = b.tensor(tokens, parts.len() * RANK, Role::Residual)?;
+        let mut all = || sets.iter().try_for_each(|set| b.adapt(&mut out, &mut low, &x, set, &plan, Stage::Tokens));
+        let seconds = self.time(sets.len(), &mut all)?;
+        let moved = bytes + b.tensor_bytes(tokens, cols, Role::Activation) + 2 * b.tensor_bytes(tokens, rows, role);
+        let what = format!("adapt {name} [{rows}, {cols}], {} x {RANK}", parts.len());
+        let products = tokens * RANK * (parts.len() * cols + rows);
+        Ok(Row { what, tokens, seconds, bytes: moved as f64, products: products as f64 })
+    }
+
+    fn adapter(&self, parts: &[usize], cols: usize, role: Role) -> Result<<Cuda as Backend>::Adapter> {
+        let rows: usize = parts.iter().sum();
+        let numbers = vec![0u8; 4 * RANK * rows.max(cols)];
+        let view = |rows, cols| TensorView::new("adapter", Format::F32, rows, cols, &numbers[..4 * rows * cols]);
+        let mut first_row = 0;
+        let mut part = |&rows: &usize| {
+            let part = LowRank { first_row, a: view(RANK, cols)?, b: view(rows, RANK)? };
+            first_row += rows;
+            Ok(part)
+        };
+        self.cuda.adapter(rows, &parts.iter().map(&mut part).collect::<Result<Vec<_>>>()?, role)
     }
 
     /// Norm, SwiGLU, rotation and attention: a token of each of `sequences` after `context`, then a prompt.

@@ -1,5 +1,6 @@
 //! What the examples share: arguments every program takes, loading with a progress bar, numbers for people.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::io::{BufRead, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use llama_core::adapter::Adapter;
 use llama_core::backend::{Backend, KvFormat, Numerics};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::engine::draft::DraftModel;
@@ -17,6 +19,7 @@ use llama_core::engine::{Engine, EngineOptions};
 use llama_core::model::Progress;
 use llama_core::ranks::Leader;
 use llama_core::sample::Sampling;
+use llama_core::text::Specials;
 use llama_core::{Error, Loader, Result};
 use llama_cuda::{Cuda, CudaOptions};
 use llama_kernels::{Cpu, CpuOptions, Tier};
@@ -64,6 +67,10 @@ pub struct ModelArgs {
     /// A smaller model with the same tokens that guesses [default: what followed the same words before]
     #[arg(long)]
     pub draft_model: Option<PathBuf>,
+    /// Compute with this LoRA adapter, a folder of PEFT's or a GGUF; =0.5 behind it takes half of it. Several under one name are
+    /// added up; of several names programs take the first, and the server the one that a request asks for
+    #[arg(long, value_name = "[NAME=]PATH[=STRENGTH]", value_parser = named_adapter)]
+    pub adapter: Vec<NamedAdapter>,
     /// Share the model among so many machines, this one included: waits until the others have joined (07-rank)
     #[arg(long, default_value_t = 1)]
     pub ranks: usize,
@@ -92,6 +99,25 @@ impl FromStr for Device {
             _ => Err("expected cpu, cuda or cuda:NUMBER"),
         }
     }
+}
+
+/// `--adapter`
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedAdapter {
+    /// What requests ask for it by.
+    pub name: String,
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// How much of it is added.
+    pub strength: f32,
+}
+
+/// The strength is behind the last `=`, if that is a number; the name before the first, if there is another.
+fn named_adapter(text: &str) -> Result<NamedAdapter, Infallible> {
+    let strong = text.rsplit_once('=').and_then(|(rest, strength)| Some((rest, strength.parse().ok()?)));
+    let (rest, strength) = strong.unwrap_or((text, 1.0));
+    let (name, path) = rest.split_once('=').unwrap_or(("adapter", rest));
+    Ok(NamedAdapter { name: name.into(), path: path.into(), strength })
 }
 
 /// What is done with a backend, whichever it is.
@@ -163,9 +189,12 @@ pub fn shipped_model() -> &'static Path {
 }
 
 impl ModelArgs {
-    /// Opens the checkpoint.
+    /// Opens the checkpoint, and adapters with it.
     pub fn open(&self) -> Result<Loader> {
-        Loader::open(self.model.as_deref().unwrap_or(shipped_model()))
+        let loader = Loader::open(self.model.as_deref().unwrap_or(shipped_model()))?;
+        self.adapter.iter().try_fold(loader, |loader, NamedAdapter { name, path, strength }| {
+            loader.adapter(name, Adapter::open(path)?, *strength)
+        })
     }
 
     /// Makes the backend and hands it over.
@@ -333,6 +362,29 @@ pub fn bar(length: u64, template: &str) -> ProgressBar {
     ProgressBar::new(length).with_style(style)
 }
 
+/// What a program computes with: the first of its adapters, if it has any.
+pub fn first_adapter(engine: &Engine) -> Option<String> {
+    engine.adapters().next().map(str::to_owned)
+}
+
+/// The tokens of a text in windows of at most `length`, two or more in each and at most `most` of them. The begin-of-sequence token,
+/// where the model wants one, begins each.
+pub fn windows(engine: &Engine, text: &str, length: usize, most: Option<usize>) -> Result<Vec<Vec<u32>>> {
+    if length < 2 {
+        return Err(Error::parameter("window", length, "at least 2 tokens are needed to score one"));
+    }
+    let ids = engine.encode(text, Specials::AsText)?;
+    let bos = engine.tokenizer().and_then(|tokenizer| tokenizer.bos());
+    let (first, rest) = ids.split_at(usize::from(bos.is_some_and(|bos| ids.first() == Some(&bos))));
+    let windows = rest.chunks(length - first.len()).map(|part| [first, part].concat());
+    let windows: Vec<_> = windows.filter(|window| window.len() > 1).take(most.unwrap_or(usize::MAX)).collect();
+    if windows.is_empty() {
+        let problem = format!("no window of 2 tokens or more in the {} tokens of the text", ids.len());
+        return Err(Error::parameter("windows", most.map_or("all".into(), |most| most.to_string()), problem));
+    }
+    Ok(windows)
+}
+
 /// Tokens to ask for after a prompt of `prompt` tokens: `wanted`, or those that the context has room for. Where it has room for
 /// none, one: the engine's error has the numbers.
 pub fn fitting(wanted: usize, engine: &Engine, prompt: usize) -> usize {
@@ -412,6 +464,21 @@ mod tests {
         assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
         for wrong in ["", "cpu:1", "cuda:", "cuda:-1", "cuda:x", "gpu", "CUDA"] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn adapters_by_name_and_strength() {
+        for (text, name, path, strength) in [
+            ("a.gguf", "adapter", "a.gguf", 1.0),
+            ("a.gguf=0.5", "adapter", "a.gguf", 0.5),
+            ("x=a.gguf", "x", "a.gguf", 1.0),
+            ("x=a=b=-2", "x", "a=b", -2.0),
+            ("x=a=b", "x", "a=b", 1.0),
+            ("=a", "", "a", 1.0),
+        ] {
+            let expected = NamedAdapter { name: name.into(), path: path.into(), strength };
+            assert_eq!(named_adapter(text), Ok(expected), "{text}");
         }
     }
 

@@ -51,6 +51,9 @@ fn paths_that_are_no_model() {
     says(place.path(), "config.json", "is not in this folder; open the folder of a model, or a GGUF file");
 }
 
+const ADAPTER: &str =
+    "open its base model with it (--adapter, Loader::adapter), or merge it into that (08-convert --adapter)";
+
 #[test]
 fn folders_without_weights() {
     const MISSING: &str = "is not in this folder, and neither is model.safetensors.index.json: it has";
@@ -60,10 +63,7 @@ fn folders_without_weights() {
         says(place.path(), "model.safetensors", &format!("{MISSING} {words}"));
     };
     has("README.md", "no weights at all; fetch them");
-    has(
-        "adapter_model.safetensors",
-        "only a LoRA adapter's; merge it into its base model (08-convert --adapter, or peft's merge_and_unload) and open the result",
-    );
+    has("adapter_model.safetensors", &format!("only a LoRA adapter's; {ADAPTER}"));
     has(
         "pytorch_model.bin",
         "only PyTorch's pytorch_model.bin; convert it to safetensors (transformers' save_pretrained)",
@@ -73,9 +73,8 @@ fn folders_without_weights() {
 #[test]
 fn adapters() {
     let place = folder(&[("adapter_config.json", b"{}")]);
-    let words = "is not in this folder, which holds a LoRA adapter; merge it into its base model (08-convert --adapter, or \
-                 peft's merge_and_unload) and open the result";
-    says(place.path(), "config.json", words);
+    let words = format!("is not in this folder, which holds a LoRA adapter; {ADAPTER}");
+    says(place.path(), "config.json", &words);
 }
 
 #[test]

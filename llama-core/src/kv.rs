@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 
-use crate::batch::{BLOCK, BlockId};
+use crate::batch::{AdapterId, BLOCK, BlockId};
 use crate::error::{Error, Result};
 
 /// Stands for one exact list of tokens that fills whole blocks. Never reused within a pool.
@@ -25,6 +25,11 @@ pub struct Prefix(u64);
 impl Prefix {
     /// No tokens: what precedes a sequence's first block.
     pub const EMPTY: Prefix = Prefix(0);
+
+    /// What precedes the first block of a sequence that is computed with `adapter`: its blocks are not another's.
+    pub fn empty(adapter: Option<AdapterId>) -> Prefix {
+        adapter.map_or(Prefix::EMPTY, |id| Prefix(1 + u64::from(id)))
+    }
 }
 
 /// What a published block is found by.
@@ -82,7 +87,8 @@ impl BlockPool {
         index.try_reserve(2 * blocks).map_err(refused)?;
         all.resize(blocks, Block::default());
         blank.extend((0..count).rev());
-        let last_prefix = Prefix::EMPTY.0;
+        // The first ones are what an adapter's sequences begin with.
+        let last_prefix = 1 + u64::from(AdapterId::MAX);
         Ok(BlockPool { blocks: all, blank, index, oldest: None, newest: None, idle: 0, last_prefix })
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::adapter::{Adapter, Adapters};
 use crate::backend::{Backend, Limits};
 use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
@@ -16,6 +17,7 @@ use crate::text::Tokenizer;
 /// An opened checkpoint and what its engine is to be made for.
 pub struct Loader {
     checkpoint: Checkpoint,
+    adapters: Adapters,
     options: EngineOptions,
 }
 
@@ -23,13 +25,23 @@ impl Loader {
     /// Opens a GGUF file, a Hugging Face folder or a `.safetensors` file in one, and checks everything but the
     /// weights and the tokenizer.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Ok(Loader { checkpoint: Checkpoint::open(path)?, options: EngineOptions::default() })
+        Ok(Loader { checkpoint: Checkpoint::open(path)?, adapters: Adapters::new(), options: EngineOptions::default() })
     }
 
     /// Replaces the options.
     pub fn options(mut self, options: EngineOptions) -> Self {
         self.options = options;
         self
+    }
+
+    /// Keeps `strength` times `adapter` beside the weights, for requests that ask for it by `name`. Several under one name are
+    /// added up.
+    ///
+    /// # Errors
+    /// As [`Adapters::add`].
+    pub fn adapter(mut self, name: &str, adapter: Adapter, strength: f32) -> Result<Self> {
+        self.adapters.add(name, adapter, strength, self.checkpoint.config())?;
+        Ok(self)
     }
 
     /// The checkpoint.
@@ -72,7 +84,7 @@ impl Loader {
 
     fn plan<B: Backend>(&self, options: &EngineOptions, backend: &B, limits: &Limits) -> Result<MemoryPlan> {
         let engine = engine::bytes(limits, self.checkpoint.config(), options);
-        Ok(MemoryPlan { engine, ..MemoryPlan::of(backend, &self.checkpoint, limits)? })
+        Ok(MemoryPlan { engine, ..MemoryPlan::with(backend, &self.checkpoint, &self.adapters, limits)? })
     }
 
     /// Prepares the weights on `backend`.
@@ -84,7 +96,8 @@ impl Loader {
     pub fn load_with<B: Backend>(self, backend: B, mut progress: impl FnMut(Progress)) -> Result<Engine> {
         let limits = self.limits(&backend)?;
         let tokenizer = self.checkpoint.tokenizer()?;
-        let model = Llama::load(backend, &self.checkpoint, limits, self.options.memory_limit, &mut progress)?;
+        let Loader { checkpoint, adapters, options } = &self;
+        let model = Llama::load_with(backend, checkpoint, adapters, limits, options.memory_limit, &mut progress)?;
         self.engine(Box::new(model), tokenizer)
     }
 
@@ -106,15 +119,15 @@ impl Loader {
     ) -> Result<Engine> {
         let tokenizer = self.checkpoint.tokenizer()?;
         let (limits, limit) = (|backend: &Sharded<B>| self.limits(backend), self.options.memory_limit);
-        let model = leader.load(backend, &self.checkpoint, limits, limit, &mut progress)?;
+        let model = leader.load(backend, &self.checkpoint, &self.adapters, limits, limit, &mut progress)?;
         self.engine(model, tokenizer)
     }
 
     /// Prepares this rank's share of the weights on `backend` and takes part in every step until the leader leaves. Of the
-    /// options only the memory limit counts, the leader's are everybody's.
+    /// options only the memory limit counts, the leader's are everybody's; of adapters it needs the leader's, in their order.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if the leader has another model or computes otherwise; [`Error::Peer`] if a rank goes away;
+    /// [`Error::Parameter`] if the leader has another model, other adapters, or computes otherwise; [`Error::Peer`] if a rank goes away;
     /// otherwise as [`Loader::load`] and what a backend says.
     pub fn follow<B: Backend>(self, backend: B, follower: Follower) -> Result<()> {
         self.follow_with(backend, follower, |_| ())
@@ -127,7 +140,7 @@ impl Loader {
         follower: Follower,
         mut progress: impl FnMut(Progress),
     ) -> Result<()> {
-        follower.serve(backend, &self.checkpoint, self.options.memory_limit, &mut progress)
+        follower.serve(backend, &self.checkpoint, &self.adapters, self.options.memory_limit, &mut progress)
     }
 
     fn engine(self, model: Box<dyn Model>, tokenizer: Tokenizer) -> Result<Engine> {
@@ -139,7 +152,7 @@ impl Loader {
         }
     }
 
-    /// Prepares the weights on `backend` to draft for `engine` ([`Engine::with_drafter`]), for as many sequences, as far as
+    /// Prepares the weights on `backend`, without adapters, to draft for `engine` ([`Engine::with_drafter`]), for as many sequences, as far as
     /// the context of both goes.
     ///
     /// # Errors

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::bf16;
-use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Role, Rows};
-use llama_core::batch::{Batch, BlockId};
+use llama_core::backend::{AttentionShape, Backend, Limits, LowRank, Numerics, Part, Role, Rows};
+use llama_core::batch::{Batch, BlockId, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::sample::{Draw, Outputs};
 use llama_core::{Error, Result};
 
+use crate::adapter::{Adapter, Group};
 use crate::arena::{Arena, padded};
 use crate::device::{self, Device, DeviceInfo, Span};
 use crate::fuse::{Op, Reach, fuse};
@@ -69,7 +70,7 @@ pub struct Cuda {
     kernels: Kernels,
     arena: RefCell<Arena>,
     uploader: RefCell<Uploader>,
-    /// Inputs of the widest weight so far.
+    /// Inputs of the widest weight so far, or the ranks of an adapter that has more.
     widest: Cell<usize>,
     /// Room for packed activations, where `wgmma` takes them.
     packed: RefCell<Option<Span>>,
@@ -202,6 +203,7 @@ fn sizes(parts: &[Part<'_>]) -> Vec<(Format, usize, usize)> {
 impl Backend for Cuda {
     type Tensor = Tensor;
     type Weight = Weight;
+    type Adapter = Adapter;
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -215,6 +217,10 @@ impl Backend for Cuda {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         weight::runs(parts).map(|run| padded(weight::extent(&parts[run]).2)).sum()
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], _role: Role) -> u64 {
+        padded(Adapter::bytes(cols, parts))
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -267,6 +273,14 @@ impl Backend for Cuda {
         let cols = parts.first().map_or(0, |part| part.weight.cols());
         self.widest.set(self.widest.get().max(cols));
         Ok(Weight { rows, cols, segments: segments.into() })
+    }
+
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
+        let take = |bytes| self.arena.borrow_mut().span(&self.device, "adapters", bytes);
+        let adapter = Adapter::new(rows, parts, take)?;
+        // The plan is told of one width for all that is multiplied.
+        self.widest.set(self.widest.get().max(adapter.ranks()));
+        Ok(adapter)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
@@ -383,6 +397,24 @@ impl Backend for Cuda {
             return Ok(());
         }
         self.verb(Verb::Take { out: out.matrix(), x: x.matrix(), index: plan.outputs_index() })
+    }
+
+    fn adapt(
+        &self,
+        out: &mut Tensor,
+        low: &mut Tensor,
+        x: &Tensor,
+        adapters: &[Option<Adapter>],
+        plan: &Plan,
+        stage: Stage,
+    ) -> Result<()> {
+        assert_eq!(out.rows(), x.rows(), "adapt");
+        for group in Group::all(adapters) {
+            let Some(rows) = plan.adapted(stage, &group) else { continue };
+            assert!(low.holds(out.rows(), group.ranks as usize), "adapt: {:?} for {} ranks", low.shape(), group.ranks);
+            self.verb(Verb::Adapt { out: out.matrix(), low: low.matrix(), x: x.matrix(), group, rows })?;
+        }
+        Ok(())
     }
 
     fn sample(&self, logits: &mut Tensor, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {

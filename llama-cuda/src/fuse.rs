@@ -9,12 +9,14 @@
 //! | rope_and_store, attention | attention that turns and stores, where every sequence has one row |
 //!
 //! So a layer of a decode step is five operations: qkv, attention, o, gate_up, down. What is left out by this (the normed
-//! x, the gated act, the turned q) is left out only if nothing later in the step reads it.
+//! x, the gated act, the turned q) is left out only if nothing later in the step reads it: what adapters of the step change
+//! stays apart, for they multiply the very input of the linear.
 
+use crate::adapter::Group;
 use crate::attention::Attend;
 use crate::params::Address;
 use crate::tensor::{Matrix, Number};
-use crate::verb::{Gain, Segments, Verb};
+use crate::verb::{Gain, RowTiles, Segments, Verb};
 
 /// What a kernel does.
 #[derive(Debug, Clone)]
@@ -60,6 +62,13 @@ pub(crate) enum Op {
         out: Matrix,
         x: Matrix,
         index: Address,
+    },
+    Adapt {
+        out: Matrix,
+        low: Matrix,
+        x: Matrix,
+        group: Group,
+        rows: RowTiles,
     },
 }
 
@@ -180,6 +189,7 @@ fn alone(verb: &Verb) -> Op {
         Verb::Attention { out, qkv, attend } => Op::Attention { out, qkv, attend, turn: false },
         Verb::Swiglu { out, gate_up } => Op::Swiglu { out, gate_up },
         Verb::Take { out, x, index } => Op::Take { out, x, index },
+        Verb::Adapt { out, low, x, group, rows } => Op::Adapt { out, low, x, group, rows },
     }
 }
 
@@ -188,6 +198,7 @@ mod tests {
     use bytemuck::Zeroable;
 
     use super::*;
+    use crate::adapter::ADAPTERS;
     use crate::attention::Schedule;
     use crate::kv::KvNumber;
     use crate::params::Heads;
@@ -266,6 +277,7 @@ mod tests {
             Op::Attention { turn, .. } => if *turn { "rope+attention" } else { "attention" }.into(),
             Op::Swiglu { .. } => "swiglu".into(),
             Op::Take { .. } => "take".into(),
+            Op::Adapt { .. } => "adapt".into(),
         };
         ops.iter().map(name).collect()
     }
@@ -315,5 +327,44 @@ mod tests {
         let linear = Verb::Linear { out: y, x, weight: Segments(Vec::new().into()) };
         let sum = Verb::Add { acc: residual, x: y };
         assert_eq!(fused(&[norm.clone(), linear, sum, norm]), ["norm+linear", "add+norm"]);
+    }
+
+    /// What `adapt` does to a tensor like `out`, from x.
+    fn adapt(out: Matrix, x: Matrix) -> Verb {
+        let group = Group { first: 0, heads: [1; ADAPTERS], ranks: 4 };
+        let rows = RowTiles { address: 0, count: out.rows, wide: false };
+        Verb::Adapt { out, low: matrix(9, Number::F32, out.rows), x, group, rows }
+    }
+
+    /// A layer whose every linear an adapter changes: it reads x and act, and norms read sums with its own in them.
+    #[test]
+    fn adapters_keep_the_inputs_of_their_linears() {
+        let mut verbs = layers(1, 4, true);
+        let matrices: Vec<_> = verbs
+            .iter()
+            .enumerate()
+            .filter_map(|(i, verb)| match (verb, verbs.get(i + 1)) {
+                (Verb::Linear { x, .. }, Some(Verb::Add { acc, .. })) => Some((i + 2, *acc, *x)),
+                (Verb::Linear { out, x, .. }, _) => Some((i + 1, *out, *x)),
+                _ => None,
+            })
+            .collect();
+        matrices.into_iter().rev().for_each(|(at, out, x)| verbs.insert(at, adapt(out, x)));
+        let qkv = ["embed", "norm", "linear", "adapt", "rope+attention", "linear+add", "adapt"];
+        let ffn = ["norm", "linear", "adapt", "swiglu", "linear+add", "adapt", "norm", "linear", "adapt"];
+        assert_eq!(fused(&verbs), [&qkv[..], &ffn].concat());
+    }
+
+    #[test]
+    fn an_adapter_that_comes_later_keeps_what_it_reads_and_what_it_adds_to() {
+        let (residual, x) = (matrix(1, Number::F32, 1), matrix(2, Number::Bf16, 1));
+        let (y, z) = (matrix(3, Number::Bf16, 1), matrix(4, Number::Bf16, 1));
+        let linear = |out, x| Verb::Linear { out, x, weight: Segments(Vec::new().into()) };
+        let (norm, sum) = (Verb::Norm { out: x, residual, norm: GAIN }, Verb::Add { acc: residual, x: y });
+        assert_eq!(fused(&[norm.clone(), linear(y, x), adapt(z, x)]), ["norm", "linear", "adapt"], "x is read");
+        assert_eq!(fused(&[norm.clone(), linear(y, x), adapt(x, z)]), ["norm", "linear", "adapt"], "x is added to");
+        assert_eq!(fused(&[linear(y, x), sum.clone(), adapt(residual, y)]), ["linear", "add", "adapt"]);
+        assert_eq!(fused(&[linear(y, x), adapt(y, x), sum.clone()]), ["linear", "adapt", "add"], "between them");
+        assert_eq!(fused(&[sum, adapt(residual, z), norm]), ["add", "adapt", "norm"], "between them");
     }
 }

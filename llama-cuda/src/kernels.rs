@@ -177,6 +177,7 @@ mod tests {
             ("swiglu_", size_of::<p::SwiGlu>()),
             ("add_", size_of::<p::Add>()),
             ("take_rows_", size_of::<p::TakeRows>()),
+            ("adapt_", size_of::<p::Adapt>()),
             ("copy_blocks", size_of::<p::CopyBlocks>()),
             ("pack_", size_of::<p::Pack>()),
             ("sample_", size_of::<p::Sample>()),

@@ -18,6 +18,8 @@
 //! `cuda` writes the verbs of a step down, `fuse` makes operations of them, `lower` launches, `replay` sends these one by
 //! one or as a recorded graph. `device`, `kernels` and `launch` are the only places that call the driver.
 
+mod adapted;
+mod adapter;
 mod arena;
 mod attention;
 mod cuda;
@@ -43,6 +45,7 @@ mod verb;
 mod weight;
 mod wgmma;
 
+pub use adapter::Adapter;
 pub use cuda::{Cuda, CudaOptions, Gemm};
 pub use device::{DeviceInfo, OLDEST_DRIVER};
 pub use kv::KvCache;

@@ -3,16 +3,17 @@
 use bytemuck::Zeroable;
 use llama_core::Result;
 
+use crate::adapter::Group;
 use crate::attention;
 use crate::device::Abilities;
 use crate::fuse::{Input, Op};
 use crate::gemm;
 use crate::kernels::Kernels;
 use crate::launch::{Launch, THREADS};
-use crate::params::{Add, Address, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
+use crate::params::{Adapt, Add, Address, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
 use crate::tensor::{Matrix, Number};
 use crate::tiles::{TILE_ROWS, Tiles};
-use crate::verb::{Gain, Segments};
+use crate::verb::{Gain, RowTiles, Segments};
 use crate::weight::Segment;
 use crate::wgmma;
 
@@ -26,6 +27,11 @@ const GEMV_BLOCKS: u32 = 4;
 
 /// Bytes of shared memory that a gemv has beside its inputs: more than `ptx/budgets.txt` says of any.
 const GEMV_SHARED: u32 = 6 << 10;
+
+/// Threads of a block of `kernels/adapt.cu`, each with an output of its own in the second of its launches.
+const ADAPT_THREADS: u32 = 128;
+/// Ranks of a block in the first, where tiles are wide.
+const WIDE_RANKS: u32 = 4;
 
 /// What launches are made for.
 pub(crate) struct Lower<'a> {
@@ -49,6 +55,7 @@ impl Lower<'_> {
             }
             Op::Swiglu { out, gate_up } => launches.push(self.swiglu(*out, *gate_up)?),
             Op::Take { out, x, index } => launches.push(self.take(*out, *x, *index)?),
+            Op::Adapt { out, low, x, group, rows } => launches.extend(self.adapt(*out, *low, *x, group, *rows)?),
         }
         Ok(())
     }
@@ -160,6 +167,35 @@ impl Lower<'_> {
         let name = by_number(out.number, "take_rows_bf16", "take_rows_f32");
         let params = TakeRows { out: out.address, x: x.address, index, rows: out.rows, features: out.cols };
         self.launch(name, [out.rows * out.cols.div_ceil(4 * THREADS), 1, 1], &params)
+    }
+
+    /// Two launches, one after the other: a row's `low`, then what is added.
+    fn adapt(&self, out: Matrix, low: Matrix, x: Matrix, group: &Group, rows: RowTiles) -> Result<[Launch; 2]> {
+        let (ranks, shrink, expand) = match rows.wide {
+            false => (
+                1,
+                by_number(x.number, "adapt_shrink_bf16", "adapt_shrink_f32"),
+                by_number(out.number, "adapt_expand_bf16", "adapt_expand_f32"),
+            ),
+            true => (
+                WIDE_RANKS,
+                by_number(x.number, "adapt_shrink_wide_bf16", "adapt_shrink_wide_f32"),
+                by_number(out.number, "adapt_expand_wide_bf16", "adapt_expand_wide_f32"),
+            ),
+        };
+        let params = Adapt {
+            out: out.address,
+            x: x.address,
+            low: low.address,
+            tiles: rows.address,
+            adapters: group.heads,
+            first: group.first,
+            outputs: out.cols,
+            inputs: x.cols,
+            room: low.cols,
+        };
+        let launch = |name, blocks| Ok(self.launch(name, [blocks, rows.count, 1], &params)?.threads(ADAPT_THREADS));
+        Ok([launch(shrink, group.ranks.div_ceil(ranks))?, launch(expand, out.cols.div_ceil(ADAPT_THREADS))?])
     }
 }
 

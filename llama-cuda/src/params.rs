@@ -1,4 +1,4 @@
-//! What kernels are passed: `kernels/params.cuh` in Rust, field by field.
+//! What kernels are passed: `kernels/params.cuh`, and `kernels/adapter.cuh`, in Rust, field by field.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -75,6 +75,17 @@ params! {
     }
     /// What became of a draw.
     Pick { kind: u32, token: u32, bits: u32, unused: u32 }
+    /// Where an adapter's matrices are; its parts follow.
+    AdapterHead { a: Address, ranks: u32, count: u32 }
+    /// What an adapter adds to some of a weight's rows.
+    AdapterPart { b: Address, first: u32, rows: u32, ranks: u32, low: u32 }
+    /// Consecutive rows of one adapter.
+    AdapterTile { adapter: u32, first: u32, rows: u32 }
+    /// `out[t] += b (a x[t])` for the rows t of the tiles whose adapters are among these.
+    Adapt {
+        out: Address, x: Address, low: Address, tiles: Address, adapters: [Address; 16],
+        first: u32, outputs: u32, inputs: u32, room: u32,
+    }
     /// Picks a token for each of `draws`.
     Sample {
         logits: Address, draws: Address, tokens: Address, biases: Address, states: Address, sums: Address, picks: Address,

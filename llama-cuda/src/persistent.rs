@@ -300,6 +300,7 @@ mod tests {
             assert!(want.is_some(), "{name}");
         }
         assert_eq!(Kind::of("gemv_q4_0_f32"), None);
+        assert_eq!(Kind::of("adapt_shrink_bf16"), None, "a step with adapters is not performed so");
         assert!(KERNEL.contains(&format!("PARAM_BYTES = {PARAMS};")));
     }
 

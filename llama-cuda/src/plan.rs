@@ -8,8 +8,10 @@ use std::sync::Arc;
 use bytemuck::cast_slice_mut;
 use llama_core::Result;
 use llama_core::backend::{AttentionShape, Limits};
-use llama_core::batch::{BLOCK, Batch};
+use llama_core::batch::{BLOCK, Batch, Stage};
 
+use crate::adapted::{self, Adapted, TILE_WORDS};
+use crate::adapter::Group;
 use crate::arena::padded;
 use crate::attention::{self, Attend, Schedule, Workspace};
 use crate::device::{Device, Event, Pinned, Span};
@@ -17,6 +19,7 @@ use crate::kernels::Kernels;
 use crate::kv::KvCache;
 use crate::launch::{Launch, THREADS};
 use crate::params::{Address, Angles};
+use crate::verb::RowTiles;
 
 /// A step's batch.
 pub struct Plan {
@@ -34,6 +37,8 @@ pub struct Plan {
     inv_freq: Span,
     workspace: Workspace,
     schedule: Schedule,
+    /// Of each [`Stage`].
+    adapted: [Adapted; 2],
 }
 
 /// Where each array begins, in words from the start of the span.
@@ -49,6 +54,8 @@ struct Arrays {
     tiles: usize,
     q_indptr: usize,
     kv_indptr: usize,
+    /// Tiles of the rows that adapters change: of all rows, and of those whose logits are wanted.
+    adapted: [usize; 2],
     block_ids: usize,
     words: usize,
 }
@@ -71,6 +78,7 @@ impl Arrays {
             tiles: array(2 * attention::most_tiles(shape, tokens, sequences)),
             q_indptr: array(sequences + 1),
             kv_indptr: array(sequences + 1),
+            adapted: [tokens, limits.outputs].map(|rows| array(TILE_WORDS * adapted::most_tiles(rows, sequences))),
             block_ids: array(most_block_ids(limits)),
             words,
         }
@@ -114,6 +122,7 @@ impl Plan {
             inv_freq,
             workspace: Workspace::new(shape, limits, take)?,
             schedule: Schedule::default(),
+            adapted: [Stage::Tokens, Stage::Outputs].map(|stage| Adapted::new(stage, limits.sequences)),
         })
     }
 
@@ -146,6 +155,9 @@ impl Plan {
             multiprocessors,
             words[at.tiles..at.q_indptr].as_chunks_mut().0,
         );
+        for (adapted, start) in self.adapted.iter_mut().zip(at.adapted) {
+            adapted.prepare(batch, &mut words[start..at.block_ids]);
+        }
         let used = 4 * (at.block_ids + batch.block_ids.len());
         self.span.write_from(0, &self.host, used)?;
         self.copied.record()
@@ -181,6 +193,14 @@ impl Plan {
 
     pub(crate) fn outputs_index(&self) -> Address {
         self.word(self.arrays.outputs)
+    }
+
+    /// The tiles of a stage's rows that have one of `group`, if any has: with whatever others have adapters.
+    pub(crate) fn adapted(&self, stage: Stage, group: &Group) -> Option<RowTiles> {
+        let which = usize::from(stage == Stage::Outputs);
+        let (count, wide) = self.adapted[which].tiles();
+        let address = self.word(self.arrays.adapted[which]);
+        self.adapted[which].has(|adapter| group.has(adapter)).then_some(RowTiles { address, count, wide })
     }
 
     /// What the verbs of attention need for one layer.

@@ -95,6 +95,11 @@ impl Tensor {
         }
     }
 
+    /// Whether it has room for so many f32 of so many rows.
+    pub(crate) fn holds(&self, rows: usize, cols: usize) -> bool {
+        self.number == Number::F32 && self.capacity >= rows && self.cols >= cols
+    }
+
     /// `[rows, cols]`
     pub(crate) fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::adapter::Group;
 use crate::attention::Attend;
 use crate::params::Address;
 use crate::tensor::Matrix;
@@ -18,6 +19,16 @@ pub(crate) enum Verb {
     Attention { out: Matrix, qkv: Matrix, attend: Attend },
     Swiglu { out: Matrix, gate_up: Matrix },
     Take { out: Matrix, x: Matrix, index: Address },
+    Adapt { out: Matrix, low: Matrix, x: Matrix, group: Group, rows: RowTiles },
+}
+
+/// The tiles of rows that adapters change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowTiles {
+    pub address: Address,
+    pub count: u32,
+    /// Whether there are up to eight rows in one, not one.
+    pub wide: bool,
 }
 
 /// A weight's segments; equal where they are the same weight's.
@@ -40,7 +51,8 @@ impl Verb {
             | Verb::Norm { out, .. }
             | Verb::Attention { out, .. }
             | Verb::Swiglu { out, .. }
-            | Verb::Take { out, .. } => *out,
+            | Verb::Take { out, .. }
+            | Verb::Adapt { out, .. } => *out,
             Verb::Add { acc, .. } => *acc,
             Verb::RopeAndStore { qkv, .. } => *qkv,
         }
@@ -55,6 +67,8 @@ impl Verb {
             Verb::Add { acc, x } => [Some(acc), Some(x)],
             Verb::RopeAndStore { qkv, .. } | Verb::Attention { qkv, .. } => [Some(qkv), None],
             Verb::Swiglu { gate_up, .. } => [Some(gate_up), None],
+            // What it keeps in `low` it has written itself.
+            Verb::Adapt { out, x, .. } => [Some(out), Some(x)],
         };
         read.into_iter().flatten().any(|matrix| matrix.address == address)
     }

@@ -6,8 +6,8 @@
 use std::cell::{RefCell, RefMut};
 use std::path::Path;
 
-use llama_core::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows};
-use llama_core::batch::{Batch, BlockId};
+use llama_core::backend::{AttentionShape, Backend, Limits, LowRank, Norm, Numerics, Part, Role, Rows};
+use llama_core::batch::{Batch, BlockId, Stage};
 use llama_core::checkpoint::{Checkpoint, TensorView};
 use llama_core::format::Format;
 use llama_core::{Error, Result};
@@ -24,7 +24,7 @@ use crate::tensor::Tensor;
 use crate::threads::{self, MAX_THREADS, Threads};
 use crate::weight::cache::Cache;
 use crate::weight::pack::Forms;
-use crate::weight::{Store, Weight};
+use crate::weight::{Adapter, Store, Weight};
 
 /// How a [`Cpu`] computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -155,6 +155,7 @@ impl Cpu {
 impl Backend for Cpu {
     type Tensor = Tensor;
     type Weight = Weight;
+    type Adapter = Adapter;
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -169,6 +170,10 @@ impl Backend for Cpu {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         Weight::bytes(parts, self.forms)
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], _role: Role) -> u64 {
+        Adapter::bytes(cols, parts)
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -201,6 +206,12 @@ impl Backend for Cpu {
         let weight = Weight::within(&mut self.weights.borrow_mut(), parts, self.forms, &self.threads)?;
         self.scratch(0, weight.cols())?;
         Ok(weight)
+    }
+
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
+        let adapter = Adapter::new(&mut self.weights.borrow_mut(), rows, parts, &self.threads)?;
+        self.scratch(0, parts.iter().map(|part| part.a.rows().max(part.a.cols())).max().unwrap_or(0))?;
+        Ok(adapter)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
@@ -295,6 +306,22 @@ impl Backend for Cpu {
         assert_eq!((x.rows(), out.cols()), (plan.tokens.len(), x.cols()), "take_outputs");
         out.set_rows(plan.outputs.len());
         ops::elementwise::take_rows(out.data_mut(), x.data(), &plan.outputs, x.cols());
+        Ok(())
+    }
+
+    fn adapt(
+        &self,
+        out: &mut Tensor,
+        low: &mut Tensor,
+        x: &Tensor,
+        adapters: &[Option<Adapter>],
+        plan: &Plan,
+        stage: Stage,
+    ) -> Result<()> {
+        assert_eq!((out.rows(), x.rows()), (plan.rows(stage), out.rows()), "adapt");
+        let mut scratch = self.scratch(x.rows(), x.cols())?;
+        let tensors = (out.data_mut(), low.data_mut(), x.data());
+        ops::adapt::adapt(&self.linear, &self.threads, &mut scratch.linear, tensors, adapters, plan.adapted(stage));
         Ok(())
     }
 

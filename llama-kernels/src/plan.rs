@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use llama_core::backend::{AttentionShape, Limits};
-use llama_core::batch::{BLOCK, Batch, BlockId};
+use llama_core::batch::{AdapterRun, BLOCK, Batch, BlockId, Stage};
 use llama_core::numerics::{self, PARTITION};
 use llama_core::{Error, Result};
 
@@ -58,6 +58,8 @@ pub struct Plan {
     pub(crate) tiles: Vec<Tile>,
     /// Empty unless partitions are split across tasks; else in the order of tiles, then of partitions.
     pub(crate) pieces: Vec<Piece>,
+    /// Rows that adapters change, of all tokens and of outputs.
+    adapted: [Vec<AdapterRun>; 2],
     /// `[blocks]`: written by this batch.
     written: Vec<bool>,
     pub(crate) scratch: RefCell<Scratch>,
@@ -80,6 +82,7 @@ pub(crate) struct Scratch {
 struct Sizes {
     tokens: u64,
     outputs: u64,
+    sequences: u64,
     tables: u64,
     blocks: u64,
     turns: u64,
@@ -99,6 +102,7 @@ impl Sizes {
         Sizes {
             tokens: limits.tokens as u64,
             outputs: limits.outputs as u64,
+            sequences: limits.sequences as u64,
             tables: product(&[limits.sequences, limits.context.div_ceil(BLOCK)]),
             blocks: limits.blocks as u64,
             turns: product(&[limits.tokens, shape.inv_freq.len()]),
@@ -115,6 +119,7 @@ impl Sizes {
         let lists = [
             list(self.tokens, 2 * size_of::<u32>() + size_of::<Run>() + size_of::<Tile>()),
             list(self.outputs, size_of::<u32>()),
+            list(self.sequences, 2 * size_of::<AdapterRun>()),
             list(self.tables, size_of::<BlockId>()),
             list(self.blocks, size_of::<bool>()),
             list(self.turns, 2 * size_of::<f32>()),
@@ -174,6 +179,7 @@ impl Plan {
             runs: list(sizes.tokens)?,
             tiles: list(sizes.tokens)?,
             pieces: list(sizes.pieces)?,
+            adapted: [list(sizes.sequences)?, list(sizes.sequences)?],
             written,
             scratch: RefCell::new(Scratch::new(&sizes)?),
         })
@@ -191,6 +197,9 @@ impl Plan {
         replace(&mut self.positions, &batch.positions);
         replace(&mut self.outputs, &batch.outputs);
         replace(&mut self.block_ids, &batch.block_ids);
+        for (stage, runs) in [Stage::Tokens, Stage::Outputs].into_iter().zip(&mut self.adapted) {
+            batch.adapted(stage, runs);
+        }
         self.turn();
         self.plan_runs(batch);
         self.plan_tiles(batch);
@@ -216,6 +225,19 @@ impl Plan {
                 "position {last} in {blocks} blocks"
             );
             assert!(blocks <= l.context.div_ceil(BLOCK), "{blocks} blocks of sequence {s}");
+        }
+    }
+
+    /// The rows of a stage that adapters change.
+    pub(crate) fn adapted(&self, stage: Stage) -> &[AdapterRun] {
+        &self.adapted[usize::from(stage == Stage::Outputs)]
+    }
+
+    /// Rows of a stage.
+    pub(crate) fn rows(&self, stage: Stage) -> usize {
+        match stage {
+            Stage::Tokens => self.tokens.len(),
+            Stage::Outputs => self.outputs.len(),
         }
     }
 
@@ -357,6 +379,7 @@ pub(crate) mod tests {
             + plan.runs.capacity() * size_of::<Run>()
             + plan.tiles.capacity() * size_of::<Tile>()
             + plan.pieces.capacity() * size_of::<Piece>()
+            + plan.adapted.iter().map(Vec::capacity).sum::<usize>() * size_of::<AdapterRun>()
             + plan.written.capacity()
             + (scratch.stats.capacity() + scratch.partial_stats.capacity()) * size_of::<Softmax>();
         bytes as u64

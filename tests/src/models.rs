@@ -2,11 +2,13 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use llama_core::Result;
+use llama_core::adapter::{Adapters, Loaded};
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
-use llama_core::batch::{BLOCK, Batch, BlockId};
+use llama_core::batch::{AdapterId, BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::config::Config;
 use llama_core::model::{Llama, Model};
@@ -38,22 +40,37 @@ impl Machine {
 
     /// Loads `checkpoint` on this machine.
     pub fn load(self, checkpoint: &Checkpoint, limits: Limits, numerics: Numerics) -> Box<dyn Model> {
+        self.load_with(checkpoint, &Arc::default(), limits, numerics)
+    }
+
+    /// Loads `checkpoint` with adapters on this machine.
+    pub fn load_with(
+        self,
+        checkpoint: &Checkpoint,
+        adapters: &Arc<Adapters>,
+        limits: Limits,
+        numerics: Numerics,
+    ) -> Box<dyn Model> {
         let quiet = &mut |_| {};
         match self {
             Machine::Reference => {
-                Box::new(Llama::load(Reference::new(numerics), checkpoint, limits, None, quiet).unwrap())
+                Box::new(Llama::load_with(Reference::new(numerics), checkpoint, adapters, limits, None, quiet).unwrap())
             }
             Machine::Cpu(tier, threads) => {
                 let options =
                     CpuOptions { tier: Some(tier), threads: Some(threads), numerics, ..CpuOptions::default() };
-                Box::new(Llama::load(Cpu::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
+                Box::new(
+                    Llama::load_with(Cpu::new(options).unwrap(), checkpoint, adapters, limits, None, quiet).unwrap(),
+                )
             }
             Machine::Ranks(ranks, threads, tier) => {
-                Box::new(Ranked::load(ranks, [Tier::best(), tier], threads, checkpoint, limits, numerics))
+                Box::new(Ranked::load((ranks, threads), [Tier::best(), tier], checkpoint, adapters, limits, numerics))
             }
             Machine::Cuda => {
                 let options = CudaOptions { numerics, ..CudaOptions::default() };
-                Box::new(Llama::load(Cuda::new(options).unwrap(), checkpoint, limits, None, quiet).unwrap())
+                Box::new(
+                    Llama::load_with(Cuda::new(options).unwrap(), checkpoint, adapters, limits, None, quiet).unwrap(),
+                )
             }
         }
     }
@@ -67,10 +84,10 @@ struct Ranked {
 
 impl Ranked {
     fn load(
-        ranks: usize,
+        (ranks, threads): (usize, usize),
         [first, others]: [Tier; 2],
-        threads: usize,
         checkpoint: &Checkpoint,
+        adapters: &Arc<Adapters>,
         limits: Limits,
         numerics: Numerics,
     ) -> Self {
@@ -81,15 +98,15 @@ impl Ranked {
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = door.local_addr().unwrap().to_string();
         let follow = |_| {
-            let (address, path) = (address.clone(), checkpoint.path().to_owned());
+            let (address, path, adapters) = (address.clone(), checkpoint.path().to_owned(), Arc::clone(adapters));
             thread::spawn(move || {
                 let (follower, checkpoint) = (Follower::join(&address).unwrap(), Checkpoint::open(path).unwrap());
-                follower.serve(cpu(others), &checkpoint, None, &mut |_| ()).unwrap();
+                follower.serve(cpu(others), &checkpoint, &adapters, None, &mut |_| ()).unwrap();
             })
         };
         let followers = (1..ranks).map(follow).collect();
         let leader = Leader::wait(&door, ranks).unwrap();
-        let model = leader.load(cpu(first), checkpoint, |_| Ok(limits), None, &mut |_| ()).unwrap();
+        let model = leader.load(cpu(first), checkpoint, adapters, |_| Ok(limits), None, &mut |_| ()).unwrap();
         Ranked { model: Some(model), followers }
     }
 
@@ -139,6 +156,10 @@ impl Model for Ranked {
 
     fn identity(&self) -> u64 {
         self.model().identity()
+    }
+
+    fn adapters(&self) -> &[Loaded] {
+        self.model().adapters()
     }
 
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
@@ -197,19 +218,22 @@ pub struct Feed {
     pub blocks: Vec<BlockId>,
     /// Positions already evaluated.
     pub done: usize,
+    /// What it is computed with.
+    pub adapter: Option<AdapterId>,
 }
 
 impl Feed {
     /// A sequence whose blocks are `stride` apart, from `first`: scattered, so that a wrong table shows.
     pub fn new(ids: &[u32], first: BlockId, stride: BlockId, context: usize) -> Self {
         let blocks = (0..context.div_ceil(BLOCK) as BlockId).map(|i| first + i * stride).collect();
-        Feed { ids: ids.to_vec(), blocks, done: 0 }
+        Feed { ids: ids.to_vec(), blocks, done: 0, adapter: None }
     }
 
     /// Appends the next `count` tokens to `batch`, all of them outputs.
     pub fn push(&mut self, batch: &mut Batch, count: usize) -> usize {
         let count = count.min(self.ids.len() - self.done);
         batch.push(&self.ids[self.done..self.done + count], self.done as u32, &self.blocks, 0..count as u32);
+        batch.adapt(self.adapter);
         self.done += count;
         count
     }

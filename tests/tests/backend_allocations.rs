@@ -1,7 +1,9 @@
 //! After warm-up a step allocates nothing on the heap, on any backend, whatever thread would: counted by the allocator itself.
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Norm, Numerics, Part, Role, RopeLayout, Rows};
-use llama_core::batch::Batch;
+use llama_core::backend::{
+    AttentionShape, Backend, KvFormat, Limits, LowRank, Norm, Numerics, Part, Role, RopeLayout, Rows,
+};
+use llama_core::batch::{Batch, Stage};
 use llama_core::checkpoint::{Checkpoint, TensorView};
 use llama_core::format::Format;
 use llama_core::{Error, Result};
@@ -34,28 +36,37 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
     let part = |rows| Part { weight: view.slice_rows(rows), bias: None };
     let (wide, square) = (b.weight(&[part(0..128)])?, b.weight(&[part(0..64)])?);
     let gate_up = b.weight(&[part(0..64), part(64..128)])?;
+    let numbers = [0u8; 4 * 8 * 128];
+    let floats = |rows, cols| TensorView::new("adapter", Format::F32, rows, cols, &numbers[..4 * rows * cols]);
+    let change = LowRank { first_row: 0, a: floats(8, 64)?, b: floats(128, 8)? };
+    let adapters = [None, Some(b.adapter(128, &[change], Role::Local)?)];
     let (mut kv, mut plan) = (b.kv_cache(&shape, &limits)?, b.plan(&shape, &limits)?);
     let new = |rows, cols| b.tensor(rows, cols, Role::Activation);
     let mut residual = b.tensor(600, 64, Role::Residual)?;
     let (mut x, mut y, mut qkv) = (new(600, 64)?, new(600, 64)?, new(600, 128)?);
-    let mut out = new(2, 64)?;
+    let (mut out, mut low) = (new(2, 64)?, b.tensor(600, 8, Role::Residual)?);
     let ones = [1.0f32.to_le_bytes(); 64].concat();
     let gain = b.gain(TensorView::new("gain", Format::F32, 1, 64, &ones)?)?;
 
     let blocks: Vec<u32> = (0..80).collect();
     let (mut prompt, mut token, mut two) = (Batch::new(), Batch::new(), Batch::new());
     prompt.push(&[1; 600], 0, &blocks[..40], [599]);
+    prompt.adapt(Some(1));
     token.push(&[2], 600, &blocks[..40], [0]);
     two.push(&[3; 3], 601, &blocks[..40], [2]);
     two.push(&[3; 20], 0, &blocks[40..], [19]);
+    two.adapt(Some(1));
     let mut counted = 0;
     for (i, batch) in [&prompt, &token, &two].repeat(3).into_iter().enumerate() {
         let before = COUNTING.allocations();
         b.prepare(&mut plan, batch)?;
-        [&mut residual, &mut x, &mut y, &mut qkv].into_iter().for_each(|tensor| tensor.set_rows(batch.rows()));
+        [&mut residual, &mut x, &mut y, &mut qkv, &mut low]
+            .into_iter()
+            .for_each(|tensor| tensor.set_rows(batch.rows()));
         b.replay(|| {
             b.embed(&mut residual, &wide, &plan)?;
             b.norm_linear(&mut qkv, &mut y, &residual, Norm { gain: &gain, eps: 1e-5 }, &wide)?;
+            b.adapt(&mut qkv, &mut low, &y, &adapters, &plan, Stage::Tokens)?;
             b.rope_and_store(&mut qkv, &mut kv, 0, &plan)?;
             b.attention(&mut y, &qkv, &kv, 0, &plan)?;
             b.linear_add(&mut residual, &mut x, &y, &square)?;

@@ -3,14 +3,16 @@
 use std::net::TcpListener;
 use std::thread;
 
+use llama_core::adapter::{Adapter, Adapters};
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::Batch;
-use llama_core::checkpoint::Checkpoint;
+use llama_core::checkpoint::{Checkpoint, Name};
 use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::MemoryPlan;
 use llama_core::ranks::{Follower, Leader, Sharded};
 use llama_core::{Error, Loader};
 use llama_kernels::{Cpu, CpuOptions};
+use llama_tests::adapters::{Change, peft};
 use llama_tests::counting::Counting;
 use llama_tests::models::stories260k;
 
@@ -23,6 +25,7 @@ fn the_memory_contract() {
     // What a process makes once, whichever model comes first, is no model's.
     drop(planned_and_held(&EngineOptions::default(), Numerics::Default));
     the_plan_is_what_is_allocated();
+    adapters_are_in_the_plan();
     who_embeds_pays_for_it();
     a_cap_shrinks_the_cache_and_is_kept();
     a_cap_below_one_context_names_the_number_to_lower();
@@ -40,18 +43,23 @@ fn loader(options: &EngineOptions) -> Loader {
 /// The plan's total, and what the loaded engine holds beside its tokenizer: what it has on the heap, and weights and KV
 /// cache, which lie in pages mapped for them (that the plan has their size to the byte is tested in llama-kernels).
 fn planned_and_held(options: &EngineOptions, numerics: Numerics) -> (u64, u64, Engine) {
+    planned_and_held_of(numerics, || loader(options))
+}
+
+fn planned_and_held_of(numerics: Numerics, loader: impl FnOnce() -> Loader) -> (u64, u64, Engine) {
     let held = || COUNTING.held() as u64;
     // A backend's threads are there before any model, and rayon's queues with them.
     let cpu = cpu(numerics);
     let before = held();
-    let loader = loader(options);
+    let loader = loader();
     let plan = loader.memory_plan(&cpu).unwrap();
     let without = held();
     let tokenizer = loader.checkpoint().tokenizer().unwrap();
     let tokenizer_bytes = held() - without;
     drop(tokenizer);
     let engine = loader.load(cpu).unwrap();
-    (plan.total(), held() - before - tokenizer_bytes + plan.weights + plan.kv_cache, engine)
+    let pages = plan.weights + plan.adapters + plan.kv_cache;
+    (plan.total(), held() - before - tokenizer_bytes + pages, engine)
 }
 
 fn the_plan_is_what_is_allocated() {
@@ -68,6 +76,29 @@ fn the_plan_is_what_is_allocated() {
                 "planned {planned}, held {held}: {numerics:?}, {options:?}"
             );
         }
+    }
+}
+
+/// Two of all matrices, of ranks of their own, beside a model that has room for them only if they are counted.
+fn adapters_are_in_the_plan() {
+    let place = tempfile::tempdir().unwrap();
+    let config = Checkpoint::open(stories260k()).unwrap().config().clone();
+    let all = (0..config.layers).flat_map(|l| [Name::Q(l), Name::V(l), Name::O(l), Name::Up(l), Name::Down(l)]);
+    let changes: Vec<_> = all.map(|name| Change::random(name, 2, &config, 1)).collect();
+    peft(&changes).write(place.path()).unwrap();
+    let options = EngineOptions { sequences: 40, chunk: 2000, ..EngineOptions::default() };
+    let adapted = || {
+        ["a", "b", "b", "b"].into_iter().fold(loader(&options), |loader, name| {
+            loader.adapter(name, Adapter::open(place.path()).unwrap(), 1.0).unwrap()
+        })
+    };
+    let plan = adapted().memory_plan(&cpu(Numerics::Default)).unwrap();
+    let without = loader(&options).memory_plan(&cpu(Numerics::Default)).unwrap();
+    assert!(plan.adapters > 400 << 10 && without.adapters == 0, "{plan}");
+    assert_eq!(plan.activations - without.activations, 2000 * 12 * 4);
+    for numerics in Numerics::ALL {
+        let (planned, held, _engine) = planned_and_held_of(numerics, adapted);
+        assert!(planned.abs_diff(held) * 100 <= planned, "planned {planned}, held {held}: {numerics:?}");
     }
 }
 
@@ -129,7 +160,7 @@ fn ranks_allocate_what_each_plans() {
         let (leaders, followers) = (one(), one());
         scope.spawn(|| {
             let follower = Follower::join(&address).unwrap();
-            follower.serve(followers, &checkpoint, None, &mut |_| ()).unwrap();
+            follower.serve(followers, &checkpoint, &Adapters::new(), None, &mut |_| ()).unwrap();
         });
         let leader = Leader::wait(&door, 2).unwrap();
         let (before, mut planned) = (COUNTING.held(), 0);
@@ -138,7 +169,7 @@ fn ranks_allocate_what_each_plans() {
             planned = 2 * (plan.activations + plan.scratch);
             Ok(limits)
         };
-        let mut model = leader.load(leaders, &checkpoint, limits_of, None, &mut |_| ()).unwrap();
+        let mut model = leader.load(leaders, &checkpoint, &Adapters::new(), limits_of, None, &mut |_| ()).unwrap();
         let mut batch = Batch::new();
         batch.push(&[1; 4096], 0, &Vec::from_iter(0..256), []);
         let held_is_planned = |when| {

@@ -151,6 +151,9 @@ fn verbs(arguments: &Arguments, machine: &Machine) -> Result<()> {
     for row in verbs.linears(&tokens)? {
         println!("{}", machine.line(&row));
     }
+    for row in verbs.adapters(&arguments.batch, arguments.prompt)? {
+        println!("{}", machine.line(&row));
+    }
     for row in verbs.others(&arguments.batch, arguments.context, arguments.prompt)? {
         println!("{}", machine.line(&row));
     }

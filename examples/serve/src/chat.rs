@@ -36,7 +36,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     parameters.request.grammar = grammar(served, tools.as_ref(), &mut fields)?;
     let conversation = Conversation::take(&mut fields)?;
     fields.end()?;
-    let prompt = prompt(served, &conversation, tools.as_ref())?;
+    let prompt = prompt(served, &conversation, tools.as_ref(), true)?;
     let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
     let style = Chat {
@@ -60,8 +60,11 @@ fn grammar(served: &Served, tools: Option<&Tools>, fields: &mut Fields) -> Resul
     }
 }
 
-/// The conversation as tokens.
-fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools>) -> Result<Vec<u32>> {
+/// The conversation as tokens, and where it is `opened` the beginning of the model's turn.
+///
+/// # Errors
+/// A 400 for a model that cannot chat, or knows of no tools.
+pub fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools>, opened: bool) -> Result<Vec<u32>> {
     let Some(template) = &served.template else {
         let problem = format!("{} has no chat template, so it cannot chat; use /v1/completions", served.name);
         return Err(ApiError::about("model", "unsupported", problem));
@@ -73,6 +76,7 @@ fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools>) -
     }
     let mut options = RenderOptions::for_tokenizer(Date::today(), &served.tokenizer);
     options.tools = tools.map(Tools::json);
+    options.add_generation_prompt = opened;
     Ok(template.encode(&served.tokenizer, &conversation.messages, &options, Trust::Template)?)
 }
 

@@ -48,6 +48,11 @@ pub struct Vectors {
 }
 
 impl Vectors {
+    /// Says that `model` made them.
+    pub fn say_by(&mut self, model: String) {
+        self.model = model;
+    }
+
     /// The answer.
     pub fn whole(self, completions: &[Completion]) -> Value {
         let data = completions.iter().enumerate().map(|(index, completion)| {

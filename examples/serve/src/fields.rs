@@ -67,7 +67,12 @@ impl Fields {
 
     /// `true` or `false`; absent is `false`.
     pub fn flag(&mut self, name: &str) -> Result<bool> {
-        Ok(self.checked(name, "true or false", Value::as_bool)?.unwrap_or(false))
+        Ok(self.switch(name)?.unwrap_or(false))
+    }
+
+    /// `true` or `false`.
+    pub fn switch(&mut self, name: &str) -> Result<Option<bool>> {
+        self.checked(name, "true or false", Value::as_bool)
     }
 
     /// A string.

@@ -1,4 +1,4 @@
-//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, completions and embeddings, whole or as a
+//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, completions, embeddings and labels, whole or as a
 //! stream, for one user or many at once.
 //!
 //! Two threads do the work. One owns the engine and does nothing but step it (`worker.rs`). The other has the network
@@ -13,7 +13,8 @@
 //! | `route.rs` | who asks, what for; the walk itself is the function `work` |
 //! | `body.rs` | the body, within its bounds |
 //! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
-//! | `chat.rs`, `completions.rs`, `embeddings.rs` | values to `Work`: requests of the engine, and how to answer |
+//! | `chat.rs`, `completions.rs`, `embeddings.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
+//! | `tokens.rs` | what is answered without the engine: a text's tokens, and a text of tokens |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
 //! | `worker.rs` | the engine's thread |
 //! | `mailbox.rs` | events on their way back; dropping its reader cancels |
@@ -29,6 +30,7 @@ mod body;
 mod budget;
 mod calls;
 mod chat;
+mod classify;
 mod completions;
 mod embeddings;
 pub mod error;
@@ -46,6 +48,7 @@ mod scores;
 mod served;
 mod stall;
 mod texts;
+mod tokens;
 mod tools;
 mod work;
 mod worker;

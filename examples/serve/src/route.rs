@@ -22,7 +22,7 @@ use crate::served::Served;
 use crate::texts::now;
 use crate::work::{Answer, Work};
 use crate::worker::Job;
-use crate::{body, chat, completions, embeddings};
+use crate::{body, chat, classify, completions, embeddings, tokens};
 
 /// What all connections share.
 pub struct State {
@@ -45,6 +45,27 @@ pub struct State {
 
 /// What makes work of an endpoint's request.
 type Read = fn(&Served, &Bounds, Fields) -> Result<Work>;
+/// What answers an endpoint's request without the engine.
+type Reply = fn(&Served, Fields) -> Result<Value>;
+
+/// An endpoint that is asked by a body.
+#[derive(Clone, Copy)]
+enum Endpoint {
+    Work(Read),
+    Reply(Reply),
+}
+
+fn endpoint(path: &str) -> Option<Endpoint> {
+    Some(match path {
+        "/v1/chat/completions" => Endpoint::Work(chat::read),
+        "/v1/completions" => Endpoint::Work(completions::read),
+        "/v1/embeddings" => Endpoint::Work(embeddings::read),
+        "/v1/classify" | "/classify" => Endpoint::Work(classify::read),
+        "/tokenize" => Endpoint::Reply(tokens::tokenize),
+        "/detokenize" => Endpoint::Reply(tokens::detokenize),
+        _ => return None,
+    })
+}
 
 impl State {
     /// A server that has just started.
@@ -95,14 +116,10 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
     if path != "/health" {
         check_key(&state.options.api_keys, request.headers())?;
     }
-    let read: Read = match path.as_str() {
-        "/v1/chat/completions" => chat::read,
-        "/v1/completions" => completions::read,
-        "/v1/embeddings" => embeddings::read,
-        _ => return look_up(state, request.method(), &path),
-    };
-    match *request.method() {
-        Method::POST => work(state, request, read).await,
+    let Some(endpoint) = endpoint(&path) else { return look_up(state, request.method(), &path) };
+    match (request.method(), endpoint) {
+        (&Method::POST, Endpoint::Work(read)) => work(state, request, read).await,
+        (&Method::POST, Endpoint::Reply(reply)) => answer(state, request, reply).await,
         _ => Ok(response::wrong_method("POST")),
     }
 }
@@ -110,13 +127,21 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
 /// Answers that need no engine.
 fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>> {
     let served = &state.served;
-    let model = || json!({"id": served.name, "object": "model", "created": state.started, "owned_by": "llama-serve"});
+    let model = |name: &str| {
+        let mut model = json!({"id": name, "object": "model", "created": state.started, "owned_by": "llama-serve"});
+        if name != served.name {
+            model["parent"] = served.name.as_str().into();
+        }
+        model
+    };
     let answer = match path {
         "/health" => state.board.health().map(|()| response::json(&json!({"status": "ok"}))),
         "/metrics" => Ok(response::text(state.metrics())),
-        "/v1/models" => Ok(response::json(&json!({"object": "list", "data": [model()]}))),
+        "/v1/models" => {
+            Ok(response::json(&json!({"object": "list", "data": served.names().map(model).collect::<Vec<_>>()})))
+        }
         _ => match path.strip_prefix("/v1/models/") {
-            Some(name) if name == served.name => Ok(response::json(&model())),
+            Some(name) if served.names().any(|known| known == name) => Ok(response::json(&model(name))),
             Some(name) => Err(no_such_model(name, served)),
             None => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
         },
@@ -133,7 +158,15 @@ async fn work(state: &Arc<State>, request: Request<Incoming>, read: Read) -> Res
     check_kind(request.headers())?;
     check_room(state)?;
     let body = body::receive(request.into_body(), &state.options.bounds, &state.bodies).await?;
-    let work = understand(state, body, read).await?;
+    let work = understand(state, body, move |state, mut fields| {
+        let adapter = adapter(&mut fields, &state.served)?;
+        let work = read(&state.served, &state.options.bounds, fields)?;
+        match adapter {
+            Some(adapter) => work.by(adapter),
+            None => Ok(work),
+        }
+    });
+    let work = work.await?;
     let places = admit(state, &work)?;
     let Work { tasks, answer, stream } = work;
     let bound = stream.then_some(state.options.bounds.unread);
@@ -147,15 +180,26 @@ async fn work(state: &Arc<State>, request: Request<Incoming>, read: Read) -> Res
     }
 }
 
-/// Parsing, templates and tokenizing take time that grows with the request: they have threads of their own.
-async fn understand(state: &Arc<State>, body: body::Received, read: Read) -> Result<Work> {
-    let state = state.clone();
-    let work = tokio::task::spawn_blocking(move || {
-        let mut fields = Fields::parse(&body.bytes)?;
-        check_model(&mut fields, &state.served)?;
-        read(&state.served, &state.options.bounds, fields)
+/// The walk of a request that the engine need not hear of.
+async fn answer(state: &Arc<State>, request: Request<Incoming>, reply: Reply) -> Result<Response<Body>> {
+    check_kind(request.headers())?;
+    let body = body::receive(request.into_body(), &state.options.bounds, &state.bodies).await?;
+    let reply = understand(state, body, move |state, mut fields| {
+        adapter(&mut fields, &state.served)?;
+        reply(&state.served, fields)
     });
-    work.await.unwrap_or_else(|_| Err(ApiError::internal("understanding this request failed")))
+    reply.await.map(|reply| response::json(&reply))
+}
+
+/// Parsing, templates and tokenizing take time that grows with the request: they have threads of their own.
+async fn understand<T: Send + 'static>(
+    state: &Arc<State>,
+    body: body::Received,
+    read: impl FnOnce(&State, Fields) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let state = state.clone();
+    let read = tokio::task::spawn_blocking(move || read(&state, Fields::parse(&body.bytes)?));
+    read.await.unwrap_or_else(|_| Err(ApiError::internal("understanding this request failed")))
 }
 
 /// Places for all sequences of a request, which it keeps until the last one is through.
@@ -183,16 +227,18 @@ fn full(what: &str, budget: &Budget) -> ApiError {
     ApiError::overloaded(format!("{taken} of {limit} {what} are waiting or running; try again later"))
 }
 
-/// The model's name may be left out, since there is only one.
-fn check_model(fields: &mut Fields, served: &Served) -> Result<()> {
+/// The adapter that a request asks for in the model's stead. Who leaves the model's name out means the model itself.
+fn adapter(fields: &mut Fields, served: &Served) -> Result<Option<String>> {
     match fields.string("model")? {
+        Some(name) if served.adapters.contains(&name) => Ok(Some(name)),
         Some(name) if name != served.name => Err(no_such_model(&name, served)),
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
 fn no_such_model(name: &str, served: &Served) -> ApiError {
-    let message = format!("there is no model {}; this server has {}", shown(&Value::from(name)), served.name);
+    let names: Vec<_> = served.names().collect();
+    let message = format!("there is no model {}; this server has {}", shown(&Value::from(name)), names.join(", "));
     let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
     ApiError { param: Some("model".into()), ..error }
 }

@@ -13,6 +13,8 @@ use llama_structured::Grammars;
 pub struct Served {
     /// What requests call it.
     pub name: String,
+    /// Adapters beside it, each of which requests may ask for in its stead.
+    pub adapters: Vec<String>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes a prompt, where the model has been taught any.
@@ -25,6 +27,8 @@ pub struct Served {
     pub context: usize,
     /// Tokens that the model has.
     pub vocab: usize,
+    /// Names of what it classifies texts as; none where it is no classifier.
+    pub labels: Vec<String>,
     /// Columns of an embedding.
     pub hidden: usize,
     /// Changes with whatever may change an answer: model, its sizes, backend, version.
@@ -35,26 +39,38 @@ impl Served {
     /// The facts of `engine`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for an engine without one.
+    /// [`Error::Tokenizer`] for an engine without one, [`Error::Parameter`] for an adapter with the model's name.
     pub fn new(engine: &Engine, template: Option<ChatTemplate>, name: impl Into<String>) -> Result<Self> {
         let Some(tokenizer) = engine.tokenizer() else {
             return Err(Error::tokenizer("tokenizer", "a server needs an engine with one"));
         };
         let (name, limits) = (name.into(), engine.model().limits());
         let mut hash = DefaultHasher::new();
-        let model = format!("{name} {:?} {}", engine.model().config(), engine.model().backend());
+        let adapters: Vec<_> = engine.adapters().map(str::to_owned).collect();
+        if adapters.contains(&name) {
+            return Err(Error::parameter("adapter", name, "is the model's name, too: give one of them another"));
+        }
+        let (config, loaded) = (engine.model().config(), engine.model().adapters());
+        let model = format!("{name} {config:?} {loaded:?} {}", engine.model().backend());
         (model, env!("CARGO_PKG_VERSION")).hash(&mut hash);
         Ok(Served {
             name,
+            adapters,
             tokenizer: tokenizer.clone(),
             template,
             ends: engine.end_tokens().to_vec(),
             grammars: OnceLock::new(),
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: engine.model().config().vocab,
+            labels: engine.labels().to_vec(),
             hidden: engine.model().config().hidden,
             fingerprint: format!("fp_{:016x}", hash.finish()),
         })
+    }
+
+    /// What requests may call a model: its own name, then its adapters'.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.adapters.iter().map(String::as_str))
     }
 
     /// What JSON is in the model's tokens. Who asks first waits half a second; two who do so at once both make it.

@@ -55,6 +55,11 @@ impl Texts {
         Texts { include_usage, ..self }
     }
 
+    /// Says that `model` made them.
+    pub fn say_by(&mut self, model: String) {
+        self.head[2] = ("model", model.into());
+    }
+
     /// The whole answer.
     pub fn whole(mut self, completions: &[Completion]) -> Value {
         self.generated_tokens = completions.iter().map(|completion| completion.tokens.len()).sum();

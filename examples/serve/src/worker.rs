@@ -25,6 +25,8 @@ pub enum Task {
     Generate(Request),
     /// Give a prompt's vector.
     Embed(Embed),
+    /// Give the scores of the model's labels for a prompt.
+    Classify(Vec<u32>),
 }
 
 /// A request on its way to the engine.
@@ -58,6 +60,7 @@ impl Task {
         match self {
             Task::Generate(request) => request.prompt.len(),
             Task::Embed(embed) => embed.prompt.len(),
+            Task::Classify(prompt) => prompt.len(),
         }
     }
 }
@@ -116,6 +119,7 @@ impl Worker {
             let id = match task {
                 Task::Generate(request) => self.engine.submit(request),
                 Task::Embed(embed) => self.engine.submit_embed(embed),
+                Task::Classify(prompt) => self.engine.submit_classify(prompt),
             };
             match id {
                 Ok(id) => ids.push(id),

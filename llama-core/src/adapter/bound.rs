@@ -120,6 +120,33 @@ impl<'a> Bound<'a> {
         Ok(())
     }
 
+    /// `A [rank, in]` and `B [out, rank]` of the base's matrix `name`, B's rows in the base's order and multiplied by `strength *
+    /// scale`, which is rounded once, as each product is; `None` where `name` is not changed.
+    ///
+    /// # Errors
+    /// As [`Bound::add`].
+    pub(crate) fn factors(self, name: Name, strength: f32) -> Result<Option<[Vec<f32>; 2]>> {
+        let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(None) };
+        let file = &self.adapter.file;
+        let a = number_rows(file.view(pair.a)?, 0..pair.rank)?;
+        let held = number_rows(file.view(pair.b)?, 0..pair.rows)?;
+        let mut b = Vec::with_capacity(held.len());
+        for row in 0..pair.rows {
+            let of = self.row_of(name, row) * pair.rank;
+            b.extend(held[of..of + pair.rank].iter().map(|number| strength * pair.scale * number));
+            match b[row * pair.rank..].iter().position(|number| !number.is_finite()) {
+                None => {}
+                Some(k) => {
+                    let (number, row) = (b[row * pair.rank + k], of / pair.rank);
+                    let problem =
+                        format!("is {number} times its scale in row {row}, column {k}; finite numbers were expected");
+                    return Err(file.view(pair.b)?.error(problem));
+                }
+            }
+        }
+        Ok(Some([a, b]))
+    }
+
     /// The adapter's rows that hold the base's `rows`: the same, or the whole heads that they are in.
     fn held(self, name: Name, rows: &Range<usize>) -> Range<usize> {
         match self.reorders(name) {

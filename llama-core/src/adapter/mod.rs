@@ -3,8 +3,9 @@
 //! ```text
 //! W' [out, in] = W + strength * scale * B [out, r] A [r, in]
 //! ```
-//! An adapter is no model: it is opened by itself, bound to the shape of its base ([`Adapter::bind`]), and added to rows of the
-//! base's weights as they are decoded ([`Bound::add`]). Two kinds of files are read, PEFT's folder and llama.cpp's GGUF; they
+//! An adapter is no model: it is opened by itself, bound to the shape of its base ([`Adapter::bind`]), and either added to rows of
+//! the base's weights as they are decoded ([`Bound::add`]), or kept beside the base with others ([`Adapters`]), so that every
+//! request may choose one ([`Request::adapter`](crate::engine::Request::adapter)). Two kinds of files are read, PEFT's folder and llama.cpp's GGUF; they
 //! differ in how they spell a matrix, in where the scale is, and in the order of the rows of queries and keys.
 //!
 //! As everywhere, what changes the arithmetic and is not done is an error that names the key or the tensor: norms, biases, whole
@@ -19,6 +20,7 @@ mod names;
 mod pairs;
 mod pattern;
 mod peft;
+mod set;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub use bound::Bound;
 use pairs::Pair;
+pub use set::{Adapters, Loaded};
 
 use crate::checkpoint::{Name, Shard, confined, parent, safetensors};
 use crate::config::RopeLayout;

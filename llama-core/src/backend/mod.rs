@@ -16,7 +16,7 @@ pub use crate::config::RopeLayout;
 
 use std::str::FromStr;
 
-use crate::batch::{Batch, BlockId};
+use crate::batch::{Batch, BlockId, Stage};
 use crate::checkpoint::TensorView;
 use crate::config::Config;
 use crate::error::{Error, Result, by_name};
@@ -201,6 +201,17 @@ pub struct Part<'a> {
     pub bias: Option<TensorView<'a>>,
 }
 
+/// What an adapter adds to a run of a weight's rows: `b a x` (Hu et al. 2021, arXiv:2106.09685), whatever scale there is in `b`.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRank<'a> {
+    /// The first of the weight's rows; as many follow as `b` has.
+    pub first_row: usize,
+    /// `[rank, in]`, F32.
+    pub a: TensorView<'a>,
+    /// `[rows, rank]`, F32.
+    pub b: TensorView<'a>,
+}
+
 /// What a tensor is for: a backend may keep activations in fewer bits than the sums that they are added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -246,6 +257,8 @@ pub trait Backend: Send + 'static {
     type Tensor: Rows + Send;
     /// `[out, in]`, prepared: repacked, stacked, perhaps of several formats, with its bias.
     type Weight: Send;
+    /// What one adapter adds to one weight, prepared.
+    type Adapter: Send;
     /// The bytes of all blocks of all layers; layout and format private.
     type KvCache: Send;
     /// One step's ragged batch on the device, its rotations and its attention schedule.
@@ -260,6 +273,8 @@ pub trait Backend: Send + 'static {
 
     /// Bytes that [`Backend::weight`] will hold for parts of these formats and `[out, in]` shapes.
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64;
+    /// Bytes that [`Backend::adapter`] will hold for a weight of `cols` columns and parts of these `(rows, rank)`.
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64;
     /// Bytes that [`Backend::kv_cache`] will hold.
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64;
     /// Bytes that [`Backend::tensor`] and [`Backend::gain`] (a row of the residual) will hold.
@@ -273,7 +288,7 @@ pub trait Backend: Send + 'static {
     // ---- load ----
 
     /// Told once, before anything is made: the bytes of everything that will be, by the functions above, and of those the
-    /// weights' (with gains). A backend with memory of its own takes it in one piece, or says how much there is.
+    /// weights' (with gains and adapters). A backend with memory of its own takes it in one piece, or says how much there is.
     fn reserve(&self, total: u64, weights: u64) -> Result<()> {
         let _ = (total, weights);
         Ok(())
@@ -284,6 +299,9 @@ pub trait Backend: Send + 'static {
     fn gain(&self, view: TensorView<'_>) -> Result<Self::Tensor>;
     /// Stacks the rows of `parts`, which have equal columns, into one weight.
     fn weight(&self, parts: &[Part<'_>]) -> Result<Self::Weight>;
+    /// What an adapter adds to a weight of so many `rows`, whose product is a tensor of `role` or is added to one: `parts` by
+    /// ascending rows, which do not overlap.
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<Self::Adapter>;
     /// An empty KV cache of `limits.blocks` blocks.
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<Self::KvCache>;
     /// An empty plan that any batch within `limits` fits.
@@ -342,6 +360,21 @@ pub trait Backend: Send + 'static {
     fn swiglu(&self, out: &mut Self::Tensor, gate_up: &Self::Tensor) -> Result<()>;
     /// `out[i] = x[outputs[i]]`; sets the rows of `out`.
     fn take_outputs(&self, out: &mut Self::Tensor, x: &Self::Tensor, plan: &Self::Plan) -> Result<()>;
+
+    /// `out[t] += b (a x[t])` for the rows t of the plan's batch that have an adapter, by what that one, its number's place among
+    /// `adapters`, adds to the weight whose product `out` is; nothing where it is `None`. `x [R, in]`, `out [R, out]`, R the rows
+    /// of `stage`; room `low`, of [`Role::Residual`], at least as many rows and as wide as the ranks of any of them together.
+    ///
+    /// A row's numbers are `a x` in f32, of which `b`'s products are summed from 0 before the sum is added to `out`.
+    fn adapt(
+        &self,
+        out: &mut Self::Tensor,
+        low: &mut Self::Tensor,
+        x: &Self::Tensor,
+        adapters: &[Option<Self::Adapter>],
+        plan: &Self::Plan,
+        stage: Stage,
+    ) -> Result<()>;
 
     // ---- provided: correct compositions a backend may fuse ----
 

@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 
-use crate::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Role, RopeLayout, Rows, check_block};
-use crate::batch::{BLOCK, Batch, BlockId};
+use crate::backend::{
+    AttentionShape, Backend, KvFormat, Limits, LowRank, Numerics, Part, Role, RopeLayout, Rows, check_block,
+};
+use crate::batch::{BLOCK, Batch, BlockId, Stage};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
 use crate::format::{Format, Group};
@@ -80,6 +82,17 @@ struct WeightRow {
 struct Integers {
     format: Format,
     groups: Vec<Group>,
+}
+
+/// Products that are added to runs of a weight's rows.
+pub struct Adapter {
+    parts: Vec<Product>,
+}
+
+struct Product {
+    first_row: usize,
+    a: Matrix,
+    b: Matrix,
 }
 
 /// K and V, each number rounded to the cache's format.
@@ -210,6 +223,7 @@ impl Partial {
 impl Backend for Reference {
     type Tensor = Matrix;
     type Weight = Weight;
+    type Adapter = Adapter;
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -227,6 +241,10 @@ impl Backend for Reference {
             cols * size_of::<f32>() + if integer { cols / GROUP * size_of::<Group>() } else { 0 }
         };
         parts.iter().map(|&(format, rows, cols)| (rows * (size_of::<WeightRow>() + row(format, cols))) as u64).sum()
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], _role: Role) -> u64 {
+        parts.iter().map(|&(rows, rank)| (rank * (rows + cols) * size_of::<f32>()) as u64).sum()
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -257,6 +275,13 @@ impl Backend for Reference {
             }
         }
         Ok(Weight { cols, rows })
+    }
+
+    fn adapter(&self, _rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
+        let matrix = |view: &TensorView<'_>| Matrix { rows: view.rows(), cols: view.cols(), data: view.to_f32() };
+        let product =
+            |part: &LowRank<'_>| Product { first_row: part.first_row, a: matrix(&part.a), b: matrix(&part.b) };
+        Ok(Adapter { parts: parts.iter().map(product).collect() })
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
@@ -428,6 +453,31 @@ impl Backend for Reference {
         out.set_rows(plan.batch.outputs.len());
         for (i, &t) in plan.batch.outputs.iter().enumerate() {
             out.row_mut(i).copy_from_slice(x.row(t as usize));
+        }
+        Ok(())
+    }
+
+    fn adapt(
+        &self,
+        out: &mut Matrix,
+        low: &mut Matrix,
+        x: &Matrix,
+        adapters: &[Option<Adapter>],
+        plan: &Plan,
+        stage: Stage,
+    ) -> Result<()> {
+        let mut runs = Vec::new();
+        plan.batch.adapted(stage, &mut runs);
+        for run in runs {
+            let parts = adapters[run.adapter as usize].as_ref().map_or(&[][..], |adapter| &adapter.parts);
+            for t in run.rows {
+                for Product { first_row, a, b } in parts {
+                    let low = &mut low.row_mut(t)[..a.rows];
+                    low.iter_mut().enumerate().for_each(|(k, low)| *low = numerics::dot(a.row(k), x.row(t)));
+                    let out = &mut out.row_mut(t)[*first_row..][..b.rows];
+                    out.iter_mut().enumerate().for_each(|(r, out)| *out += numerics::dot(b.row(r), low));
+                }
+            }
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role};
-use crate::batch::{Batch, BlockId};
+use crate::backend::{AttentionShape, Backend, Limits, LowRank, Norm, Numerics, Part, Role};
+use crate::batch::{Batch, BlockId, Stage};
 use crate::checkpoint::TensorView;
 use crate::error::Result;
 use crate::format::Format;
@@ -62,6 +62,7 @@ impl<B> Timed<B> {
 impl<B: Backend> Backend for Timed<B> {
     type Tensor = B::Tensor;
     type Weight = B::Weight;
+    type Adapter = B::Adapter;
     type KvCache = B::KvCache;
     type Plan = B::Plan;
 
@@ -75,6 +76,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         self.inner.weight_bytes(parts)
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64 {
+        self.inner.adapter_bytes(cols, parts, role)
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -103,6 +108,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn weight(&self, parts: &[Part<'_>]) -> Result<B::Weight> {
         self.time("weight", |b| b.weight(parts))
+    }
+
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<B::Adapter> {
+        self.time("adapter", |b| b.adapter(rows, parts, role))
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::KvCache> {
@@ -178,6 +187,18 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn take_outputs(&self, out: &mut B::Tensor, x: &B::Tensor, plan: &B::Plan) -> Result<()> {
         self.time("take_outputs", |b| b.take_outputs(out, x, plan))
+    }
+
+    fn adapt(
+        &self,
+        out: &mut B::Tensor,
+        low: &mut B::Tensor,
+        x: &B::Tensor,
+        adapters: &[Option<B::Adapter>],
+        plan: &B::Plan,
+        stage: Stage,
+    ) -> Result<()> {
+        self.time("adapt", |b| b.adapt(out, low, x, adapters, plan, stage))
     }
 
     fn norm_linear(

@@ -1,6 +1,6 @@
 //! Importance matrices: how much the error of each column of a matrix matters, by the mean square of what a text sent into it.
 //!
-//! llama.cpp's `llama-imatrix` measures them. Its files are a GGUF of `general.type` `imatrix`, with two tensors for a matrix,
+//! llama.cpp's `llama-imatrix` measures them, and so does [`super::Measure`]. Its files are a GGUF of `general.type` `imatrix`, with two tensors for a matrix,
 //!
 //! ```text
 //! blk.0.attn_q.weight.in_sum2  [columns]   sums of squares          blk.0.attn_q.weight.counts  [1]   of so many tokens
@@ -18,18 +18,18 @@ use crate::checkpoint::map::Map;
 use crate::error::{Error, InFile, Result};
 
 /// The end of a GGUF's names of sums.
-const SUMS: &str = ".in_sum2";
+pub(super) const SUMS: &str = ".in_sum2";
 /// The end of its names of counts.
-const COUNTS: &str = ".counts";
+pub(super) const COUNTS: &str = ".counts";
 /// No name is longer.
 const LONGEST_NAME: usize = 1 << 10;
 
 /// How much each column of the matrices of a model counts.
 #[derive(Debug)]
 pub struct Importance {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// By a matrix's name in a GGUF.
-    columns: HashMap<String, Vec<f32>>,
+    pub(super) columns: HashMap<String, Vec<f32>>,
 }
 
 impl Importance {

@@ -20,6 +20,7 @@
 
 mod hyperparameters;
 mod importance;
+mod measure;
 mod mixture;
 mod rows;
 
@@ -29,6 +30,7 @@ use std::path::Path;
 use std::thread;
 
 pub use importance::Importance;
+pub use measure::{Measure, Measured};
 pub use mixture::Mixture;
 
 use crate::adapter::{Adapter, Bound};

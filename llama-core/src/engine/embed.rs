@@ -19,6 +19,8 @@ pub struct Embed {
     pub prompt: Vec<u32>,
     /// How its states become one vector. `None`: as the model's files say ([`Config::pooling`]).
     pub pooling: Option<Pooling>,
+    /// The adapter to compute it with, as [`Request::adapter`](super::Request::adapter).
+    pub adapter: Option<String>,
     /// Divide each vector by its length, so that the product of two is their cosine similarity.
     pub normalise: bool,
 }
@@ -26,7 +28,7 @@ pub struct Embed {
 impl Embed {
     /// A vector of length 1 for `prompt`, pooled as the model's files say.
     pub fn new(prompt: impl Into<Vec<u32>>) -> Self {
-        Embed { prompt: prompt.into(), pooling: None, normalise: true }
+        Embed { prompt: prompt.into(), pooling: None, adapter: None, normalise: true }
     }
 }
 
@@ -35,8 +37,8 @@ impl Engine {
     /// [`Event::vector`].
     ///
     /// # Errors
-    /// [`Error::Parameter`] if the engine was made without [`embeddings`](super::EngineOptions::embeddings), or for a prompt
-    /// that is empty or has tokens out of range; [`Error::ContextOverflow`] if it is too long. Nothing is queued then.
+    /// [`Error::Parameter`] if the engine was made without [`embeddings`](super::EngineOptions::embeddings), for a prompt
+    /// that is empty or has tokens out of range, or for an adapter that it does not have; [`Error::ContextOverflow`] if it is too long. Nothing is queued then.
     pub fn submit_embed(&mut self, embed: Embed) -> Result<SequenceId> {
         let pooling = embed.pooling.unwrap_or(self.model.config().pooling);
         let then = if embed.normalise { Then::Normalise } else { Then::Nothing };
@@ -111,9 +113,10 @@ impl Engine {
             return Err(Error::parameter("embeddings", false, problem));
         }
         embed.check(vocab, self.model.limits())?;
+        let adapter = self.adapter(embed.adapter.as_deref())?;
         let pool = Pool::new(pooling, then, embed.prompt.len(), hidden);
         let id = self.next_id();
-        self.scheduler.submit(Sequence::pooling(id, embed.prompt, pool, self.prefix_cache));
+        self.scheduler.submit(Sequence::pooling(id, embed.prompt, adapter, pool, self.prefix_cache));
         Ok(id)
     }
 

@@ -62,7 +62,7 @@ pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
 use std::sync::Arc;
 
 use crate::backend::Limits;
-use crate::batch::Batch;
+use crate::batch::{AdapterId, Batch};
 use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::kv::BlockPool;
@@ -201,6 +201,11 @@ impl Engine {
         self.tokenizer.as_ref()
     }
 
+    /// Names of the adapters that requests may ask for.
+    pub fn adapters(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.model.adapters().iter().map(|loaded| loaded.name.as_str())
+    }
+
     /// The tokens that end a generation.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
@@ -220,16 +225,17 @@ impl Engine {
     /// Queues a request. The queue has no end of its own: a server for strangers bounds how many it lets in.
     ///
     /// # Errors
-    /// [`Error::Parameter`] names what is out of range; [`Error::ContextOverflow`] says how many tokens were asked for and
+    /// [`Error::Parameter`] names what is out of range, or an adapter that there is none of; [`Error::ContextOverflow`] says how many tokens were asked for and
     /// how many there may be; [`Error::Unsupported`] is for models without a head. Nothing is queued then.
     pub fn submit(&mut self, mut request: Request) -> Result<SequenceId> {
         let config = self.model.config();
         check_generates(config)?;
         let max_tokens = request.check(config.vocab, self.model.limits(), self.tokenizer.is_some())?;
+        let adapter = self.adapter(request.adapter.as_deref())?;
         let id = self.next_id();
         let stop_strings = std::mem::take(&mut request.stop_strings);
         let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
-        self.scheduler.submit(Sequence::new(id, request, max_tokens, text, self.prefix_cache));
+        self.scheduler.submit(Sequence::new(id, request, adapter, max_tokens, text, self.prefix_cache));
         Ok(id)
     }
 
@@ -287,6 +293,18 @@ impl Engine {
     fn withdraw(&mut self, id: SequenceId) -> Option<Sequence> {
         self.drafter.forget(id);
         self.scheduler.remove(id)
+    }
+
+    /// The number of the adapter that a request names.
+    fn adapter(&self, name: Option<&str>) -> Result<Option<AdapterId>> {
+        let Some(name) = name else { return Ok(None) };
+        match self.adapters().position(|known| known == name) {
+            Some(id) => Ok(Some(id as AdapterId)),
+            None => {
+                let known: Vec<_> = self.adapters().collect();
+                Err(Error::parameter("adapter", name, format!("is none of those loaded: {known:?}")))
+            }
+        }
     }
 
     fn next_id(&mut self) -> SequenceId {
@@ -360,8 +378,9 @@ impl Engine {
         let Outputs { wants_logits, logits, picks, sampler } = &mut self.outputs;
         let mut logits = if *wants_logits { logits.as_slice() } else { &[] };
         let mut picks = picks.as_slice();
-        let (pool, sequences) = self.scheduler.planned_mut();
-        for sequence in sequences {
+        let (pool, sequences, planned) = self.scheduler.planned_mut();
+        for &at in planned {
+            let sequence = &mut sequences[at];
             let logits = front(&mut logits, sequence.planned_outputs() * vocab).chunks_exact(vocab);
             let states = front(&mut states, sequence.planned_rows() * hidden);
             let picks = front(&mut picks, sequence.draws(0).len());
@@ -399,7 +418,7 @@ fn emptied<T, U>(mut list: Vec<T>) -> Vec<U> {
 pub(crate) fn bytes(limits: &Limits, config: &Config, options: &EngineOptions) -> u64 {
     let vocab = config.vocab;
     let batch = size_of::<u32>() * (2 * (limits.tokens + limits.sequences) + limits.blocks + limits.outputs);
-    let sequences = limits.sequences * size_of::<Sequence>();
+    let sequences = limits.sequences * (size_of::<Sequence>() + size_of::<usize>() + size_of::<Option<AdapterId>>());
     let draws = limits.outputs * (size_of::<Draw<'_>>() + size_of::<Result<u32, Refusal>>());
     let drafts = limits.sequences * size_of::<Draft<'_>>();
     let lists = (batch + sequences + draws + drafts) as u64;
@@ -441,5 +460,6 @@ fn roomy_batch(limits: &Limits) -> Batch {
     batch.kv_indptr.reserve(limits.sequences);
     batch.block_ids.reserve(limits.blocks);
     batch.outputs.reserve(limits.outputs);
+    batch.adapters.reserve(limits.sequences);
     batch
 }

@@ -2,10 +2,11 @@
 //!
 //! What goes on from there gets the tokens and the bits that it would have got: the file is the cache's own bytes, whole blocks
 //! of them, and is taken only by a model whose cache would hold the same ([`Model::identity`](crate::model::Model::identity)):
-//! the same weights, arithmetic and form of keys and values. Threads, tiers and ranks may differ.
+//! the same weights, arithmetic and form of keys and values. Threads, tiers and ranks may differ. Of an adapter's sequences the
+//! same holds for engines that have that adapter, whatever others they have.
 //!
 //! ```text
-//! magic [u8; 8], order u32, version u32, identity u64, tokens u64, block_bytes u64
+//! magic [u8; 8], order u32, version u32, identity u64, adapter u64, tokens u64, block_bytes u64
 //! ids [tokens] u32, whole blocks of them
 //! blocks [tokens / BLOCK] of [block_bytes] u8
 //! checksum u64 of all that
@@ -17,7 +18,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::Engine;
-use crate::batch::{BLOCK, BlockId};
+use crate::batch::{AdapterId, BLOCK, BlockId};
 use crate::checkpoint::checksum;
 use crate::error::{Error, Result};
 use crate::kv::{BlockPool, Prefix};
@@ -25,10 +26,12 @@ use crate::whole;
 
 const MAGIC: [u8; 8] = *b"LLAMA-KV";
 const ORDER: u32 = 0x0102_0304;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes before the ids, and after the blocks.
-const HEADER: u64 = 40;
+const HEADER: u64 = 48;
 const CHECKSUM: u64 = 8;
+/// The identity of no adapter: that of one is a checksum.
+const NO_ADAPTER: u64 = 0;
 
 impl Engine {
     /// Writes the KV of the first of `tokens` to a file at `path`: as many whole blocks of [`BLOCK`] as the prefix cache
@@ -38,10 +41,22 @@ impl Engine {
     /// # Errors
     /// [`Error::Parameter`] if the cache has none of them; [`Error::Io`]; what the backend says.
     pub fn save_prefix(&mut self, tokens: &[u32], path: impl AsRef<Path>) -> Result<usize> {
-        let (blocks, _) = find(self.scheduler.pool_mut(), tokens);
-        let (saved, path) = (blocks.len() * BLOCK, path.as_ref());
+        self.save(None, tokens, path.as_ref())
+    }
+
+    /// The same of what was computed with `adapter`.
+    ///
+    /// # Errors
+    /// As [`Engine::save_prefix`]; [`Error::Parameter`] if there is no such adapter.
+    pub fn save_adapted_prefix(&mut self, adapter: &str, tokens: &[u32], path: impl AsRef<Path>) -> Result<usize> {
+        self.save(self.adapter(Some(adapter))?, tokens, path.as_ref())
+    }
+
+    fn save(&mut self, adapter: Option<AdapterId>, tokens: &[u32], path: &Path) -> Result<usize> {
+        let (blocks, _) = find(self.scheduler.pool_mut(), Prefix::empty(adapter), tokens);
+        let saved = blocks.len() * BLOCK;
         let written = if saved > 0 {
-            whole::written(path, |partial| self.write_blocks(&tokens[..saved], &blocks, partial))
+            whole::written(path, |partial| self.write_blocks((&tokens[..saved], adapter), &blocks, partial))
         } else {
             let problem = format!("the cache holds no {BLOCK} of them: complete a request that begins with them first");
             Err(Error::parameter("tokens", tokens.len(), problem))
@@ -61,8 +76,8 @@ impl Engine {
             return Err(Error::parameter("prefix_cache", false, "this engine shares no prefixes: switch it on"));
         }
         let mut source = Source::open(path.as_ref())?;
-        let ids = self.header(&mut source)?;
-        let (mut blocks, mut through) = find(self.scheduler.pool_mut(), &ids);
+        let (ids, adapter) = self.header(&mut source)?;
+        let (mut blocks, mut through) = find(self.scheduler.pool_mut(), Prefix::empty(adapter), &ids);
         let known = blocks.len();
         if let Err(error) = self.read_blocks(&mut source, ids.len() / BLOCK, &mut blocks) {
             release(self.scheduler.pool_mut(), blocks);
@@ -77,13 +92,20 @@ impl Engine {
         Ok(taken)
     }
 
-    fn write_blocks(&mut self, tokens: &[u32], blocks: &[BlockId], partial: &Path) -> Result<()> {
+    fn write_blocks(
+        &mut self,
+        (tokens, adapter): (&[u32], Option<AdapterId>),
+        blocks: &[BlockId],
+        partial: &Path,
+    ) -> Result<()> {
         let mut bytes = Vec::new();
         self.model.read_block(blocks[0], &mut bytes)?;
         let mut target = Target::create(partial)?;
         target.put(&MAGIC)?;
         target.put(bytemuck::cast_slice(&[ORDER, VERSION]))?;
-        target.put(bytemuck::cast_slice(&[self.model.identity(), tokens.len() as u64, bytes.len() as u64]))?;
+        let adapter = adapter.map_or(NO_ADAPTER, |id| self.model.adapters()[id as usize].identity);
+        let numbers = [self.model.identity(), adapter, tokens.len() as u64, bytes.len() as u64];
+        target.put(bytemuck::cast_slice(&numbers))?;
         target.put(bytemuck::cast_slice(tokens))?;
         target.put(&bytes)?;
         for &block in &blocks[1..] {
@@ -93,8 +115,9 @@ impl Engine {
         target.end()
     }
 
-    /// The tokens of a file that is as long as it should be, of this model, and of its vocabulary.
-    fn header(&mut self, source: &mut Source) -> Result<Vec<u32>> {
+    /// The tokens of a file that is as long as it should be, of this model, and of its vocabulary; and the adapter that they were
+    /// computed with.
+    fn header(&mut self, source: &mut Source) -> Result<(Vec<u32>, Option<AdapterId>)> {
         let (magic, [order, version]) = (source.words::<u8>("magic", 8)?, source.pair()?);
         if magic != MAGIC || order != ORDER {
             let problem = "this is no file of a saved prefix, or one of a machine with another order of bytes";
@@ -103,11 +126,15 @@ impl Engine {
         if version != VERSION {
             return Err(source.error("version", format!("is {version}; this library writes and reads {VERSION}")));
         }
-        let numbers = source.words::<u64>("header", 3)?;
-        let [identity, tokens, block_bytes] = [numbers[0], numbers[1], numbers[2]];
+        let numbers = source.words::<u64>("header", 4)?;
+        let [identity, adapter, tokens, block_bytes] = [numbers[0], numbers[1], numbers[2], numbers[3]];
         if identity != self.model.identity() {
             let problem = "is of another model, or of another arithmetic, device or form of keys and values";
             return Err(source.error("identity", problem));
+        }
+        let loaded = self.model.adapters().iter().position(|loaded| loaded.identity == adapter);
+        if adapter != NO_ADAPTER && loaded.is_none() {
+            return Err(source.error("adapter", "is none of those that this engine was loaded with"));
         }
         let mut block = Vec::new();
         self.model.read_block(0, &mut block)?;
@@ -118,7 +145,7 @@ impl Engine {
         let ids = source.words::<u32>("ids", tokens as usize)?;
         match ids.iter().find(|&&id| id as usize >= self.model.config().vocab) {
             Some(id) => Err(source.error("ids", format!("token {id} is not in the vocabulary"))),
-            None => Ok(ids),
+            None => Ok((ids, loaded.map(|id| id as AdapterId))),
         }
     }
 
@@ -144,9 +171,9 @@ impl Engine {
     }
 }
 
-/// The published blocks of the longest prefix of `tokens`, with a reference to each, and what that prefix is.
-fn find(pool: &mut BlockPool, tokens: &[u32]) -> (Vec<BlockId>, Prefix) {
-    let (mut blocks, mut through) = (Vec::new(), Prefix::EMPTY);
+/// The published blocks of the longest prefix of `tokens` after `start`, with a reference to each, and what that prefix is.
+fn find(pool: &mut BlockPool, start: Prefix, tokens: &[u32]) -> (Vec<BlockId>, Prefix) {
+    let (mut blocks, mut through) = (Vec::new(), start);
     for tokens in tokens.as_chunks().0 {
         let Some((id, next)) = pool.find(through, tokens) else { break };
         blocks.push(id);

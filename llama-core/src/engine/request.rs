@@ -36,6 +36,9 @@ pub struct Request {
     /// Report the log-probability of every token of the prompt but the first, with as many alternatives as
     /// `sampling` asks for. Such a prompt is computed even where the prefix cache holds it.
     pub prompt_logprobs: bool,
+    /// The adapter to compute it with, by the name that it was loaded by ([`Loader::adapter`](crate::Loader::adapter)); the model
+    /// as it is, where there is none.
+    pub adapter: Option<String>,
     /// Which texts may be generated; any, where there is none. Its tokens are drawn on the host.
     pub grammar: Option<Arc<dyn Grammar>>,
 }

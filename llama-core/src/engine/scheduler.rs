@@ -42,6 +42,8 @@ pub(super) struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// Oldest first.
     running: Vec<Sequence>,
+    /// Places in `running` of the sequences of the planned step, in the order of its batch.
+    planned: Vec<usize>,
     preemptions: u64,
     cached_tokens: u64,
 }
@@ -55,6 +57,7 @@ impl Scheduler {
             drafts: drafts.min(spare),
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.sequences),
+            planned: Vec::with_capacity(limits.sequences),
             preemptions: 0,
             cached_tokens: 0,
         })
@@ -109,6 +112,7 @@ impl Scheduler {
             self.admit(&mut budget);
         }
         self.cached_tokens += budget.cached as u64;
+        self.order();
         batch.clear();
         self.planned().for_each(|sequence| sequence.push_to(batch));
     }
@@ -121,14 +125,23 @@ impl Scheduler {
         self.running.iter_mut().filter_map(move |sequence| sequence.draft(share, vocab))
     }
 
-    /// The sequences of the planned step in the order of its batch.
-    pub fn planned(&self) -> impl Iterator<Item = &Sequence> {
-        self.running.iter().filter(|sequence| sequence.is_planned())
+    /// Those with the same adapter one after the other, so that it is read once for all of them.
+    fn order(&mut self) {
+        let Scheduler { running, planned, .. } = self;
+        planned.clear();
+        planned.extend((0..running.len()).filter(|&at| running[at].is_planned()));
+        planned.sort_unstable_by_key(|&at| (running[at].adapter(), at));
     }
 
-    /// The same, and the pool they take their blocks from.
-    pub fn planned_mut(&mut self) -> (&mut BlockPool, impl Iterator<Item = &mut Sequence>) {
-        (&mut self.pool, self.running.iter_mut().filter(|sequence| sequence.is_planned()))
+    /// The sequences of the planned step in the order of its batch.
+    pub fn planned(&self) -> impl Iterator<Item = &Sequence> {
+        self.planned.iter().map(|&at| &self.running[at])
+    }
+
+    /// The pool that all take their blocks from, all sequences, and the places of those of the planned step in the order of
+    /// its batch.
+    pub fn planned_mut(&mut self) -> (&mut BlockPool, &mut [Sequence], &[usize]) {
+        (&mut self.pool, &mut self.running, &self.planned)
     }
 
     /// Undoes the plan: the step did not happen.

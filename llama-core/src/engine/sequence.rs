@@ -3,9 +3,9 @@
 use std::slice::ChunksExact;
 use std::sync::Arc;
 
-use crate::batch::Batch;
+use crate::batch::{AdapterId, Batch};
 use crate::error::{Error, Result};
-use crate::kv::BlockPool;
+use crate::kv::{BlockPool, Prefix};
 use crate::sample::{Allowed, Draw, History, Refusal, Sampled, Sampler, Sampling};
 
 use super::draft::{Checked, Draft, Width};
@@ -32,6 +32,7 @@ pub(super) struct Sequence {
     sampling: Sampling,
     stop_tokens: Vec<u32>,
     ignore_end: bool,
+    adapter: Option<AdapterId>,
     grammar: Option<Arc<dyn Grammar>>,
     /// How far it has come in the grammar; nothing before its first token.
     constraint: Option<Box<dyn Constraint>>,
@@ -47,8 +48,15 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// `max_tokens` and everything else has been checked.
-    pub fn new(id: SequenceId, request: Request, max_tokens: usize, text: Text, sharing: bool) -> Self {
+    /// `max_tokens` and everything else has been checked; `adapter` is the number of the request's.
+    pub fn new(
+        id: SequenceId,
+        request: Request,
+        adapter: Option<AdapterId>,
+        max_tokens: usize,
+        text: Text,
+        sharing: bool,
+    ) -> Self {
         let mut tokens = request.prompt;
         let prompt = tokens.len();
         tokens.reserve(max_tokens.min(ROOM));
@@ -62,10 +70,11 @@ impl Sequence {
             sampling: request.sampling,
             stop_tokens: request.stop_tokens,
             ignore_end: request.ignore_end,
+            adapter,
             grammar: request.grammar,
             constraint: None,
             text,
-            table: Table::new(sharing, prompt + max_tokens),
+            table: Table::new(Prefix::empty(adapter), sharing, prompt + max_tokens),
             scored: if request.prompt_logprobs { 0 } else { prompt - 1 },
             pool: None,
             chunk: 0,
@@ -74,9 +83,9 @@ impl Sequence {
     }
 
     /// One that ends with its prompt, whose hidden states go to `pool`. The prompt has been checked.
-    pub fn pooling(id: SequenceId, prompt: Vec<u32>, pool: Pool, sharing: bool) -> Self {
+    pub fn pooling(id: SequenceId, prompt: Vec<u32>, adapter: Option<AdapterId>, pool: Pool, sharing: bool) -> Self {
         let text = Text::new(None, &prompt, Vec::new());
-        Sequence { pool: Some(pool), ..Sequence::new(id, Request::new(prompt), 0, text, sharing) }
+        Sequence { pool: Some(pool), ..Sequence::new(id, Request::new(prompt), adapter, 0, text, sharing) }
     }
 }
 
@@ -93,6 +102,10 @@ impl Sequence {
 
     pub fn is_planned(&self) -> bool {
         self.chunk > 0
+    }
+
+    pub fn adapter(&self) -> Option<AdapterId> {
+        self.adapter
     }
 
     /// Blocks still to be allocated for the tokens there are.
@@ -160,6 +173,7 @@ impl Sequence {
         let start = self.table.computed();
         let rows = (0..self.chunk).filter(|row| self.is_output(start + row)).map(|row| row as u32);
         batch.push(&self.tokens[start..start + self.chunk], start as u32, self.table.blocks(), rows);
+        batch.adapt(self.adapter);
     }
 
     fn rows_within(&self, budget: &Budget) -> usize {

@@ -10,6 +10,8 @@ pub(super) struct Table {
     blocks: Vec<BlockId>,
     computed: usize,
     published: usize,
+    /// What precedes the first block.
+    start: Prefix,
     /// The tokens of the published blocks.
     through: Prefix,
     /// Whether blocks are published and looked for.
@@ -17,10 +19,10 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// An empty table that grows without allocating as far as `positions`.
-    pub fn new(sharing: bool, positions: usize) -> Self {
+    /// An empty table that grows without allocating as far as `positions`; `start` precedes its first block.
+    pub fn new(start: Prefix, sharing: bool, positions: usize) -> Self {
         let blocks = Vec::with_capacity(positions.div_ceil(BLOCK));
-        Table { blocks, computed: 0, published: 0, through: Prefix::EMPTY, sharing }
+        Table { blocks, computed: 0, published: 0, start, through: start, sharing }
     }
 
     pub fn blocks(&self) -> &[BlockId] {
@@ -98,7 +100,7 @@ impl Table {
     pub fn release(&mut self, pool: &mut BlockPool) {
         self.computed = 0;
         self.published = 0;
-        self.through = Prefix::EMPTY;
+        self.through = self.start;
         self.rollback(pool);
     }
 

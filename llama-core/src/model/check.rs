@@ -11,24 +11,27 @@ use crate::sample::Draw;
 pub(crate) struct Batches {
     /// Whether the batch at hand writes a block. All zeros between batches.
     written: Vec<u64>,
+    /// How many the model was loaded with.
+    adapters: usize,
 }
 
 impl Batches {
-    /// For batches within `limits`.
+    /// For batches within `limits`, of a model with so many adapters.
     ///
     /// # Errors
     /// [`Error::Memory`] if there is none.
-    pub(crate) fn new(limits: &Limits) -> Result<Self> {
+    pub(crate) fn new(limits: &Limits, adapters: usize) -> Result<Self> {
         let (mut written, words) = (Vec::new(), limits.blocks.div_ceil(64));
         let refused = |_| Error::refused("marks of KV blocks", 8 * words as u64, "the number of KV blocks");
         written.try_reserve_exact(words).map_err(refused)?;
         written.resize(words, 0);
-        Ok(Batches { written })
+        Ok(Batches { written, adapters })
     }
 
     /// Refuses a batch that breaks its own description, `limits` or the vocabulary.
     pub(crate) fn check(&mut self, batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
         by_itself(batch, config, limits)?;
+        adapters(batch, self.adapters)?;
         let twice = written(batch).find(|&block| !self.mark(block));
         written(batch).for_each(|block| self.written[block as usize / 64] = 0);
         match twice {
@@ -82,6 +85,20 @@ fn by_itself(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
     }
     blocks(batch.block_ids.iter().copied(), limits)?;
     (0..batch.sequences()).try_for_each(|s| sequence(batch, s, limits))
+}
+
+fn adapters(batch: &Batch, loaded: usize) -> Result<()> {
+    if batch.adapters.len() != batch.sequences() {
+        return Err(Error::parameter(
+            "batch.adapters",
+            batch.adapters.len(),
+            "one for each sequence is needed, or None",
+        ));
+    }
+    match batch.adapters.iter().flatten().find(|&&id| id as usize >= loaded) {
+        Some(id) => Err(Error::parameter("batch.adapters", id, format!("the model was loaded with {loaded}"))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses draws from rows that have no logits, or from one row twice.

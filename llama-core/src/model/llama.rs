@@ -3,11 +3,13 @@
 //! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
 //! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
 
+use crate::adapter::{Adapters, Loaded};
 use crate::backend::{AttentionShape, Backend, Limits, Norm, Part};
-use crate::batch::{Batch, BlockId};
+use crate::batch::{AdapterRun, Batch, BlockId, Stage};
 use crate::checkpoint::{Checkpoint, TensorView, checksum};
 use crate::config::Config;
 use crate::error::Result;
+use crate::model::linear::{Fused, Linear, Linears, widest_rank};
 use crate::model::plan::{MemoryPlan, Parts};
 use crate::model::workspace::Workspace;
 use crate::model::{Model, check};
@@ -28,11 +30,14 @@ pub struct Llama<B: Backend> {
     limits: Limits,
     batches: check::Batches,
     identity: u64,
+    adapters: Vec<Loaded>,
+    /// The rows of the step at hand that adapters change.
+    adapted: Vec<AdapterRun>,
     backend: B,
     embed: B::Weight, // [vocab, hidden]
     layers: Vec<Layer<B>>,
     norm: B::Tensor,         // [1, hidden]
-    head: Option<B::Weight>, // [vocab, hidden]; None: the embedding serves, or nothing asks
+    head: Option<Linear<B>>, // [vocab, hidden]; None: the embedding serves, or nothing asks
     kv: B::KvCache,
     plan: B::Plan,
     work: Workspace<B>,
@@ -40,11 +45,11 @@ pub struct Llama<B: Backend> {
 
 struct Layer<B: Backend> {
     attn_norm: B::Tensor, // [1, hidden]
-    qkv: B::Weight,       // [(heads + 2 kv_heads) head_dim, hidden]
-    o: B::Weight,         // [hidden, heads head_dim]
+    qkv: Linear<B>,       // [(heads + 2 kv_heads) head_dim, hidden]
+    o: Linear<B>,         // [hidden, heads head_dim]
     ffn_norm: B::Tensor,  // [1, hidden]
-    gate_up: B::Weight,   // [2 ffn, hidden]
-    down: B::Weight,      // [hidden, ffn]
+    gate_up: Linear<B>,   // [2 ffn, hidden]
+    down: Linear<B>,      // [hidden, ffn]
 }
 
 impl<B: Backend> Llama<B> {
@@ -56,11 +61,26 @@ impl<B: Backend> Llama<B> {
         memory_limit: Option<u64>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
+        Llama::load_with(backend, checkpoint, &Adapters::new(), limits, memory_limit, progress)
+    }
+
+    /// The same, with adapters beside the weights, of which each sequence of a batch may have one.
+    ///
+    /// # Errors
+    /// As [`Llama::load`], and as reading the adapters.
+    pub fn load_with(
+        backend: B,
+        checkpoint: &Checkpoint,
+        adapters: &Adapters,
+        limits: Limits,
+        memory_limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
         let config = checkpoint.config().clone();
         let parts = Parts::new(checkpoint)?;
-        let memory = MemoryPlan::new(&backend, &config, &limits, &parts);
+        let memory = MemoryPlan::new(&backend, &config, &limits, &parts, adapters);
         memory.check(memory_limit)?;
-        backend.reserve(memory.total(), memory.weights)?;
+        backend.reserve(memory.total(), memory.weights + memory.adapters)?;
 
         let total = parts.bytes();
         let mut done = 0;
@@ -73,6 +93,8 @@ impl<B: Backend> Llama<B> {
             parts.iter().for_each(|part| part.weight.release());
             Ok(weight)
         };
+        let linear =
+            |parts: &[Part<'_>], fused: &Fused| Linear::new(&backend, weight(parts)?, fused, adapters, &config);
         let gain = |view: TensorView<'_>| match view.to_f32().iter().position(|x| !x.is_finite()) {
             Some(i) => Err(view.error(format!("element {i} is not finite"))),
             None => backend.gain(view),
@@ -84,27 +106,30 @@ impl<B: Backend> Llama<B> {
         let embed = weight(&parts.embed)?;
         advance(Parts::bytes_of(&parts.embed));
         let mut layers = Vec::with_capacity(config.layers);
-        for layer in &parts.layers {
+        for (l, layer) in parts.layers.iter().enumerate() {
+            let [qkv, o, gate_up, down] = &Fused::layer(l);
             layers.push(Layer {
                 attn_norm: gain(layer.attn_norm)?,
-                qkv: weight(&layer.qkv)?,
-                o: weight(&layer.o)?,
+                qkv: linear(&layer.qkv, qkv)?,
+                o: linear(&layer.o, o)?,
                 ffn_norm: gain(layer.ffn_norm)?,
-                gate_up: weight(&layer.gate_up)?,
-                down: weight(&layer.down)?,
+                gate_up: linear(&layer.gate_up, gate_up)?,
+                down: linear(&layer.down, down)?,
             });
             advance(layer.bytes());
         }
-        let head = parts.head.as_ref().map(|head| weight(head)).transpose()?;
+        let head = parts.head.as_ref().map(|head| linear(head, &Fused::head())).transpose()?;
         advance(parts.head.as_deref().map_or(0, Parts::bytes_of));
         checkpoint.verify()?;
         Ok(Llama {
             norm: gain(parts.norm)?,
             kv: backend.kv_cache(&shape, &limits)?,
             plan: backend.plan(&shape, &limits)?,
-            work: Workspace::new(&backend, &config, &limits)?,
+            work: Workspace::new(&backend, &config, &limits, widest_rank(adapters, &config))?,
             config,
-            batches: check::Batches::new(&limits)?,
+            batches: check::Batches::new(&limits, adapters.len())?,
+            adapted: Vec::with_capacity(if adapters.is_empty() { 0 } else { limits.sequences }),
+            adapters: adapters.loaded().cloned().collect(),
             limits,
             identity,
             backend,
@@ -127,30 +152,38 @@ impl<B: Backend> Llama<B> {
         }
         self.work.set_rows(batch.rows(), batch.outputs.len());
         self.backend.prepare(&mut self.plan, batch)?;
+        batch.adapted(Stage::Tokens, &mut self.adapted);
         self.step(batch.outputs.len())
     }
 
     fn step(&mut self, outputs: usize) -> Result<()> {
-        let Llama { config, backend: b, embed, layers, norm, head, kv, plan, work, .. } = self;
+        let Llama { config, backend: b, embed, layers, norm, head, kv, plan, work, adapted, .. } = self;
         let norm_by = |gain| Norm { gain, eps: config.eps };
+        let linears = Linears { backend: &*b, plan: &*plan, runs: adapted };
         b.replay(|| {
             b.embed(&mut work.residual, embed, plan)?;
             for (l, layer) in layers.iter().enumerate() {
                 let (attn_norm, ffn_norm) = (norm_by(&layer.attn_norm), norm_by(&layer.ffn_norm));
-                b.norm_linear(&mut work.qkv, &mut work.x, &work.residual, attn_norm, &layer.qkv)?;
+                let room = (&mut work.x, &mut work.low);
+                linears.norm_linear(&mut work.qkv, room, &work.residual, attn_norm, &layer.qkv)?;
                 b.rope_and_store(&mut work.qkv, kv, l, plan)?;
                 b.attention(&mut work.heads, &work.qkv, kv, l, plan)?;
-                b.linear_add(&mut work.residual, &mut work.x, &work.heads, &layer.o)?;
-                let room = (&mut work.gate_up, &mut work.x);
-                b.norm_linear_swiglu(&mut work.act, room, &work.residual, ffn_norm, &layer.gate_up)?;
-                b.linear_add(&mut work.residual, &mut work.x, &work.act, &layer.down)?;
+                let room = (&mut work.x, &mut work.low);
+                linears.linear_add(&mut work.residual, room, &work.heads, &layer.o)?;
+                let room = (&mut work.gate_up, &mut work.x, &mut work.low);
+                linears.norm_linear_swiglu(&mut work.act, room, &work.residual, ffn_norm, &layer.gate_up)?;
+                let room = (&mut work.x, &mut work.low);
+                linears.linear_add(&mut work.residual, room, &work.act, &layer.down)?;
             }
             if outputs == 0 {
                 return Ok(());
             }
             b.rms_norm(&mut work.x, &work.residual, norm, config.eps)?;
             b.take_outputs(&mut work.last, &work.x, plan)?;
-            b.linear(&mut work.logits, &work.last, head.as_ref().unwrap_or(embed))
+            match head {
+                Some(head) => linears.linear(&mut work.logits, &mut work.low, &work.last, head, Stage::Outputs),
+                None => b.linear(&mut work.logits, &work.last, embed),
+            }
         })
     }
 }
@@ -194,6 +227,10 @@ impl<B: Backend> Model for Llama<B> {
 
     fn identity(&self) -> u64 {
         self.identity
+    }
+
+    fn adapters(&self) -> &[Loaded] {
+        &self.adapters
     }
 
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The one object-safe seam: what the engine needs of a model, whatever backend runs it.
 
 pub(crate) mod check;
+mod linear;
 mod llama;
 mod plan;
 mod workspace;
@@ -9,6 +10,7 @@ pub use llama::{Llama, Progress};
 pub use plan::MemoryPlan;
 pub(crate) use workspace::widest_input;
 
+use crate::adapter::Loaded;
 use crate::backend::Limits;
 use crate::batch::{Batch, BlockId};
 use crate::config::Config;
@@ -40,6 +42,10 @@ pub trait Model: Send {
     /// A number that is the same where a block of the KV cache holds the same bytes for the same tokens, and hardly elsewhere: of the
     /// weights it sees what [`Checkpoint::contents`](crate::checkpoint::Checkpoint::contents) does.
     fn identity(&self) -> u64;
+    /// The adapters that it was loaded with, each at its number's place.
+    fn adapters(&self) -> &[Loaded] {
+        &[]
+    }
     /// Reads the K and V of a block into `out`, which is replaced; their length is the same for every block.
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()>;
     /// Writes them, as [`Model::read_block`] of a model with the same [`Model::identity`] read them.

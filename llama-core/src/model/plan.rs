@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use crate::adapter::Adapters;
 use crate::backend::{AttentionShape, Backend, Limits, Part, Role};
 use crate::checkpoint::{Checkpoint, Name, TensorView};
 use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::format::Format;
+use crate::model::linear::{adapter_bytes, widest_rank};
 use crate::model::workspace;
 
 /// The tensors of a checkpoint as the graph fuses them.
@@ -87,6 +89,8 @@ impl<'a> LayerParts<'a> {
 pub struct MemoryPlan {
     /// Prepared weights and gains.
     pub weights: u64,
+    /// What adapters add to them.
+    pub adapters: u64,
     /// The KV cache's blocks.
     pub kv_cache: u64,
     /// Activations of one step, logits included.
@@ -101,10 +105,26 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The plan of `checkpoint` on `backend` within `limits`.
     pub fn of<B: Backend>(backend: &B, checkpoint: &Checkpoint, limits: &Limits) -> Result<Self> {
-        Ok(Self::new(backend, checkpoint.config(), limits, &Parts::new(checkpoint)?))
+        Self::with(backend, checkpoint, &Adapters::new(), limits)
     }
 
-    pub(super) fn new<B: Backend>(backend: &B, config: &Config, limits: &Limits, parts: &Parts<'_>) -> Self {
+    /// The same with adapters.
+    pub fn with<B: Backend>(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        adapters: &Adapters,
+        limits: &Limits,
+    ) -> Result<Self> {
+        Ok(Self::new(backend, checkpoint.config(), limits, &Parts::new(checkpoint)?, adapters))
+    }
+
+    pub(super) fn new<B: Backend>(
+        backend: &B,
+        config: &Config,
+        limits: &Limits,
+        parts: &Parts<'_>,
+        adapters: &Adapters,
+    ) -> Self {
         let weight = |parts: &[Part<'_>]| {
             let shapes: Vec<(Format, usize, usize)> =
                 parts.iter().map(|p| (p.weight.format(), p.weight.rows(), p.weight.cols())).collect();
@@ -112,18 +132,21 @@ impl MemoryPlan {
         };
         let gains = (2 * config.layers + 1) as u64 * backend.tensor_bytes(1, config.hidden, Role::Residual);
         let shape = AttentionShape::new(config, limits.context);
+        let rank = widest_rank(adapters, config);
+        let widest = workspace::widest_input(config).max(rank);
         MemoryPlan {
             weights: parts.weights().map(weight).sum::<u64>() + gains,
+            adapters: adapter_bytes(backend, adapters, config),
             kv_cache: backend.kv_bytes(&shape, limits),
-            activations: workspace::bytes(backend, config, limits),
-            scratch: backend.scratch_bytes(&shape, limits, workspace::widest_input(config)),
+            activations: workspace::bytes(backend, config, limits, rank),
+            scratch: backend.scratch_bytes(&shape, limits, widest),
             engine: 0,
         }
     }
 
     /// Everything.
     pub fn total(&self) -> u64 {
-        [self.weights, self.kv_cache, self.activations, self.scratch, self.engine]
+        [self.weights, self.adapters, self.kv_cache, self.activations, self.scratch, self.engine]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -133,6 +156,8 @@ impl MemoryPlan {
         let Some(limit) = limit.filter(|&limit| self.total() > limit) else { return Ok(()) };
         let advice = if self.weights > limit {
             "the model's size (a smaller model or format)"
+        } else if self.adapters > limit {
+            "the number of adapters"
         } else if self.kv_cache >= self.activations {
             "the number of KV blocks (context or sequences)"
         } else {
@@ -145,11 +170,13 @@ impl MemoryPlan {
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        write!(f, "{:.1} MiB: weights {:.1}, ", mib(self.total()), mib(self.weights),)?;
+        if self.adapters > 0 {
+            write!(f, "adapters {:.1}, ", mib(self.adapters))?;
+        }
         write!(
             f,
-            "{:.1} MiB: weights {:.1}, KV cache {:.1}, activations {:.1}, scratch {:.1}, engine {:.1}",
-            mib(self.total()),
-            mib(self.weights),
+            "KV cache {:.1}, activations {:.1}, scratch {:.1}, engine {:.1}",
             mib(self.kv_cache),
             mib(self.activations),
             mib(self.scratch),

@@ -14,10 +14,13 @@ pub(super) struct Workspace<B: Backend> {
     pub act: B::Tensor,      // [T, ffn]
     pub last: B::Tensor,     // [O, hidden]
     pub logits: B::Tensor,   // [O, vocab]
+    /// `[T, rank]`; `None` where there are no adapters.
+    pub low: Option<B::Tensor>,
 }
 
 impl<B: Backend> Workspace<B> {
-    pub fn new(backend: &B, config: &Config, limits: &Limits) -> Result<Self> {
+    pub fn new(backend: &B, config: &Config, limits: &Limits, rank: usize) -> Result<Self> {
+        let low = |(rows, cols, role)| backend.tensor(rows, cols, role);
         let [residual, x, qkv, heads, gate_up, act, last, logits] =
             shapes(config, limits).map(|(rows, cols, role)| backend.tensor(rows, cols, role));
         Ok(Workspace {
@@ -29,12 +32,14 @@ impl<B: Backend> Workspace<B> {
             act: act?,
             last: last?,
             logits: logits?,
+            low: low_shape(limits, rank).map(low).transpose()?,
         })
     }
 
     /// Uses `tokens` rows, and `outputs` rows of logits.
     pub fn set_rows(&mut self, tokens: usize, outputs: usize) {
-        let Workspace { residual, x, qkv, heads, gate_up, act, last, logits } = self;
+        let Workspace { residual, x, qkv, heads, gate_up, act, last, logits, low } = self;
+        low.iter_mut().for_each(|low| low.set_rows(tokens.max(outputs)));
         [residual, x, qkv, heads, gate_up, act].into_iter().for_each(|tensor| tensor.set_rows(tokens));
         [last, logits].into_iter().for_each(|tensor| tensor.set_rows(outputs));
     }
@@ -57,9 +62,15 @@ fn shapes(config: &Config, limits: &Limits) -> [(usize, usize, Role); 8] {
     ]
 }
 
+/// The same of `low`, for adapters of at most `rank`: as wide as a backend may keep anything, for whom it is the step's only room.
+fn low_shape(limits: &Limits, rank: usize) -> Option<(usize, usize, Role)> {
+    (rank > 0).then_some((limits.tokens.max(limits.outputs), rank, Role::Residual))
+}
+
 /// Bytes of all of them.
-pub(super) fn bytes<B: Backend>(backend: &B, config: &Config, limits: &Limits) -> u64 {
-    shapes(config, limits).into_iter().map(|(rows, cols, role)| backend.tensor_bytes(rows, cols, role)).sum()
+pub(super) fn bytes<B: Backend>(backend: &B, config: &Config, limits: &Limits, rank: usize) -> u64 {
+    let all = shapes(config, limits).into_iter().chain(low_shape(limits, rank));
+    all.map(|(rows, cols, role)| backend.tensor_bytes(rows, cols, role)).sum()
 }
 
 /// Columns of the widest input of a linear.

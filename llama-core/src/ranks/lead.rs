@@ -9,8 +9,9 @@ use super::meet::{Follower, Leader};
 use super::setup::{SETUP, Setup};
 use super::sharded::Sharded;
 use super::wire::{Message, Wire, Words, words_of};
+use crate::adapter::{Adapters, Loaded};
 use crate::backend::{Backend, Limits};
-use crate::batch::{BLOCK, Batch, BlockId};
+use crate::batch::{AdapterId, BLOCK, Batch, BlockId};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -23,6 +24,9 @@ const COPY: u32 = 14;
 const READ_BLOCK: u32 = 15;
 const WRITE_BLOCK: u32 = 16;
 const BYE: u32 = 17;
+
+/// The number of no adapter.
+const NO_ADAPTER: AdapterId = AdapterId::MAX;
 
 /// Words of the longest message that is no step.
 const LONGEST: usize = 1 << 16;
@@ -38,6 +42,7 @@ impl Leader {
         self,
         backend: B,
         checkpoint: &Checkpoint,
+        adapters: &Adapters,
         limits: impl FnOnce(&Sharded<B>) -> Result<Limits>,
         memory_limit: Option<u64>,
         progress: &mut dyn FnMut(Progress),
@@ -46,10 +51,15 @@ impl Leader {
         let mut followers = Followers { wires: followers, mesh: mesh.connections()?, lost: None };
         let backend = Sharded::new(backend, mesh, checkpoint.config())?;
         let limits = limits(&backend)?;
-        followers.tell(&Setup::new(checkpoint, &backend, limits))?;
-        let model = Llama::load(backend, checkpoint, limits, memory_limit, progress)?;
+        followers.tell(&Setup::new(checkpoint, adapters, &backend, limits))?;
+        let model = Llama::load_with(backend, checkpoint, adapters, limits, memory_limit, progress)?;
         followers.are_ready()?;
-        Ok(Box::new(Led { model, batches: check::Batches::new(&limits)?, followers, message: Message::default() }))
+        Ok(Box::new(Led {
+            model,
+            batches: check::Batches::new(&limits, adapters.len())?,
+            followers,
+            message: Message::default(),
+        }))
     }
 }
 
@@ -63,6 +73,7 @@ impl Follower {
         self,
         backend: B,
         checkpoint: &Checkpoint,
+        adapters: &Adapters,
         memory_limit: Option<u64>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
@@ -73,9 +84,9 @@ impl Follower {
         };
         let setup = setup.ok_or_else(|| leader.error("does not say what to load"))?;
         let load = || {
-            setup.check(checkpoint, &backend)?;
+            setup.check(checkpoint, adapters, &backend)?;
             let backend = Sharded::new(backend, mesh, checkpoint.config())?;
-            Llama::load(backend, checkpoint, setup.limits, memory_limit, progress)
+            Llama::load_with(backend, checkpoint, adapters, setup.limits, memory_limit, progress)
         };
         let mut message = Message::default();
         match load() {
@@ -191,6 +202,10 @@ impl<M: Model> Model for Led<M> {
         self.model.identity()
     }
 
+    fn adapters(&self) -> &[Loaded] {
+        self.model.adapters()
+    }
+
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {
         check::blocks([block].into_iter(), self.model.limits())?;
         self.message.begin(READ_BLOCK).word(block);
@@ -238,7 +253,7 @@ fn follow(model: &mut impl Model, leader: &mut Wire) -> Result<()> {
 /// Words of the longest step within `limits`, or of the longest copy, or of a block of the cache.
 fn longest(config: &Config, limits: &Limits) -> usize {
     let tables = limits.sequences.saturating_mul(limits.context.div_ceil(BLOCK));
-    let step = [limits.tokens.saturating_mul(2), limits.sequences.saturating_mul(2), tables, limits.outputs];
+    let step = [limits.tokens.saturating_mul(2), limits.sequences.saturating_mul(3), tables, limits.outputs];
     // In any format and with any padding a head's row takes less than so many words.
     let row = config.head_dim.next_multiple_of(256).saturating_mul(2);
     let block = [config.layers, config.kv_heads, 2 * BLOCK].into_iter().fold(row, usize::saturating_mul);
@@ -257,19 +272,25 @@ fn write_block(mut words: Words<'_>, model: &mut impl Model) -> Option<Result<()
 }
 
 fn write_step(message: &mut Message, batch: &Batch) {
-    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = batch;
+    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs, adapters } = batch;
     message.begin(STEP);
     for list in [tokens, positions, q_indptr, kv_indptr, block_ids, outputs] {
         message.list(list);
     }
+    message.word(adapters.len() as u32);
+    for adapter in adapters {
+        message.word(adapter.unwrap_or(NO_ADAPTER));
+    }
 }
 
 fn read_step(mut words: Words<'_>, batch: &mut Batch) -> Option<()> {
-    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = batch;
+    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs, adapters } = batch;
     for list in [tokens, positions, q_indptr, kv_indptr, block_ids, outputs] {
         list.clear();
         list.extend_from_slice(words.list()?);
     }
+    adapters.clear();
+    adapters.extend(words.list()?.iter().map(|&id| (id != NO_ADAPTER).then_some(id)));
     words.end()
 }
 
@@ -296,14 +317,16 @@ mod tests {
 
     fn batch() -> impl Strategy<Value = Batch> {
         let list = || prop::collection::vec(any::<u32>(), 0..20);
-        (list(), list(), list(), list(), list(), list()).prop_map(
-            |(tokens, positions, q_indptr, kv_indptr, block_ids, outputs)| Batch {
+        let adapters = prop::collection::vec(prop::option::of(0..NO_ADAPTER), 0..20);
+        (list(), list(), list(), list(), list(), list(), adapters).prop_map(
+            |(tokens, positions, q_indptr, kv_indptr, block_ids, outputs, adapters)| Batch {
                 tokens,
                 positions,
                 q_indptr,
                 kv_indptr,
                 block_ids,
                 outputs,
+                adapters,
             },
         )
     }

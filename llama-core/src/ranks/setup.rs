@@ -1,6 +1,7 @@
 //! What the leader has its followers load.
 
 use super::wire::{Message, Words};
+use crate::adapter::Adapters;
 use crate::backend::{Backend, KvFormat, Limits, Numerics};
 use crate::checkpoint::Checkpoint;
 use crate::engine::check_limits;
@@ -13,6 +14,7 @@ pub const SETUP: u32 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
     fingerprint: u64,
+    adapters: u64,
     numerics: Numerics,
     /// What steps and the cache may hold.
     pub limits: Limits,
@@ -20,15 +22,16 @@ pub struct Setup {
 
 impl Setup {
     /// The leader's.
-    pub fn new<B: Backend>(checkpoint: &Checkpoint, backend: &B, limits: Limits) -> Self {
-        Setup { fingerprint: checkpoint.contents(), numerics: backend.numerics(), limits }
+    pub fn new<B: Backend>(checkpoint: &Checkpoint, adapters: &Adapters, backend: &B, limits: Limits) -> Self {
+        let (fingerprint, adapters) = (checkpoint.contents(), adapters.identity());
+        Setup { fingerprint, adapters, numerics: backend.numerics(), limits }
     }
 
-    /// Refuses another model or another arithmetic than the leader's, and limits that no engine has.
+    /// Refuses another model, other adapters or another arithmetic than the leader's, and limits that no engine has.
     ///
     /// # Errors
     /// [`Error::Parameter`] with what is wrong.
-    pub fn check<B: Backend>(&self, checkpoint: &Checkpoint, backend: &B) -> Result<()> {
+    pub fn check<B: Backend>(&self, checkpoint: &Checkpoint, adapters: &Adapters, backend: &B) -> Result<()> {
         if self.numerics != backend.numerics() {
             let ours = backend.numerics().name();
             return Err(Error::parameter("numerics", ours, format!("the leader's is {}", self.numerics.name())));
@@ -37,13 +40,18 @@ impl Setup {
             let problem = "the leader has another model, or another version of it";
             return Err(Error::parameter("model", checkpoint.path().display(), problem));
         }
+        if self.adapters != adapters.identity() {
+            let names: Vec<_> = adapters.loaded().map(|loaded| loaded.name.as_str()).collect();
+            let problem = "the leader has others, or in another order";
+            return Err(Error::parameter("adapters", format!("{names:?}"), problem));
+        }
         check_limits(&self.limits)
     }
 
     /// As a message.
     pub fn write(&self, message: &mut Message) {
         let Limits { tokens, sequences, outputs, context, blocks, kv } = self.limits;
-        message.begin(SETUP).number(self.fingerprint);
+        message.begin(SETUP).number(self.fingerprint).number(self.adapters);
         message.text(self.numerics.name()).text(kv.name());
         for count in [tokens, sequences, outputs, context, blocks] {
             message.number(count as u64);
@@ -52,7 +60,7 @@ impl Setup {
 
     /// Out of a message.
     pub fn read(mut words: Words<'_>) -> Option<Self> {
-        let fingerprint = words.number()?;
+        let (fingerprint, adapters) = (words.number()?, words.number()?);
         let (numerics, kv) = (words.text()?.parse().ok()?, words.text()?.parse::<KvFormat>().ok()?);
         let [tokens, sequences, outputs, context, blocks] = [(); 5].map(|()| words.count());
         let limits = Limits {
@@ -64,7 +72,7 @@ impl Setup {
             kv,
         };
         words.end()?;
-        Some(Setup { fingerprint, numerics, limits })
+        Some(Setup { fingerprint, adapters, numerics, limits })
     }
 }
 
@@ -76,10 +84,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(counts: [usize; 5], fingerprint: u64, mode in 0usize..4, kv in 0usize..5) {
+        fn what_is_written_is_read(counts: [usize; 5], [fingerprint, adapters]: [u64; 2], mode in 0usize..4, kv in 0usize..5) {
             let [tokens, sequences, outputs, context, blocks] = counts;
             let limits = Limits { tokens, sequences, outputs, context, blocks, kv: KvFormat::ALL[kv] };
-            let setup = Setup { fingerprint, numerics: Numerics::ALL[mode], limits };
+            let setup = Setup { fingerprint, adapters, numerics: Numerics::ALL[mode], limits };
             let mut message = Message::default();
             setup.write(&mut message);
             prop_assert_eq!(Setup::read(message.words()), Some(setup));

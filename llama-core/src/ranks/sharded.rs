@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::cut::{self, Place};
 use super::mesh::{Columns, Layout, Mesh};
 use super::wire::words_of;
-use crate::backend::{AttentionShape, Backend, Limits, Norm, Numerics, Part, Role, Rows, check_block};
-use crate::batch::{Batch, BlockId};
+use crate::backend::{AttentionShape, Backend, Limits, LowRank, Norm, Numerics, Part, Role, Rows, check_block};
+use crate::batch::{Batch, BlockId, Stage};
 use crate::checkpoint::TensorView;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -140,6 +140,7 @@ fn kept(role: Role) -> (bool, bool) {
 impl<B: Backend> Backend for Sharded<B> {
     type Tensor = Sheet<B>;
     type Weight = B::Weight;
+    type Adapter = B::Adapter;
     type KvCache = B::KvCache;
     type Plan = Plan<B>;
 
@@ -154,6 +155,11 @@ impl<B: Backend> Backend for Sharded<B> {
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         let shares: Vec<_> = parts.iter().map(|&(format, rows, cols)| (format, self.place.share(rows), cols)).collect();
         self.inner.weight_bytes(&shares)
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64 {
+        let share = |&(rows, rank): &(usize, usize)| (if kept(role).0 { rows } else { self.place.share(rows) }, rank);
+        self.inner.adapter_bytes(cols, &parts.iter().map(share).collect::<Vec<_>>(), role)
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -196,6 +202,20 @@ impl<B: Backend> Backend for Sharded<B> {
     fn weight(&self, parts: &[Part<'_>]) -> Result<B::Weight> {
         let shares: Result<Vec<_>> = parts.iter().map(|part| share_of(part, self.place)).collect();
         self.inner.weight(&shares?)
+    }
+
+    /// To what every rank has whole every rank adds all, so that nobody need be told; `a x` is small. Where a weight is of several
+    /// parts, ranks divide the rows of each, so that a part begins at as large a share of all rows.
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<B::Adapter> {
+        if kept(role).0 {
+            return self.inner.adapter(rows, parts, role);
+        }
+        let mut shares = parts.to_vec();
+        for LowRank { first_row, b, .. } in &mut shares {
+            *first_row /= self.place.ranks;
+            *b = b.slice_rows(self.place.cut(b.rows()));
+        }
+        self.inner.adapter(self.place.share(rows), &shares, role)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::KvCache> {
@@ -322,6 +342,19 @@ impl<B: Backend> Backend for Sharded<B> {
 
     fn take_outputs(&self, out: &mut Sheet<B>, x: &Sheet<B>, plan: &Plan<B>) -> Result<()> {
         self.inner.take_outputs(out.whole_mut(), x.whole(), &plan.inner)
+    }
+
+    fn adapt(
+        &self,
+        out: &mut Sheet<B>,
+        low: &mut Sheet<B>,
+        x: &Sheet<B>,
+        adapters: &[Option<B::Adapter>],
+        plan: &Plan<B>,
+        stage: Stage,
+    ) -> Result<()> {
+        let out = out.whole.as_mut().or(out.part.as_mut()).expect("a tensor is whole or in parts");
+        self.inner.adapt(out, low.whole_mut(), x.whole(), adapters, &plan.inner, stage)
     }
 
     fn norm_linear(

@@ -50,6 +50,8 @@ pub enum Output<'a> {
     Write(&'a mut [f32]),
     /// `out += product`, `[tokens, out]`.
     Add(&'a mut [f32]),
+    /// As `Write`, segment after segment: of each its `[tokens, rows]`.
+    WriteSegments(&'a mut [f32]),
     /// `act = silu(gate) * up`, `act [tokens, ffn]`, of gate and up that are the two segments of a weight which is
     /// [`paired`].
     Swiglu {
@@ -86,6 +88,7 @@ pub fn run(
     let (sink, panels) = match output {
         Output::Write(out) => (Sink::Write(whole(out, tokens, w.rows())), panels),
         Output::Add(out) => (Sink::Add(whole(out, tokens, w.rows())), panels),
+        Output::WriteSegments(out) => (Sink::WriteSegments { tokens, out: whole(out, tokens, w.rows()) }, panels),
         Output::Swiglu { kernels, act } => {
             assert!(paired(w), "gate and up of other rows");
             (Sink::Swiglu { kernels, act: whole(act, tokens, w.rows() / 2) }, panels / 2)
@@ -129,6 +132,7 @@ struct Job<'a> {
 enum Sink<'a> {
     Write(Disjoint<'a, f32>),
     Add(Disjoint<'a, f32>),
+    WriteSegments { tokens: usize, out: Disjoint<'a, f32> },
     Swiglu { kernels: &'a VectorKernels, act: Disjoint<'a, f32> },
 }
 
@@ -224,11 +228,14 @@ impl Job<'_> {
     fn finish<'a>(&self, tokens: Range<usize>, segment: &Segment, p: usize, columns: impl Iterator<Item = &'a Column>) {
         let (rows, bias, all) = (segment.panel_rows(p), segment.panel_bias(p), self.w.rows());
         for (token, column) in tokens.zip(columns) {
-            let range = token * all + rows.start..token * all + rows.end;
+            let range = match self.sink {
+                Sink::WriteSegments { tokens, .. } => segment.place(tokens, token, &rows),
+                _ => token * all + rows.start..token * all + rows.end,
+            };
             // SAFETY: tasks have disjoint panels, panels have disjoint rows, and every part ends with this iteration.
             unsafe {
                 match &self.sink {
-                    Sink::Write(out) => put(column, bias, out.part(range)),
+                    Sink::Write(out) | Sink::WriteSegments { out, .. } => put(column, bias, out.part(range)),
                     Sink::Add(out) => add(column, bias, out.part(range)),
                     Sink::Swiglu { .. } => unreachable!("not of one panel"),
                 }

@@ -1,5 +1,6 @@
 //! The verbs over slices: how work is cut into tasks. What a task computes is in `arch`.
 
+pub mod adapt;
 pub mod attention;
 pub mod elementwise;
 pub mod embed;

@@ -3,6 +3,7 @@
 //! Each part is a segment of whole panels, so that one fused weight may mix formats. The last panel of a segment is
 //! padded with zero rows. [`pack`] says what a panel is.
 
+mod adapter;
 pub mod cache;
 pub mod coded;
 pub mod pack;
@@ -14,12 +15,13 @@ pub mod unpack;
 
 use std::sync::Mutex;
 
-use llama_core::backend::Part;
+use llama_core::backend::{Numerics, Part};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::{Error, Result};
 
 use crate::threads::Threads;
+pub use adapter::Adapter;
 use pack::{Forms, Pack};
 pub use segment::Segment;
 pub use store::Store;
@@ -63,6 +65,18 @@ impl Weight {
             weight.rows += part.weight.rows();
         }
         Ok(weight)
+    }
+
+    /// The matrix `view` as rows `first ..` of `rows`, of which it holds no others.
+    pub fn run(
+        store: &mut Store,
+        view: &TensorView<'_>,
+        (first, rows): (usize, usize),
+        threads: &Threads,
+    ) -> Result<Weight> {
+        let (part, pack) = (Part { weight: *view, bias: None }, Pack::of(view.format(), Numerics::default()));
+        let segment = Segment::new(store, &part, pack, first, threads)?;
+        Ok(Weight { rows, cols: view.cols(), segments: vec![segment] })
     }
 
     /// One matrix in a form of the caller's choice.

@@ -84,6 +84,12 @@ impl Segment {
         self.plain.data().chunks_exact(bytes).nth(place)
     }
 
+    /// Where `rows` of the weight, which are some of this segment's, are for `token` if `tokens` lie segment after segment.
+    pub fn place(&self, tokens: usize, token: usize, rows: &Range<usize>) -> Range<usize> {
+        let first = tokens * self.rows.start + token * self.rows.len();
+        first + rows.start - self.rows.start..first + rows.end - self.rows.start
+    }
+
     /// Rows of the weight that panel `p` holds.
     pub fn panel_rows(&self, p: usize) -> Range<usize> {
         let first = self.rows.start + p * self.pack.rows();

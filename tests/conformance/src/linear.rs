@@ -26,11 +26,19 @@ impl Matrix {
         Matrix { bias: Some(random.encoded(Format::F32, 1, self.rows)), ..self }
     }
 
+    pub(super) fn again(&self) -> Self {
+        Matrix { bytes: self.bytes.clone(), bias: self.bias.clone(), ..*self }
+    }
+
     pub(super) fn format(&self) -> Format {
         self.format
     }
 
-    fn view(&self) -> TensorView<'_> {
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn view(&self) -> TensorView<'_> {
         TensorView::new("part", self.format, self.rows, self.cols, &self.bytes).expect("a view")
     }
 

@@ -9,8 +9,8 @@
 //! Angles of RoPE are `position * inv_freq` rounded to f32 in every precision: that product defines the rotation
 //! (docs/numerics.md).
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Numerics, Part, Role, RopeLayout, Rows};
-use llama_core::batch::{BLOCK, Batch, BlockId};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, LowRank, Numerics, Part, Role, RopeLayout, Rows};
+use llama_core::batch::{BLOCK, Batch, BlockId, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::error::Result;
 use llama_core::format::Format;
@@ -150,6 +150,13 @@ impl Rows for Numbers {
 /// Rows with their biases.
 pub struct Stacked(Vec<(Vec<f64>, f64)>);
 
+/// What an adapter adds: first row, `a` and `b` row by row.
+pub struct Product {
+    first_row: usize,
+    a: Vec<Vec<f64>>,
+    b: Vec<Vec<f64>>,
+}
+
 /// `[layers][blocks][kv_heads][BLOCK]` of (k, v).
 pub struct Kept {
     shape: AttentionShape,
@@ -195,6 +202,7 @@ impl Subject for Spelled {
 impl Backend for Spelled {
     type Tensor = Numbers;
     type Weight = Stacked;
+    type Adapter = Vec<Product>;
     type KvCache = Kept;
     type Plan = Angles;
 
@@ -208,6 +216,10 @@ impl Backend for Spelled {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         parts.iter().map(|&(_, rows, cols)| (rows * (cols + 1) * size_of::<f64>()) as u64).sum()
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], _role: Role) -> u64 {
+        parts.iter().map(|&(rows, rank)| ((rows + cols) * rank * size_of::<f64>()) as u64).sum()
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -238,6 +250,14 @@ impl Backend for Spelled {
             }
         }
         Ok(Stacked(rows))
+    }
+
+    fn adapter(&self, _rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Vec<Product>> {
+        let rows = |view: &TensorView<'_>| -> Vec<Vec<f64>> {
+            view.to_f32().chunks_exact(view.cols()).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
+        };
+        let product = |part: &LowRank<'_>| Product { first_row: part.first_row, a: rows(&part.a), b: rows(&part.b) };
+        Ok(parts.iter().map(product).collect())
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<Kept> {
@@ -373,6 +393,30 @@ impl Backend for Spelled {
         out.set_rows(plan.batch.outputs.len());
         for (i, &t) in plan.batch.outputs.iter().enumerate() {
             out.row_mut(i).copy_from_slice(x.row(t as usize));
+        }
+        Ok(())
+    }
+
+    fn adapt(
+        &self,
+        out: &mut Numbers,
+        _low: &mut Numbers,
+        x: &Numbers,
+        adapters: &[Option<Vec<Product>>],
+        plan: &Angles,
+        stage: Stage,
+    ) -> Result<()> {
+        let (mut runs, width) = (Vec::new(), self.width.of(out.role));
+        plan.batch.adapted(stage, &mut runs);
+        for (t, id) in runs.into_iter().flat_map(|run| run.rows.map(move |t| (t, run.adapter as usize))) {
+            for Product { first_row, a, b } in adapters[id].iter().flatten() {
+                let dot = |row: &Vec<f64>| self.inner(self.width.dot(row, x.row(t).iter().copied()));
+                let low: Vec<f64> = a.iter().map(dot).collect();
+                for (out, row) in out.row_mut(t)[*first_row..].iter_mut().zip(b) {
+                    let product = width.round(self.width.dot(row, low.iter().copied()));
+                    *out = width.round(*out + product);
+                }
+            }
         }
         Ok(())
     }

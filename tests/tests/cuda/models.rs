@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::thread;
 
 use conformance::{Spelled, Width};
+use llama_core::adapter::Adapters;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -22,7 +23,7 @@ use mock_cuda::{Capability, Config};
 const HALF: usize = NAMES.len() / 2;
 
 /// A machine with one simulated GPU. Races and uninitialised memory are for the kernels' own suites to find.
-fn gpu(capability: Capability) -> Driver {
+pub(super) fn gpu(capability: Capability) -> Driver {
     Driver::new(&Config { capability, checks: false, ..Config::default() })
 }
 
@@ -48,12 +49,16 @@ fn a_gpu_and_a_cpu_are_two_ranks() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let cpu = Cpu::new(CpuOptions { numerics, threads: Some(1), ..CpuOptions::default() }).unwrap();
-            Follower::join(&address).unwrap().serve(cpu, &case.checkpoint, None, &mut |_| {}).unwrap();
+            Follower::join(&address)
+                .unwrap()
+                .serve(cpu, &case.checkpoint, &Adapters::new(), None, &mut |_| {})
+                .unwrap();
         });
         let cuda = Cuda::new(CudaOptions { numerics, ..CudaOptions::default() }).unwrap();
         let limits = limits(1, case.greedy[0].len());
         let leader = Leader::wait(&door, 2).unwrap();
-        let mut model = leader.load(cuda, &case.checkpoint, |_| Ok(limits), None, &mut |_| {}).unwrap();
+        let mut model =
+            leader.load(cuda, &case.checkpoint, &Adapters::new(), |_| Ok(limits), None, &mut |_| {}).unwrap();
         for chunk in [usize::MAX, 9] {
             let got = logits_in_chunks(&mut *model, &case.ids[0], chunk);
             let worst = got.iter().zip(&case.logits[0]).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
@@ -88,7 +93,7 @@ fn agree_with_transformers(names: &[&str]) {
 }
 
 /// Root of the mean square of `x - y`.
-fn distance(x: &[f32], y: &[f32]) -> f64 {
+pub(super) fn distance(x: &[f32], y: &[f32]) -> f64 {
     let square = |(x, y): (&f32, &f32)| f64::from(x - y).powi(2);
     (x.iter().zip(y).map(square).sum::<f64>() / x.len() as f64).sqrt()
 }
@@ -232,7 +237,7 @@ fn default_numerics_continue_the_story_as_the_cpu_does() {
 }
 
 /// The largest difference.
-fn farthest(x: &[f32], y: &[f32]) -> f32 {
+pub(super) fn farthest(x: &[f32], y: &[f32]) -> f32 {
     x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 

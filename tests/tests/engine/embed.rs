@@ -40,6 +40,7 @@ fn embed() -> impl Strategy<Value = Embed> {
     (0u64..2, 1usize..120, 0..3usize).prop_map(|(list, length, pooling)| Embed {
         prompt: toy::prompt(list, length),
         pooling: Some(Pooling::ALL[pooling]),
+        adapter: None,
         normalise: false,
     })
 }
@@ -105,7 +106,7 @@ fn a_vector_has_length_one_unless_asked_otherwise() {
 fn the_last_state_needs_no_more_than_its_own_row() {
     let (model, knobs) = Toy::new(toy::limits(32, 4, 4, 64));
     let mut engine = Engine::new(model, None, &options()).unwrap();
-    let embed = |pooling| Embed { prompt: toy::prompt(1, 49), pooling: Some(pooling), normalise: false };
+    let embed = |pooling| Embed { prompt: toy::prompt(1, 49), pooling: Some(pooling), adapter: None, normalise: false };
     engine.embed(embed(Pooling::Mean)).unwrap();
     let rows = engine.stats().rows;
     engine.embed(embed(Pooling::Last)).unwrap();
@@ -149,7 +150,7 @@ fn a_state_that_is_not_finite_ends_its_sequence_only() {
     for (pooling, at) in [(Pooling::Last, 59), (Pooling::Mean, 20), (Pooling::Tokens, 20)] {
         let (model, knobs) = Toy::new(toy::limits(32, 8, 8, 64));
         let mut engine = Engine::new(model, None, &options()).unwrap();
-        let good = Embed { prompt: vec![5; 40], pooling: Some(pooling), normalise: false };
+        let good = Embed { prompt: vec![5; 40], pooling: Some(pooling), adapter: None, normalise: false };
         let mut bad = Embed { prompt: vec![7; 60], ..good.clone() };
         bad.prompt[20] = 96;
         knobs.lock().unwrap().poison = Some(96);
@@ -194,6 +195,7 @@ fn a_failed_step_can_be_tried_again() {
         .map(|i| Embed {
             prompt: toy::prompt(i, 10 + 30 * i as usize),
             pooling: Some(Pooling::ALL[i as usize % 3]),
+            adapter: None,
             normalise: false,
         })
         .collect();

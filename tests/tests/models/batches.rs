@@ -59,24 +59,33 @@ fn a_block_is_written_by_one_sequence_once() {
 pub(super) type Change = (usize, Index, u8, u32);
 
 pub(super) fn bend(mut batch: Batch, changes: Vec<Change>) -> Batch {
-    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = &mut batch;
+    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs, adapters } = &mut batch;
     let mut lists = [tokens, positions, q_indptr, kv_indptr, block_ids, outputs];
     for (which, at, how, word) in changes {
-        let list = &mut lists[which];
-        let len = list.len();
-        match how {
-            0 if len > 0 => list[at.index(len)] = word,
-            1 if len > 0 => drop(list.remove(at.index(len))),
-            _ => list.insert(at.index(len + 1), word),
+        match lists.get_mut(which) {
+            Some(list) => bend_list(list, (at, how, word)),
+            None => bend_list(adapters, (at, how, (word != NO_ADAPTER).then_some(word))),
         }
     }
     batch
 }
 
+/// What stands for no adapter where numbers are sent.
+pub(super) const NO_ADAPTER: u32 = u32::MAX;
+
+fn bend_list<T>(list: &mut Vec<T>, (at, how, word): (Index, u8, T)) {
+    let len = list.len();
+    match how {
+        0 if len > 0 => list[at.index(len)] = word,
+        1 if len > 0 => drop(list.remove(at.index(len))),
+        _ => list.insert(at.index(len + 1), word),
+    }
+}
+
 /// Some words changed, added or taken away.
 fn bent() -> impl Strategy<Value = Batch> {
     let word = prop_oneof![8 => 0..8_u32, 2 => 0..50_u32, 1 => any::<u32>()];
-    let change = (0..6_usize, any::<Index>(), 0..3_u8, word);
+    let change = (0..7_usize, any::<Index>(), 0..3_u8, word);
     prop::collection::vec(change, 0..4)
         .prop_map(|changes| bend(batch(&[(0, 20, &[0, 1]), (30, 4, &[2, 3, 4])]), changes))
 }

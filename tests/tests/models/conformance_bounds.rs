@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use conformance::conformance_suite;
 use conformance::{Agreement, Size, Subject, Suite, Width};
-use llama_core::backend::reference::{KvCache, Matrix, Plan, Weight};
-use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Reference, Role, Rows};
-use llama_core::batch::{Batch, BlockId};
+use llama_core::backend::reference::{Adapter, KvCache, Matrix, Plan, Weight};
+use llama_core::backend::{AttentionShape, Backend, Limits, LowRank, Numerics, Part, Reference, Role, Rows};
+use llama_core::batch::{Batch, BlockId, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::error::Result;
 use llama_core::format::Format;
@@ -26,7 +26,7 @@ conformance_suite!(suite;
     norms sums_in_the_residual embedding_linear_and_outputs every_format
     attention_of_many_shapes attention_across_partitions attention_in_windows attention_of_hard_numbers
     rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
-    copied_blocks_are_the_same a_layer tokens_are_the_samplers
+    copied_blocks_are_the_same adapters_of_rows a_layer tokens_are_the_samplers
 );
 
 /// What is wrong with a [`Faulty`] backend.
@@ -46,6 +46,7 @@ enum Fault {
     ResidualInHalf,
     OutputsInOrder,
     DrawsFromTheFirstRow,
+    HeadNotAdapted,
 }
 
 /// The reference backend with a fault.
@@ -94,6 +95,7 @@ impl Subject for Faulty {
 impl Backend for Faulty {
     type Tensor = Matrix;
     type Weight = Weight;
+    type Adapter = Adapter;
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -107,6 +109,10 @@ impl Backend for Faulty {
 
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64 {
         self.inner.weight_bytes(parts)
+    }
+
+    fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64 {
+        self.inner.adapter_bytes(cols, parts, role)
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -131,6 +137,10 @@ impl Backend for Faulty {
             parts.iter_mut().for_each(|part| part.bias = None);
         }
         self.inner.weight(&parts)
+    }
+
+    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<Adapter> {
+        self.inner.adapter(rows, parts, role)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {
@@ -238,13 +248,28 @@ impl Backend for Faulty {
     fn take_outputs(&self, out: &mut Matrix, x: &Matrix, plan: &Plan) -> Result<()> {
         self.inner.take_outputs(out, x, plan)
     }
+
+    fn adapt(
+        &self,
+        out: &mut Matrix,
+        low: &mut Matrix,
+        x: &Matrix,
+        adapters: &[Option<Adapter>],
+        plan: &Plan,
+        stage: Stage,
+    ) -> Result<()> {
+        match self.is(Fault::HeadNotAdapted) && stage == Stage::Outputs {
+            true => Ok(()),
+            false => self.inner.adapt(out, low, x, adapters, plan, stage),
+        }
+    }
 }
 
 type Check = fn(&Suite<Faulty>);
 
 #[test]
 fn faults_are_caught() {
-    let faults: [(Fault, Check); 13] = [
+    let faults: [(Fault, Check); 14] = [
         (Fault::EpsTwice, |suite| suite.sums_in_the_residual()),
         (Fault::BiasForgotten, |suite| suite.every_format()),
         (Fault::RowLeftOut, |suite| suite.every_format()),
@@ -258,6 +283,7 @@ fn faults_are_caught() {
         (Fault::ResidualInHalf, |suite| suite.norms()),
         (Fault::OutputsInOrder, |suite| suite.embedding_linear_and_outputs()),
         (Fault::DrawsFromTheFirstRow, |suite| suite.tokens_are_the_samplers()),
+        (Fault::HeadNotAdapted, |suite| suite.adapters_of_rows()),
     ];
     for (fault, check) in faults {
         let caught = |fault| catch_unwind(AssertUnwindSafe(|| check(&suite_of(Faulty::new(fault))))).is_err();

@@ -4,15 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llama_core::adapter::Adapter;
-use llama_core::backend::Numerics;
+use llama_core::backend::{Numerics, Reference};
 use llama_core::checkpoint::gguf::Value;
 use llama_core::checkpoint::{Checkpoint, Name, TensorView};
 use llama_core::config::Config;
-use llama_core::convert::{Converter, Importance, Mixture};
+use llama_core::convert::{Converter, Importance, Measure, Mixture};
+use llama_core::engine::{EngineOptions, Request};
 use llama_core::format::Format;
+use llama_core::numerics::rms_scale;
 use llama_core::text::Specials;
 use llama_core::{Error, Loader, Result};
-use llama_kernels::Cpu;
+use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::adapters::{self, Change};
 use llama_tests::arrays::Arrays;
 use llama_tests::hostile::{folder, gguf};
@@ -225,7 +227,7 @@ fn odd_rows_become_floats() {
     assert_eq!(tensor(&copy, "blk.0.ffn_up.weight").format(), Format::Q8_0);
     let mut engine = Loader::open(copy.path()).unwrap().load(Cpu::new(Default::default()).unwrap()).unwrap();
     let prompt = engine.encode("Once upon a time", Specials::AsText).unwrap();
-    let request = llama_core::engine::Request { max_tokens: Some(5), ..llama_core::engine::Request::new(prompt) };
+    let request = Request { max_tokens: Some(5), ..Request::new(prompt) };
     assert_eq!(engine.complete(request).unwrap().text, ", there was a little");
 }
 
@@ -436,6 +438,74 @@ fn columns_are_weighed_by_either_kind_of_importance_matrix() {
             assert_eq!(importance.columns(name).is_some(), !name.contains("gate"));
         }
     }
+}
+
+/// What was measured of `model` while it scored a prompt, and the bits of its scores.
+fn measured(model: &Path, cpu: Option<CpuOptions>, chunk: usize) -> (Measure, Vec<u32>) {
+    let options = EngineOptions { chunk, sequences: 1, context: Some(64), ..EngineOptions::default() };
+    let loader = Loader::open(model).unwrap().options(options);
+    let measure = Measure::of(loader.checkpoint());
+    let mut engine = match cpu {
+        Some(options) => loader.load(measure.on(Cpu::new(options).unwrap())),
+        None => loader.load(measure.on(Reference::new(Numerics::Default))),
+    }
+    .unwrap();
+    let request = Request { max_tokens: Some(0), prompt_logprobs: true, ..Request::new(PROMPT) };
+    let scores = engine.complete(request).unwrap().prompt;
+    (measure, scores.iter().map(|score| score.logprob.to_bits()).collect())
+}
+
+const PROMPT: [u32; 20] = [1, 403, 407, 261, 378, 9, 31, 500, 44, 2, 77, 261, 378, 10, 300, 12, 5, 403, 8, 90];
+
+#[test]
+fn importance_is_the_squares_that_columns_get() {
+    let path = stories260k();
+    let model = Checkpoint::open(&path).unwrap();
+    let (measure, scores) = measured(&path, None, 512);
+    let importance = measure.importance().unwrap();
+    // What the first layer's norm makes of the embeddings.
+    let (rows, gain) = (model.find(Name::Embed).unwrap(), model.find(Name::AttnNorm(0)).unwrap().to_f32());
+    let mut want = vec![0.0f64; 64];
+    for token in PROMPT {
+        let row = rows.slice_rows(token as usize..token as usize + 1).to_f32();
+        let scale = rms_scale(&row, model.config().eps);
+        want.iter_mut().zip(&row).zip(&gain).for_each(|((sum, x), g)| *sum += f64::from(x * scale * g).powi(2));
+    }
+    let want: Vec<f32> = want.into_iter().map(|sum| sum as f32).collect();
+    for name in ["blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"] {
+        assert_eq!(importance.columns(name).unwrap(), want, "{name}");
+    }
+    // Every matrix got something; a tied head is an embedding's importance.
+    for name in Name::all(model.config()).filter(|name| !name.is_vector() && model.find(*name).is_some()) {
+        let (columns, (_, cols)) = (importance.columns(&name.gguf()), name.shape(model.config()));
+        assert!(columns.is_some_and(|x| x.len() == cols && x.iter().any(|x| *x > 0.0)), "{name:?}");
+    }
+    // Whatever computes it, in whatever chunks: the same, and the scores are those of the model by itself.
+    let mut plain = Loader::open(&path).unwrap().load(Cpu::new(CpuOptions::default()).unwrap()).unwrap();
+    let request = Request { max_tokens: Some(0), prompt_logprobs: true, ..Request::new(PROMPT) };
+    let plain = plain.complete(request).unwrap().prompt;
+    assert_eq!(scores, plain.iter().map(|score| score.logprob.to_bits()).collect::<Vec<_>>());
+    for (threads, chunk) in [(1, 512), (2, 7)] {
+        let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
+        let (other, others) = measured(&path, Some(options), chunk);
+        assert_eq!(others, scores);
+        let other = other.importance().unwrap();
+        for name in Name::all(model.config()) {
+            assert_eq!(other.columns(&name.gguf()), importance.columns(&name.gguf()), "{name:?} in chunks of {chunk}");
+        }
+    }
+    // The file says the same.
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("imatrix.gguf");
+    measure.write(&file, "a text", 20).unwrap();
+    let read = Importance::open(&file).unwrap();
+    for name in Name::all(model.config()) {
+        assert_eq!(read.columns(&name.gguf()), importance.columns(&name.gguf()), "{name:?}");
+    }
+    let path = place.path().join("small.gguf");
+    Converter::new(&model).importance(&read).unwrap().mixture("Q8_0".parse().unwrap()).write(path, |_| ()).unwrap();
+    let error = Measure::of(&model).importance().unwrap_err().to_string();
+    assert!(error.contains("nothing was computed yet"), "{error}");
 }
 
 #[test]

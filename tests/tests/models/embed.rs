@@ -37,7 +37,7 @@ fn engine(checkpoint: &Checkpoint, machine: Machine, room: Room) -> Engine {
 }
 
 fn embeds(prompts: &[Vec<u32>], pooling: Pooling, normalise: bool) -> Vec<Embed> {
-    let embed = |ids: &Vec<u32>| Embed { prompt: ids.clone(), pooling: Some(pooling), normalise };
+    let embed = |ids: &Vec<u32>| Embed { prompt: ids.clone(), pooling: Some(pooling), adapter: None, normalise };
     prompts.iter().map(embed).collect()
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llama_core::backend::{AttentionShape, Backend, Limits, Numerics, Part, Reference, Role};
-use llama_core::batch::{Batch, BlockId};
+use llama_core::backend::{AttentionShape, Backend, Limits, LowRank, Numerics, Part, Reference, Role};
+use llama_core::batch::{Batch, BlockId, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::{Error, Result};
@@ -18,6 +18,7 @@ pub struct Faulty {
 
 type Matrix = <Reference as Backend>::Tensor;
 type Weight = <Reference as Backend>::Weight;
+type Adapter = <Reference as Backend>::Adapter;
 type KvCache = <Reference as Backend>::KvCache;
 type Plan = <Reference as Backend>::Plan;
 
@@ -33,6 +34,7 @@ macro_rules! passed_on {
 impl Backend for Faulty {
     type Tensor = Matrix;
     type Weight = Weight;
+    type Adapter = Adapter;
     type KvCache = KvCache;
     type Plan = Plan;
 
@@ -40,6 +42,9 @@ impl Backend for Faulty {
         fn name(&self) -> String;
         fn numerics(&self) -> Numerics;
         fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64;
+        fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64;
+        fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<Adapter>;
+        fn adapt(&self, out: &mut Matrix, low: &mut Matrix, x: &Matrix, adapters: &[Option<Adapter>], plan: &Plan, stage: Stage) -> Result<()>;
         fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64;
         fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64;
         fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<Matrix>;

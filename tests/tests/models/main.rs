@@ -1,6 +1,7 @@
 //! Whole models on the CPU backend and the reference: against other programs, and against themselves for the same bits in
 //! every schedule and company, on every tier and team.
 
+mod adapters;
 mod batches;
 mod compact;
 mod company;

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use llama_core::adapter::Adapters;
 use llama_core::backend::{Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -196,11 +197,14 @@ fn a_rank_that_is_lost_fails_the_request_and_all_later_ones() {
 #[test]
 fn a_leader_that_fails_in_a_step_ends_the_group_at_once() {
     let start = Instant::now();
-    let follow = |follower: Follower| follower.serve(cpu(), &Checkpoint::open(stories260k())?, None, &mut |_| ());
+    let follow = |follower: Follower| {
+        follower.serve(cpu(), &Checkpoint::open(stories260k())?, &Adapters::new(), None, &mut |_| ())
+    };
     let (errors, others) = together(vec![Box::new(follow), Box::new(follow), Box::new(follow)], |leader| {
         let (backend, checkpoint) = (Faulty::default(), Checkpoint::open(stories260k()).unwrap());
         let calls_left = backend.calls_left.clone();
-        let mut model = leader.load(backend, &checkpoint, |_| Ok(limits(1, 32)), None, &mut |_| ()).unwrap();
+        let mut model =
+            leader.load(backend, &checkpoint, &Adapters::new(), |_| Ok(limits(1, 32)), None, &mut |_| ()).unwrap();
         let mut step = || -> Result<()> {
             let (mut batch, mut logits) = (Batch::new(), Vec::new());
             Feed::new(&[1, 2, 3], 0, 1, 32).push(&mut batch, 3);
@@ -225,13 +229,15 @@ fn shares_of_memory() {
     let limits = limits(2, 64);
     let whole = MemoryPlan::of(&cpu(), &checkpoint, &limits).unwrap();
     let mut plans = Vec::new();
-    let follow = |follower: Follower| follower.serve(cpu(), &Checkpoint::open(stories260k())?, None, &mut |_| ());
+    let follow = |follower: Follower| {
+        follower.serve(cpu(), &Checkpoint::open(stories260k())?, &Adapters::new(), None, &mut |_| ())
+    };
     two(follow, |leader| {
         let plan = |backend: &Sharded<Cpu>| -> Result<Limits> {
             plans.push(MemoryPlan::of(backend, &checkpoint, &limits)?);
             Ok(limits)
         };
-        leader.load(cpu(), &checkpoint, plan, None, &mut |_| ()).map(drop).unwrap();
+        leader.load(cpu(), &checkpoint, &Adapters::new(), plan, None, &mut |_| ()).map(drop).unwrap();
     })
     .1
     .unwrap();

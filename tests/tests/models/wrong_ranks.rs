@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-use super::batches::bend;
+use super::batches::{NO_ADAPTER, bend};
+use llama_core::adapter::Adapters;
 use llama_core::backend::{Limits, Numerics};
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
@@ -84,7 +85,7 @@ impl Wrong {
         let Limits { tokens, sequences, outputs, context, blocks, kv } = limits;
         let sizes = [tokens, sequences, outputs, context, blocks].map(|size| number(size as u64)).concat();
         let names = [text(Numerics::Default.name()), text(kv.name())].concat();
-        self.say(&[&[SETUP], &number(checkpoint.contents())[..], &names, &sizes].concat());
+        self.say(&[&[SETUP], &number(checkpoint.contents())[..], &number(0), &names, &sizes].concat());
     }
 
     /// Does not care whether it is heard.
@@ -101,7 +102,7 @@ fn follower_of(messages: &[Vec<u32>], numbers: &[f32]) -> Result<()> {
     thread::scope(|scope| {
         let follower = scope.spawn(|| {
             let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
-            Follower::join(&address)?.serve(cpu, &checkpoint, None, &mut |_| ())
+            Follower::join(&address)?.serve(cpu, &checkpoint, &Adapters::new(), None, &mut |_| ())
         });
         let mut wrong = Wrong::meet(&door);
         wrong.set_up(&checkpoint, made_for());
@@ -115,8 +116,9 @@ fn follower_of(messages: &[Vec<u32>], numbers: &[f32]) -> Result<()> {
 }
 
 fn step(batch: &Batch) -> Vec<u32> {
-    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs } = batch;
-    let lists = [tokens, positions, q_indptr, kv_indptr, block_ids, outputs];
+    let Batch { tokens, positions, q_indptr, kv_indptr, block_ids, outputs, adapters } = batch;
+    let adapters = &adapters.iter().map(|adapter| adapter.unwrap_or(NO_ADAPTER)).collect();
+    let lists = [tokens, positions, q_indptr, kv_indptr, block_ids, outputs, adapters];
     [vec![STEP], lists.map(|words| list(words)).concat()].concat()
 }
 
@@ -188,7 +190,7 @@ fn numbers_that_are_none_end_no_follower() {
 /// A step, with some words changed, added or taken away.
 fn bent_step() -> impl Strategy<Value = Vec<u32>> {
     let word = prop_oneof![4 => 0..40_u32, 1 => any::<u32>()];
-    let change = (0..6_usize, any::<Index>(), 0..3_u8, word);
+    let change = (0..7_usize, any::<Index>(), 0..3_u8, word);
     prop::collection::vec(change, 1..4).prop_map(|changes| step(&bend(batch(), changes)))
 }
 

@@ -1,12 +1,15 @@
 //! The server on a loopback port, with the model that ships in the repository in the process of the tests, and clients that
 //! speak HTTP by hand: what they may send is more than any library lets through.
 
+mod adapters;
 mod answers;
 mod bounds;
+mod classify;
 mod client;
 mod faults;
 mod hostile;
 mod process;
 mod smollm2;
 mod subject;
+mod tokens;
 mod tools;

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use llama_core::adapter::Adapters;
 use llama_core::backend::Limits;
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
@@ -79,7 +80,7 @@ pub fn hooked_ranks(options: EngineOptions, hook: Hook) -> (Engine, Receiver<Res
     let checkpoint = Checkpoint::open(shipped()).unwrap();
     let limits = options.limits(checkpoint.config()).unwrap();
     let leader = Leader::wait(&door, 2).unwrap();
-    let inner = leader.load(cpu(), &checkpoint, |_| Ok(limits), None, &mut |_| {}).unwrap();
+    let inner = leader.load(cpu(), &checkpoint, &Adapters::new(), |_| Ok(limits), None, &mut |_| {}).unwrap();
     (hooked_engine(inner, hook, &checkpoint, &options), end)
 }
 
@@ -159,6 +160,6 @@ fn cpu() -> Cpu {
     Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap()
 }
 
-fn shipped() -> &'static Path {
+pub fn shipped() -> &'static Path {
     llama_examples::shipped_model()
 }

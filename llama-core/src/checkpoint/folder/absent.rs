@@ -5,6 +5,10 @@ use std::path::Path;
 
 use crate::error::Error;
 
+/// What to do with an adapter that was taken for a model.
+pub(in crate::checkpoint) const ADAPTER: &str =
+    "open its base model with it (--adapter, Loader::adapter), or merge it into that (08-convert --adapter)";
+
 /// The error of a folder without config.json. Where it has a GGUF file, that is what to open.
 pub(super) fn config(folder: &Path) -> Error {
     let names = names(folder);
@@ -12,9 +16,7 @@ pub(super) fn config(folder: &Path) -> Error {
     let problem = if let Some(name) = first(|name| name.ends_with(".gguf")) {
         format!("is not in this folder; open {name} itself")
     } else if first(|name| name == "adapter_config.json").is_some() {
-        "is not in this folder, which holds a LoRA adapter; merge it into its base model (08-convert --adapter, or peft's \
-         merge_and_unload) and open the result"
-            .into()
+        format!("is not in this folder, which holds a LoRA adapter; {ADAPTER}")
     } else if first(|name| name == "params.json").is_some() {
         "is not in this folder, which is in Meta's or Mistral's own format; open the model's Hugging Face folder, or \
          convert it"
@@ -39,9 +41,7 @@ fn weights_there(folder: &Path) -> String {
     let first = |fits: fn(&str) -> bool| names.iter().find(|name| fits(name));
     let numbered = |name: &str| name.ends_with(".safetensors") && name.contains("-of-");
     if first(|name| name == "adapter_model.safetensors").is_some() {
-        "only a LoRA adapter's; merge it into its base model (08-convert --adapter, or peft's merge_and_unload) and open \
-         the result"
-            .into()
+        format!("only a LoRA adapter's; {ADAPTER}")
     } else if let Some(name) = first(|name| name.starts_with("consolidated")) {
         format!("only {name}, in Meta's or Mistral's own format; open the model's Hugging Face folder, or convert it")
     } else if first(numbered).is_some() {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+pub(super) use self::absent::ADAPTER;
 pub(crate) use self::json::{Document, Object, shortened};
 use super::json as file;
 use super::names::Name;

@@ -5,6 +5,7 @@
 //! Frequencies are divided by `rope_freqs.weight` first and by the factor then. YaRN's ramp spans 32 to 1 rotations over
 //! `original_context_length`, and its factor on cosine and sine is `0.1 ln(factor) + 1` times `attn_factor`.
 
+use super::super::folder::ADAPTER;
 use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
@@ -99,10 +100,7 @@ fn check_architecture(metadata: &Metadata) -> Result<()> {
     }
     match metadata.string("general.type")? {
         None | Some("model") => {}
-        Some(kind @ "adapter") => {
-            let advice = "merge it into its base model (08-convert --adapter) and open the result";
-            return refuse(format!("general.type {kind:?}"), advice);
-        }
+        Some(kind @ "adapter") => return refuse(format!("general.type {kind:?}"), ADAPTER),
         Some(other) => return refuse(format!("general.type {other:?}"), "open the model that it belongs to"),
     }
     if metadata.bool(CAUSAL)? == Some(false) {

@@ -6,7 +6,7 @@ use crate::engine::sequence::ROOM;
 use crate::engine::table::Table;
 use crate::engine::{check_generates, emptied, roomy_batch, roomy_outputs};
 use crate::error::Result;
-use crate::kv::BlockPool;
+use crate::kv::{BlockPool, Prefix};
 use crate::model::Model;
 use crate::sample::{Draw, Outputs};
 
@@ -166,7 +166,7 @@ impl Drafter for DraftModel {
 impl Kept {
     fn new(id: SequenceId, context: usize) -> Self {
         let tokens = Vec::with_capacity(context.min(ROOM));
-        Kept { id, tokens, table: Table::new(false, context), chunk: 0, done: false }
+        Kept { id, tokens, table: Table::new(Prefix::EMPTY, false, context), chunk: 0, done: false }
     }
 
     /// Keeps what `tokens` begin with. The newest is computed in any case, because its logits are wanted.

@@ -3,9 +3,16 @@
 
 use crate::common::bugs::{Bug, plant};
 use crate::common::cases::{CASES, Case, HOPPER_CASES};
-use crate::common::{attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, ptx_90a, sample, wgmma_bugs};
+use crate::common::{
+    adapt, attention_bugs, elementwise, gemm_bugs, gemv_bugs, parse, ptx, ptx_90a, sample, wgmma_bugs,
+};
 
 // A test for each family, so that they run side by side.
+
+#[test]
+fn bugs_planted_in_the_kernels_of_adapters_are_caught() {
+    catch_all(adapt::BUGS, CASES, ptx);
+}
 
 #[test]
 fn bugs_planted_in_attention_are_caught() {

@@ -6,7 +6,9 @@
 use ptx_sim::{Arg, Counters, Coverage, Launch, Memory, Module, launch};
 
 use super::weights::Kind;
-use super::{attention, attention_f32, elementwise, gemm, gemv, persistent, prefill, rope, sample, tables, wgmma};
+use super::{
+    adapt, attention, attention_f32, elementwise, gemm, gemv, persistent, prefill, rope, sample, tables, wgmma,
+};
 
 /// What a case saw: coverage of the kernels it ran, by name.
 pub type Covered = Vec<(&'static str, Coverage)>;
@@ -16,6 +18,7 @@ pub type Case = fn(&Module) -> Result<Covered, String>;
 
 /// The shipped files and their cases.
 pub const CASES: &[(&str, Case)] = &[
+    ("adapt", adapt::case),
     ("attention_decode", attention::decode_case),
     ("attention_f32", attention_f32::case),
     ("attention_prefill", prefill::case),

@@ -1,5 +1,6 @@
 //! What the suites share: random numbers, bf16, the shipped PTX, and how an error is judged.
 
+pub mod adapt;
 pub mod attention;
 pub mod attention_bugs;
 pub mod attention_f32;

@@ -1,0 +1,95 @@
+//! `POST /v1/classify`: texts, and how likely each of the model's labels is. OpenAI has no such thing; the spelling is vLLM's.
+
+use llama_core::engine::Completion;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Result};
+use crate::fields::Fields;
+use crate::options::Bounds;
+use crate::prompts::prompts;
+use crate::served::Served;
+use crate::texts::{now, unique};
+use crate::work::{Answer, Work};
+use crate::worker::Task;
+
+/// What a request asks for.
+///
+/// # Errors
+/// A 400 that names the field, or the model if it has no labels.
+pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work> {
+    if served.labels.is_empty() {
+        let problem = format!("{} has no labels, so it cannot classify; use /v1/chat/completions", served.name);
+        return Err(ApiError::about("model", "unsupported", problem));
+    }
+    fields.ignore(&["user"]);
+    let prompts = prompts(served, "input", &mut fields, bounds.sequences)?;
+    fields.end()?;
+    if let Some(prompt) = prompts.iter().find(|prompt| prompt.tokens.len() > served.context) {
+        return Err(ApiError::overflow(prompt.tokens.len(), 0, served.context));
+    }
+    let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let verdicts = Verdicts { model: served.name.clone(), labels: served.labels.clone(), tokens };
+    let tasks = prompts.into_iter().map(|prompt| Task::Classify(prompt.tokens)).collect();
+    Ok(Work { tasks, answer: Answer::Verdicts(verdicts), stream: false })
+}
+
+/// What a model says of one request's texts.
+pub struct Verdicts {
+    model: String,
+    labels: Vec<String>,
+    /// Of all prompts.
+    tokens: usize,
+}
+
+impl Verdicts {
+    /// The answer. `scores` are the model's own numbers, for who makes something else of them than probabilities.
+    pub fn whole(self, completions: &[Completion]) -> Value {
+        let data = completions.iter().enumerate().map(|(index, Completion { vector: scores, .. })| {
+            let (probs, best) = (probabilities(scores), likeliest(scores));
+            json!({
+                "index": index,
+                "label": self.labels.get(best),
+                "probs": probs,
+                "num_classes": scores.len(),
+                "scores": scores,
+            })
+        });
+        json!({
+            "id": format!("classify-{}", unique()),
+            "object": "list",
+            "created": now(),
+            "model": self.model,
+            "data": data.collect::<Vec<_>>(),
+            "usage": {"prompt_tokens": self.tokens, "completion_tokens": 0, "total_tokens": self.tokens},
+        })
+    }
+}
+
+fn likeliest(scores: &[f32]) -> usize {
+    (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+}
+
+/// A softmax; of a single score, which has no other to be compared with, the logistic function.
+fn probabilities(scores: &[f32]) -> Vec<f64> {
+    if let [score] = scores {
+        return vec![1.0 / (1.0 + f64::from(-score).exp())];
+    }
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = scores.iter().map(|score| f64::from(score - highest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_are_a_softmax_or_one_alone() {
+        let probs = probabilities(&[1000.0, 1000.0 + 3f32.ln()]);
+        assert!((probs[0] - 0.25).abs() < 1e-4 && (probs[1] - 0.75).abs() < 1e-4, "{probs:?}");
+        assert_eq!(probabilities(&[0.0]), [0.5]);
+        assert_eq!(probabilities(&[-1e30]), [0.0]);
+        assert_eq!(likeliest(&[0.1, 0.7, 0.7, -2.0]), 1);
+    }
+}

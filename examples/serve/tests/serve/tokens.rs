@@ -1,0 +1,62 @@
+//! Tokens over HTTP are the tokenizer's.
+
+use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Specials, Trust};
+use serde_json::json;
+
+use crate::client::post;
+use crate::subject::{TEMPLATE, engine, engine_options, server};
+
+#[test]
+fn texts_become_tokens_and_come_back() {
+    let (server, engine) = (server(), engine(engine_options()));
+    let tokenizer = engine.tokenizer().unwrap();
+    let text = "Once upon a time </s> é🦙";
+    let want = tokenizer.encode_prompt(text, Specials::AsText).unwrap();
+    let body = json!({"prompt": text, "return_token_strs": true, "model": "stories"});
+    let reply = post(server.address(), "/tokenize", &body).json();
+    assert_eq!((&reply["tokens"], &reply["count"]), (&json!(want), &json!(want.len())));
+    assert_eq!(reply["max_model_len"], engine.model().limits().context);
+    assert_eq!(reply["token_strs"].as_array().unwrap().len(), want.len());
+    let bare = post(server.address(), "/tokenize", &json!({"prompt": text, "add_special_tokens": false})).json();
+    let tokens = tokenizer.encode(text, Specials::AsText).unwrap();
+    assert_eq!((&bare["tokens"], &bare["token_strs"]), (&json!(tokens), &json!(null)));
+    let back = post(server.address(), "/detokenize", &json!({"tokens": tokens})).json();
+    assert_eq!(back["prompt"], tokenizer.decode_with_specials(&tokens).unwrap());
+    assert!(server.stop());
+}
+
+#[test]
+fn conversations_do_too() {
+    let (server, engine) = (server(), engine(engine_options()));
+    let tokenizer = engine.tokenizer().unwrap();
+    let template = ChatTemplate::new(TEMPLATE).unwrap();
+    for opened in [true, false] {
+        let options =
+            RenderOptions { add_generation_prompt: opened, ..RenderOptions::for_tokenizer(Date::today(), tokenizer) };
+        let messages = [Message::new("user", "Hello")];
+        let want = template.encode(tokenizer, &messages, &options, Trust::Template).unwrap();
+        let body = json!({"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": opened});
+        assert_eq!(post(server.address(), "/tokenize", &body).json()["tokens"], json!(want));
+    }
+    assert!(server.stop());
+}
+
+#[test]
+fn what_cannot_be_is_a_400_that_names_the_field() {
+    let server = server();
+    for (path, body, field) in [
+        ("/tokenize", json!({}), "messages"),
+        ("/tokenize", json!({"prompt": 5}), "prompt"),
+        ("/tokenize", json!({"prompt": "a", "add_special_tokens": "no"}), "add_special_tokens"),
+        ("/tokenize", json!({"prompt": "a", "messages": []}), "messages"),
+        ("/detokenize", json!({"tokens": [512]}), "tokens"),
+        ("/detokenize", json!({"tokens": [-1]}), "tokens"),
+        ("/detokenize", json!({"tokens": [1], "text": "a"}), "text"),
+    ] {
+        let (status, _, param) = post(server.address(), path, &body).error();
+        assert_eq!((status, param), (400, Some(field.into())), "{path} {body}");
+    }
+    let (status, code, _) = post(server.address(), "/tokenize", &json!({"prompt": "a", "model": "other"})).error();
+    assert_eq!((status, &code[..]), (404, "model_not_found"));
+    assert!(server.stop());
+}

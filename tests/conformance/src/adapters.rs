@@ -1,0 +1,184 @@
+//! Scenes of adapters: a batch some of whose rows have one.
+
+use llama_core::backend::{Backend, KvFormat, Limits, LowRank, Role, RopeLayout};
+use llama_core::batch::{AdapterId, Batch, BlockId, Stage};
+use llama_core::format::Format;
+
+use super::attention::shape;
+use super::linear::Matrix;
+use super::{Output, PlanOf, Random, Scene, Size, Subject, Suite, judge, limits};
+
+/// Rows of the weight's matrices.
+const PARTS: [usize; 3] = [40, 17, 24];
+const OUT: usize = PARTS[0] + PARTS[1] + PARTS[2];
+
+/// What an adapter adds to one of the weight's matrices.
+struct Change {
+    part: usize,
+    /// `[rank, hidden]`.
+    a: Matrix,
+    /// `[rows, rank]`.
+    b: Matrix,
+}
+
+/// A sequence: its adapter, its rows, and which of them are outputs.
+type Row = (Option<AdapterId>, usize, &'static [u32]);
+
+/// A linear whose product is changed, another that adds to the residual, and a head, all of the same weight.
+struct Adapted {
+    hidden: usize,
+    weight: Matrix,
+    x: Vec<f32>,
+    residual: Vec<f32>,
+    adapters: Vec<Vec<Change>>,
+    sequences: Vec<Row>,
+}
+
+impl Adapted {
+    fn new(random: &mut Random, (format, hidden): (Format, usize), sequences: &[Row]) -> Self {
+        let rows = sequences.iter().map(|&(_, rows, _)| rows).sum::<usize>();
+        let adapters = [&[(0, 4), (2, 16)][..], &[(1, 7)], &[], &[(0, 24), (1, 24), (2, 1)]];
+        let mut change = |&(part, rank): &(usize, usize)| Change {
+            part,
+            a: Matrix::new(random, Format::F32, rank, hidden),
+            b: Matrix::new(random, Format::F32, PARTS[part], rank),
+        };
+        let adapters = adapters.map(|changes| changes.iter().map(&mut change).collect()).into();
+        Adapted {
+            hidden,
+            weight: Matrix::new(random, format, OUT, hidden),
+            x: random.floats(rows * hidden),
+            residual: random.floats(rows * OUT),
+            adapters,
+            sequences: sequences.to_vec(),
+        }
+    }
+
+    /// The `s`-th sequence alone, and its rows.
+    fn alone(&self, s: usize) -> (Adapted, std::ops::Range<usize>) {
+        let first: usize = self.sequences[..s].iter().map(|&(_, rows, _)| rows).sum();
+        let rows = first..first + self.sequences[s].1;
+        let of = |x: &[f32], cols: usize| x[rows.start * cols..rows.end * cols].to_vec();
+        let adapters = self.adapters.iter().map(|changes| changes.iter().map(Change::again).collect()).collect();
+        let alone = Adapted {
+            hidden: self.hidden,
+            weight: self.weight.again(),
+            x: of(&self.x, self.hidden),
+            residual: of(&self.residual, OUT),
+            adapters,
+            sequences: vec![self.sequences[s]],
+        };
+        (alone, rows)
+    }
+
+    fn limits(&self) -> Limits {
+        limits(self.sequences.len(), 1024, KvFormat::Half)
+    }
+
+    fn plan<S: Subject>(&self, s: &S) -> (PlanOf<S>, Batch) {
+        let (b, mut batch, limits) = (s.backend(), Batch::new(), self.limits());
+        for (i, &(adapter, rows, outputs)) in self.sequences.iter().enumerate() {
+            let blocks: Vec<_> = (0..64).map(|block| (i * 64 + block) as BlockId).collect();
+            batch.push(&vec![0; rows], 0, &blocks, outputs.iter().copied());
+            batch.adapt(adapter);
+        }
+        let mut plan = b.plan(&shape(1, 1, 8, 8, RopeLayout::Halves), &limits).expect("memory");
+        b.prepare(&mut plan, &batch).expect("prepare");
+        (plan, batch)
+    }
+
+    fn adapters<S: Subject>(&self, s: &S, role: Role) -> Vec<Option<<S::Backend as Backend>::Adapter>> {
+        let one = |changes: &Vec<Change>| {
+            let parts: Vec<_> = changes.iter().map(Change::low_rank).collect();
+            (!parts.is_empty()).then(|| s.backend().adapter(OUT, &parts, role).expect("an adapter"))
+        };
+        self.adapters.iter().map(one).collect()
+    }
+
+    fn rank(&self) -> usize {
+        self.adapters.iter().map(|changes| changes.iter().map(|change| change.a.rows()).sum()).max().unwrap_or(0)
+    }
+}
+
+impl Change {
+    fn again(&self) -> Change {
+        Change { part: self.part, a: self.a.again(), b: self.b.again() }
+    }
+
+    fn low_rank(&self) -> LowRank<'_> {
+        LowRank { first_row: PARTS[..self.part].iter().sum(), a: self.a.view(), b: self.b.view() }
+    }
+}
+
+impl Scene for Adapted {
+    fn what(&self) -> String {
+        format!("adapters beside {:?} of {} columns for {:?}", self.weight.format(), self.hidden, self.sequences)
+    }
+
+    fn play<S: Subject>(&self, s: &S) -> Vec<Output> {
+        let (b, hidden) = (s.backend(), self.hidden);
+        let ((plan, batch), w) = (self.plan(s), b.weight(&[self.weight.part()]).expect("a weight"));
+        let (rows, outputs) = (batch.rows(), batch.outputs.len());
+        let [local, sums, logit] = [Role::Local, Role::Residual, Role::Logits].map(|role| self.adapters(s, role));
+        let x = s.filled(rows, hidden, Role::Activation, &self.x);
+        let mut residual = s.filled(rows, OUT, Role::Residual, &self.residual);
+        let (mut out, mut room) = (s.zeros(rows, OUT, Role::Local), s.zeros(rows, OUT, Role::Activation));
+        let (mut last, mut logits) = (s.zeros(rows, hidden, Role::Activation), s.zeros(outputs, OUT, Role::Logits));
+        let mut low = s.zeros(rows, self.rank(), Role::Residual);
+        b.replay(|| {
+            b.linear(&mut out, &x, &w)?;
+            b.adapt(&mut out, &mut low, &x, &local, &plan, Stage::Tokens)
+        })
+        .expect("linear");
+        b.replay(|| {
+            b.linear_add(&mut residual, &mut room, &x, &w)?;
+            b.adapt(&mut residual, &mut low, &x, &sums, &plan, Stage::Tokens)
+        })
+        .expect("linear_add");
+        b.replay(|| {
+            b.take_outputs(&mut last, &x, &plan)?;
+            b.linear(&mut logits, &last, &w)?;
+            b.adapt(&mut logits, &mut low, &last, &logit, &plan, Stage::Outputs)
+        })
+        .expect("a head");
+        vec![
+            Output::new("adapted linear", Role::Local, s.values(&out)),
+            Output::new("adapted residual", Role::Residual, s.values(&residual)),
+            Output::new("adapted logits", Role::Logits, s.values(&logits)),
+        ]
+    }
+}
+
+impl<S: Subject> Suite<S> {
+    /// Batches of one adapter, of several and of none, in runs of one row and of many; and each sequence alone has the bits that it
+    /// has among the others.
+    pub fn adapters_of_rows(&self) {
+        let mut random = Random(11);
+        let batches: [&[Row]; 4] = [
+            &[(Some(0), 1, &[0])],
+            &[(None, 3, &[2]), (Some(3), 2, &[0, 1]), (Some(2), 2, &[1]), (Some(1), 1, &[0]), (Some(1), 2, &[])],
+            &[(Some(1), 70, &[0, 69]), (None, 1, &[0]), (Some(0), 9, &[8])],
+            &[(Some(3), 19, &[3, 4]), (Some(0), 1, &[0]), (Some(3), 1, &[0]), (None, 1, &[]), (Some(0), 6, &[5])],
+        ];
+        let weights = [(Format::Q8_0, 96), (Format::F16, 50), (Format::Q4_0, 640)];
+        for &&batch in &self.pick(&batches, &[1, 3]) {
+            for &&weight in &self.pick(&weights, &[0]) {
+                let scene = Adapted::new(&mut random, weight, batch);
+                self.agree(&scene);
+                let alone = if self.size == Size::All { 0..batch.len() } else { 1..2 };
+                alone.for_each(|s| self.is_the_same_alone(&scene, s));
+            }
+        }
+    }
+
+    fn is_the_same_alone(&self, scene: &Adapted, s: usize) {
+        let (alone, rows) = scene.alone(s);
+        for subject in &self.subjects {
+            let (all, own) = (scene.play(subject), alone.play(subject));
+            for (all, own) in all.iter().zip(&own).take(2) {
+                let verdict = judge::same_values(own.what, &own.values, &all.values[rows.start * OUT..rows.end * OUT]);
+                self.tell(scene, subject, verdict);
+            }
+        }
+    }
+}
