@@ -17,6 +17,7 @@ use crate::isa::Tier;
 use crate::kernels::{AttentionKernels, VectorKernels};
 use crate::kv::{KvCache, with_store};
 use crate::ops;
+use crate::ops::adapt::{Adapted, Low};
 use crate::ops::linear::Output;
 use crate::plan::Plan;
 use crate::quant::{Input, LinearScratch, RowNorm};
@@ -143,6 +144,21 @@ impl Cpu {
             *scratch = Scratch::new(tokens, widest, self.threads.count(), self.forms.numerics)?;
         }
         Ok(scratch)
+    }
+
+    /// What adapters' first matrices make of `x`.
+    fn low<'a>(
+        &self,
+        low: &'a mut Tensor,
+        x: &Tensor,
+        adapters: &'a [Option<Adapter>],
+        plan: &'a Plan,
+        stage: Stage,
+    ) -> Result<Adapted<'a>> {
+        assert_eq!(x.rows(), plan.rows(stage), "adapters");
+        let (cols, mut scratch) = (low.cols(), self.scratch(x.rows(), x.cols().max(low.cols()))?);
+        let low = Low { adapters, runs: plan.adapted(stage), low: low.data_mut(), cols };
+        Ok(low.fill(&self.linear, &self.threads, &mut scratch.linear, x.data()))
     }
 
     fn multiply(&self, input: (Input<'_>, &mut [f32]), w: &Weight, output: Output<'_>) -> Result<()> {
@@ -319,9 +335,9 @@ impl Backend for Cpu {
         stage: Stage,
     ) -> Result<()> {
         assert_eq!((out.rows(), x.rows()), (plan.rows(stage), out.rows()), "adapt");
+        let adapted = self.low(low, x, adapters, plan, stage)?;
         let mut scratch = self.scratch(x.rows(), x.cols())?;
-        let tensors = (out.data_mut(), low.data_mut(), x.data());
-        ops::adapt::adapt(&self.linear, &self.threads, &mut scratch.linear, tensors, adapters, plan.adapted(stage));
+        adapted.add_to(&self.linear, &self.threads, &mut scratch.linear, out.data_mut());
         Ok(())
     }
 
@@ -351,8 +367,29 @@ impl Backend for Cpu {
         }
         assert_eq!((gate_up.shape(), x.shape()), ((x.rows(), w.rows()), residual.shape()), "norm_linear_swiglu");
         assert_eq!((act.rows(), 2 * act.cols()), gate_up.shape(), "norm_linear_swiglu");
-        let output = Output::Swiglu { kernels: &self.vector, act: act.data_mut() };
+        let output = Output::Swiglu { kernels: &self.vector, act: act.data_mut(), adapted: None };
         self.multiply(self.normed(x, residual, &norm), w, output)
+    }
+
+    fn adapt_swiglu(
+        &self,
+        act: &mut Tensor,
+        (gate_up, low): (&mut Tensor, &mut Tensor),
+        x: &Tensor,
+        w: &Weight,
+        adapters: &[Option<Adapter>],
+        plan: &Plan,
+    ) -> Result<()> {
+        if !ops::linear::paired(w) {
+            self.linear(gate_up, x, w)?;
+            self.adapt(gate_up, low, x, adapters, plan, Stage::Tokens)?;
+            return self.swiglu(act, gate_up);
+        }
+        assert_eq!((gate_up.shape(), x.cols()), ((x.rows(), w.rows()), w.cols()), "adapt_swiglu");
+        assert_eq!((act.rows(), 2 * act.cols()), gate_up.shape(), "adapt_swiglu");
+        let adapted = Some(self.low(low, x, adapters, plan, Stage::Tokens)?);
+        let output = Output::Swiglu { kernels: &self.vector, act: act.data_mut(), adapted };
+        self.multiply((Input::plain(x.data()), &mut []), w, output)
     }
 
     fn linear_add(&self, residual: &mut Tensor, _x: &mut Tensor, y: &Tensor, w: &Weight) -> Result<()> {

@@ -13,6 +13,7 @@ use llama_core::numerics::{GROUP, LANES, PARTITION};
 use crate::arch;
 use crate::isa::Tier;
 use crate::kv::Element;
+use crate::weight::pack::MAX_PANEL_ROWS;
 
 /// Running softmax statistics of one query: the maximum of its scores, and the sum of their exponentials below it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -28,6 +29,7 @@ pub struct Softmax {
 pub struct VectorKernels {
     rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32),
     add: unsafe fn(&mut [f32], &[f32]),
+    add_low_rank: unsafe fn(&mut [f32; LANES], &[f32], &[[f32; MAX_PANEL_ROWS]], usize),
     swiglu: unsafe fn(&mut [f32], &[f32], &[f32]),
     rotate: unsafe fn(&mut [f32], &[f32], &[f32], RopeLayout),
     narrow: unsafe fn(&[f32], &mut [f16]),
@@ -41,7 +43,7 @@ impl VectorKernels {
         macro_rules! table {
             ($tier:ident) => {{
                 use arch::$tier::vector::*;
-                VectorKernels { rms_norm, add, swiglu, rotate, narrow, narrow_bf16, quantise }
+                VectorKernels { rms_norm, add, add_low_rank, swiglu, rotate, narrow, narrow_bf16, quantise }
             }};
         }
         tier.is_available().then(|| match tier {
@@ -67,6 +69,14 @@ impl VectorKernels {
         assert_eq!(acc.len(), x.len(), "add");
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.add)(acc, x) }
+    }
+
+    /// `acc += sum over k of low[k] * ranks[k][first..]`: what a low-rank product adds to sixteen of a token's numbers, of which a
+    /// panel of `b` has the rows from `first` on.
+    pub fn add_low_rank(&self, acc: &mut [f32; LANES], low: &[f32], ranks: &[[f32; MAX_PANEL_ROWS]], first: usize) {
+        assert!(low.len() == ranks.len() && first + LANES <= MAX_PANEL_ROWS, "{} ranks from row {first}", low.len());
+        // SAFETY: the constructor checked that this CPU has the table's tier.
+        unsafe { (self.add_low_rank)(acc, low, ranks, first) }
     }
 
     /// `out = silu(gate) * up`.

@@ -407,6 +407,22 @@ pub trait Backend: Send + 'static {
         self.swiglu(act, gate_up)
     }
 
+    /// `act = silu(gate) * up` with gate and up, in this order, the columns of `x w^T + bias` and what [`Backend::adapt`] adds to
+    /// them. `x [T, in]`, `w [2 * ffn, in]`, `act [T, ffn]`; room `gate_up [T, 2 * ffn]` and `low` as for `adapt`.
+    fn adapt_swiglu(
+        &self,
+        act: &mut Self::Tensor,
+        (gate_up, low): (&mut Self::Tensor, &mut Self::Tensor),
+        x: &Self::Tensor,
+        w: &Self::Weight,
+        adapters: &[Option<Self::Adapter>],
+        plan: &Self::Plan,
+    ) -> Result<()> {
+        self.linear(gate_up, x, w)?;
+        self.adapt(gate_up, low, x, adapters, plan, Stage::Tokens)?;
+        self.swiglu(act, gate_up)
+    }
+
     /// `residual += y w^T + bias`. `y [T, in]`, `w [out, in]`, `residual [T, out]`, room `x [T, out]`.
     fn linear_add(
         &self,

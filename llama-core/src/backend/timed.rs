@@ -223,6 +223,18 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("norm_linear_swiglu", |b| b.norm_linear_swiglu(act, room, residual, norm, w))
     }
 
+    fn adapt_swiglu(
+        &self,
+        act: &mut B::Tensor,
+        room: (&mut B::Tensor, &mut B::Tensor),
+        x: &B::Tensor,
+        w: &B::Weight,
+        adapters: &[Option<B::Adapter>],
+        plan: &B::Plan,
+    ) -> Result<()> {
+        self.time("adapt_swiglu", |b| b.adapt_swiglu(act, room, x, w, adapters, plan))
+    }
+
     fn linear_add(&self, residual: &mut B::Tensor, x: &mut B::Tensor, y: &B::Tensor, w: &B::Weight) -> Result<()> {
         self.time("linear_add", |b| b.linear_add(residual, x, y, w))
     }

@@ -122,8 +122,9 @@ impl<B: Backend> Linears<'_, B> {
         if !w.is_changed(self.runs) {
             return self.backend.norm_linear_swiglu(act, (gate_up, x), residual, norm, &w.weight);
         }
-        self.norm_linear(gate_up, (x, low), residual, norm, w)?;
-        self.backend.swiglu(act, gate_up)
+        let low = low.as_mut().expect("room for what adapters make");
+        self.backend.rms_norm(x, residual, norm.gain, norm.eps)?;
+        self.backend.adapt_swiglu(act, (gate_up, low), x, &w.weight, &w.adapters, self.plan)
     }
 
     /// [`Backend::linear_add`].

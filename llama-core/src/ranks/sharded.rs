@@ -384,6 +384,20 @@ impl<B: Backend> Backend for Sharded<B> {
         self.gather(act)
     }
 
+    fn adapt_swiglu(
+        &self,
+        act: &mut Sheet<B>,
+        (gate_up, low): (&mut Sheet<B>, &mut Sheet<B>),
+        x: &Sheet<B>,
+        w: &B::Weight,
+        adapters: &[Option<B::Adapter>],
+        plan: &Plan<B>,
+    ) -> Result<()> {
+        let room = (gate_up.part_mut(), low.whole_mut());
+        self.inner.adapt_swiglu(act.part_mut(), room, x.whole(), w, adapters, &plan.inner)?;
+        self.gather(act)
+    }
+
     fn replay(&self, ops: impl FnOnce() -> Result<()>) -> Result<()> {
         self.inner.replay(ops)
     }

@@ -15,6 +15,7 @@
 
 use std::ops::Range;
 
+use super::adapt::Adapted;
 use crate::arch::linear::{Acts, LinearKernels, MAX_COLUMNS, PASS, Room};
 use crate::kernels::VectorKernels;
 use crate::quant::{Activations, Input, LinearScratch, Tiles};
@@ -59,6 +60,8 @@ pub enum Output<'a> {
         kernels: &'a VectorKernels,
         /// `[tokens, ffn]`.
         act: &'a mut [f32],
+        /// What adapters add to gate and up before.
+        adapted: Option<Adapted<'a>>,
     },
 }
 
@@ -89,9 +92,9 @@ pub fn run(
         Output::Write(out) => (Sink::Write(whole(out, tokens, w.rows())), panels),
         Output::Add(out) => (Sink::Add(whole(out, tokens, w.rows())), panels),
         Output::WriteSegments(out) => (Sink::WriteSegments { tokens, out: whole(out, tokens, w.rows()) }, panels),
-        Output::Swiglu { kernels, act } => {
+        Output::Swiglu { kernels, act, adapted } => {
             assert!(paired(w), "gate and up of other rows");
-            (Sink::Swiglu { kernels, act: whole(act, tokens, w.rows() / 2) }, panels / 2)
+            (Sink::Swiglu { kernels, act: whole(act, tokens, w.rows() / 2), adapted }, panels / 2)
         }
     };
     let tiles = scratch.tiles(kernels, tokens, w);
@@ -120,7 +123,7 @@ fn tasks(bytes: usize, tiles: usize, threads: usize) -> usize {
 }
 
 /// Rows of a panel, for one column of activations.
-type Column = [f32; MAX_PANEL_ROWS];
+pub(super) type Column = [f32; MAX_PANEL_ROWS];
 
 struct Job<'a> {
     kernels: &'a LinearKernels,
@@ -133,7 +136,7 @@ enum Sink<'a> {
     Write(Disjoint<'a, f32>),
     Add(Disjoint<'a, f32>),
     WriteSegments { tokens: usize, out: Disjoint<'a, f32> },
-    Swiglu { kernels: &'a VectorKernels, act: Disjoint<'a, f32> },
+    Swiglu { kernels: &'a VectorKernels, act: Disjoint<'a, f32>, adapted: Option<Adapted<'a>> },
 }
 
 impl Job<'_> {
@@ -201,8 +204,10 @@ impl Job<'_> {
                 // Those of up are as many: panels of floats have other rows than panels of codes.
                 let terms = product(gate, p, first);
                 product(up, p, second);
+                self.complete(tokens.clone(), (gate, p), first, terms);
+                self.complete(tokens.clone(), (up, p), second, terms);
                 let columns = [&mut *first, &mut *second].map(|columns| columns.iter_mut().step_by(terms));
-                self.gate(tokens.clone(), [gate, up], p, columns);
+                self.gate(tokens.clone(), gate, p, columns);
             }
             return;
         }
@@ -243,20 +248,29 @@ impl Job<'_> {
         }
     }
 
+    /// Adds to what panel `p` made of `tokens` its biases, and then what adapters do.
+    fn complete(&self, tokens: Range<usize>, (segment, p): (&Segment, usize), columns: &mut [Column], terms: usize) {
+        let bias = segment.panel_bias(p);
+        if !bias.is_empty() {
+            let columns = columns.iter_mut().step_by(terms).take(tokens.len());
+            columns.for_each(|column| column.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias));
+        }
+        if let Sink::Swiglu { kernels, adapted: Some(adapted), .. } = &self.sink {
+            adapted.add(kernels, tokens, (segment.first_row(), segment.panel_rows(p)), columns, terms);
+        }
+    }
+
     /// SwiGLU of what panel `p` of gate and that of up made of `tokens`.
     fn gate<'a>(
         &self,
         tokens: Range<usize>,
-        [gate, up]: [&Segment; 2],
+        gate: &Segment,
         p: usize,
         [gates, ups]: [impl Iterator<Item = &'a mut Column>; 2],
     ) {
-        let Sink::Swiglu { kernels, act } = &self.sink else { unreachable!("gate without up") };
+        let Sink::Swiglu { kernels, act, .. } = &self.sink else { unreachable!("gate without up") };
         let (rows, all) = (gate.panel_rows(p), self.w.rows() / 2);
-        let add_bias = |column: &mut Column, bias: &[f32]| column.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
         for ((token, gates), ups) in tokens.zip(gates).zip(ups) {
-            add_bias(gates, gate.panel_bias(p));
-            add_bias(ups, up.panel_bias(p));
             // SAFETY: as in `finish`.
             let act = unsafe { act.part(token * all + rows.start..token * all + rows.end) };
             kernels.swiglu(act, &gates[..rows.len()], &ups[..rows.len()]);

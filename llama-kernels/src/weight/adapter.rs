@@ -40,4 +40,11 @@ impl Adapter {
     pub fn up(&self) -> &[Weight] {
         &self.up
     }
+
+    /// The `b` of the part that begins with the weight's row `first`, and how many ranks come before its own.
+    pub fn part(&self, first: usize) -> Option<(usize, &Weight)> {
+        let before = |ranks: &mut usize, up: &Weight| Some(std::mem::replace(ranks, *ranks + up.cols()));
+        let ranks = self.up.iter().scan(0, before);
+        ranks.zip(&self.up).find(|(_, up)| up.segments()[0].first_row() == first)
+    }
 }

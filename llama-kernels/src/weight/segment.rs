@@ -51,6 +51,11 @@ impl Segment {
         self.pack
     }
 
+    /// The first row of the weight that it holds.
+    pub fn first_row(&self) -> usize {
+        self.rows.start
+    }
+
     /// Number of panels.
     pub fn panels(&self) -> usize {
         self.data().len() / self.panel_bytes

@@ -1,6 +1,6 @@
 //! Scenes of adapters: a batch some of whose rows have one.
 
-use llama_core::backend::{Backend, KvFormat, Limits, LowRank, Role, RopeLayout};
+use llama_core::backend::{Backend, KvFormat, LowRank, Role, RopeLayout};
 use llama_core::batch::{AdapterId, Batch, BlockId, Stage};
 use llama_core::format::Format;
 
@@ -19,6 +19,18 @@ struct Change {
     a: Matrix,
     /// `[rows, rank]`.
     b: Matrix,
+}
+
+/// SwiGLU of a product of two matrices, or of one that is both, that adapters change.
+struct Gated {
+    tokens: usize,
+    hidden: usize,
+    ffn: usize,
+    weight: Vec<Matrix>,
+    x: Vec<f32>,
+    /// Of gate and of up, where it changes them.
+    adapters: Vec<[Option<Change>; 2]>,
+    sequences: Vec<Row>,
 }
 
 /// A sequence: its adapter, its rows, and which of them are outputs.
@@ -71,22 +83,6 @@ impl Adapted {
         (alone, rows)
     }
 
-    fn limits(&self) -> Limits {
-        limits(self.sequences.len(), 1024, KvFormat::Half)
-    }
-
-    fn plan<S: Subject>(&self, s: &S) -> (PlanOf<S>, Batch) {
-        let (b, mut batch, limits) = (s.backend(), Batch::new(), self.limits());
-        for (i, &(adapter, rows, outputs)) in self.sequences.iter().enumerate() {
-            let blocks: Vec<_> = (0..64).map(|block| (i * 64 + block) as BlockId).collect();
-            batch.push(&vec![0; rows], 0, &blocks, outputs.iter().copied());
-            batch.adapt(adapter);
-        }
-        let mut plan = b.plan(&shape(1, 1, 8, 8, RopeLayout::Halves), &limits).expect("memory");
-        b.prepare(&mut plan, &batch).expect("prepare");
-        (plan, batch)
-    }
-
     fn adapters<S: Subject>(&self, s: &S, role: Role) -> Vec<Option<<S::Backend as Backend>::Adapter>> {
         let one = |changes: &Vec<Change>| {
             let parts: Vec<_> = changes.iter().map(Change::low_rank).collect();
@@ -98,6 +94,19 @@ impl Adapted {
     fn rank(&self) -> usize {
         self.adapters.iter().map(|changes| changes.iter().map(|change| change.a.rows()).sum()).max().unwrap_or(0)
     }
+}
+
+/// A prepared plan of one step of these sequences, and its batch.
+fn plan_of<S: Subject>(s: &S, sequences: &[Row]) -> (PlanOf<S>, Batch) {
+    let (b, mut batch, limits) = (s.backend(), Batch::new(), limits(sequences.len(), 1024, KvFormat::Half));
+    for (i, &(adapter, rows, outputs)) in sequences.iter().enumerate() {
+        let blocks: Vec<_> = (0..64).map(|block| (i * 64 + block) as BlockId).collect();
+        batch.push(&vec![0; rows], 0, &blocks, outputs.iter().copied());
+        batch.adapt(adapter);
+    }
+    let mut plan = b.plan(&shape(1, 1, 8, 8, RopeLayout::Halves), &limits).expect("memory");
+    b.prepare(&mut plan, &batch).expect("prepare");
+    (plan, batch)
 }
 
 impl Change {
@@ -117,7 +126,7 @@ impl Scene for Adapted {
 
     fn play<S: Subject>(&self, s: &S) -> Vec<Output> {
         let (b, hidden) = (s.backend(), self.hidden);
-        let ((plan, batch), w) = (self.plan(s), b.weight(&[self.weight.part()]).expect("a weight"));
+        let ((plan, batch), w) = (plan_of(s, &self.sequences), b.weight(&[self.weight.part()]).expect("a weight"));
         let (rows, outputs) = (batch.rows(), batch.outputs.len());
         let [local, sums, logit] = [Role::Local, Role::Residual, Role::Logits].map(|role| self.adapters(s, role));
         let x = s.filled(rows, hidden, Role::Activation, &self.x);
@@ -149,6 +158,58 @@ impl Scene for Adapted {
     }
 }
 
+impl Gated {
+    fn new(random: &mut Random, format: Format, [hidden, ffn]: [usize; 2], sequences: &[Row], paired: bool) -> Self {
+        let tokens = sequences.iter().map(|&(_, rows, _)| rows).sum();
+        let mut change = |part, rank| Change {
+            part,
+            a: Matrix::new(random, Format::F32, rank, hidden),
+            b: Matrix::new(random, Format::F32, ffn, rank),
+        };
+        let adapters = vec![
+            [Some(change(0, 4)), Some(change(1, 9))],
+            [None, Some(change(1, 1))],
+            [None, None],
+            [Some(change(0, 20)), None],
+        ];
+        let rows = if paired { vec![ffn, ffn] } else { vec![2 * ffn] };
+        let matrix = |rows| Matrix::new(random, format, rows, hidden);
+        let mut weight: Vec<_> = rows.into_iter().map(matrix).collect();
+        if tokens % 2 == 0 {
+            weight = weight.into_iter().map(|matrix| matrix.biased(random)).collect();
+        }
+        // Products of a few units, as in the scene of fused verbs.
+        let x = random.floats(tokens * hidden).iter().map(|x| 0.1 * x).collect();
+        Gated { tokens, hidden, ffn, weight, x, adapters, sequences: sequences.to_vec() }
+    }
+}
+
+impl Scene for Gated {
+    fn what(&self) -> String {
+        let formats: Vec<_> = self.weight.iter().map(Matrix::format).collect();
+        format!("SwiGLU of adapted {formats:?} of {} columns for {:?}", self.hidden, self.sequences)
+    }
+
+    fn play<S: Subject>(&self, s: &S) -> Vec<Output> {
+        let (b, Gated { tokens, hidden, ffn, .. }) = (s.backend(), self);
+        let parts: Vec<_> = self.weight.iter().map(Matrix::part).collect();
+        let w = b.weight(&parts).expect("a weight");
+        let one = |changes: &[Option<Change>; 2]| {
+            let changes = changes.iter().flatten();
+            let parts = changes.map(|change| LowRank { first_row: change.part * ffn, ..change.low_rank() });
+            let parts: Vec<_> = parts.collect();
+            (!parts.is_empty()).then(|| b.adapter(2 * ffn, &parts, Role::Local).expect("an adapter"))
+        };
+        let adapters: Vec<_> = self.adapters.iter().map(one).collect();
+        let (plan, _) = plan_of(s, &self.sequences);
+        let x = s.filled(*tokens, *hidden, Role::Activation, &self.x);
+        let (mut act, mut both) = (s.zeros(*tokens, *ffn, Role::Activation), s.zeros(*tokens, 2 * ffn, Role::Local));
+        let mut low = s.zeros(*tokens, 20, Role::Residual);
+        b.replay(|| b.adapt_swiglu(&mut act, (&mut both, &mut low), &x, &w, &adapters, &plan)).expect("a step");
+        vec![Output::new("adapt_swiglu", Role::Activation, s.values(&act))]
+    }
+}
+
 impl<S: Subject> Suite<S> {
     /// Batches of one adapter, of several and of none, in runs of one row and of many; and each sequence alone has the bits that it
     /// has among the others.
@@ -167,6 +228,29 @@ impl<S: Subject> Suite<S> {
                 self.agree(&scene);
                 let alone = if self.size == Size::All { 0..batch.len() } else { 1..2 };
                 alone.for_each(|s| self.is_the_same_alone(&scene, s));
+            }
+        }
+    }
+
+    /// The same before SwiGLU, of panels that are not full and of weights whose gate and up are not two parts.
+    pub fn adapters_before_swiglu(&self) {
+        let mut random = Random(12);
+        let batches: [&[Row]; 3] = [
+            &[(None, 2, &[]), (Some(0), 1, &[]), (Some(3), 3, &[]), (Some(2), 1, &[]), (Some(1), 2, &[])],
+            &[(Some(3), 1, &[0])],
+            &[(Some(1), 50, &[]), (None, 1, &[]), (Some(0), 83, &[])],
+        ];
+        for &&batch in &self.pick(&batches, &[0]) {
+            for &&(format, shape, paired) in &self.pick(
+                &[
+                    (Format::Q8_0, [96, 41], true),
+                    (Format::F16, [50, 75], true),
+                    (Format::Q4_0, [320, 600], true),
+                    (Format::BF16, [64, 96], false),
+                ],
+                &[0, 3],
+            ) {
+                self.agree(&Gated::new(&mut random, format, shape, batch, paired));
             }
         }
     }

@@ -26,7 +26,7 @@ conformance_suite!(suite;
     norms sums_in_the_residual embedding_linear_and_outputs every_format
     attention_of_many_shapes attention_across_partitions attention_in_windows attention_of_hard_numbers
     rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
-    copied_blocks_are_the_same adapters_of_rows a_layer tokens_are_the_samplers
+    copied_blocks_are_the_same adapters_of_rows adapters_before_swiglu a_layer tokens_are_the_samplers
 );
 
 /// What is wrong with a [`Faulty`] backend.

@@ -9,6 +9,7 @@ use llama_core::backend::RopeLayout;
 use llama_core::numerics::{EXP_MAX, EXP_MIN, EXP_POLY, LANES, LN2_HI, LN2_LO, LOG2_E};
 
 use crate::arch::portable::{self, vector::padded};
+use crate::weight::pack::MAX_PANEL_ROWS;
 
 /// Sixteen lanes.
 pub type Quad = [float32x4_t; 4];
@@ -100,6 +101,12 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
 #[target_feature(enable = "neon")]
 pub fn add(acc: &mut [f32], x: &[f32]) {
     portable::vector::add(acc, x);
+}
+
+/// `acc += sum over k of low[k] * ranks[k][first..]`.
+#[target_feature(enable = "neon")]
+pub fn add_low_rank(acc: &mut [f32; LANES], low: &[f32], ranks: &[[f32; MAX_PANEL_ROWS]], first: usize) {
+    portable::vector::add_low_rank(acc, low, ranks, first);
 }
 
 /// `out = silu(gate) * up`.

@@ -5,6 +5,8 @@ use half::{bf16, f16};
 use llama_core::backend::RopeLayout;
 use llama_core::numerics::{self, GROUP, LANES};
 
+use crate::weight::pack::MAX_PANEL_ROWS;
+
 /// `out = x * rms_scale(x, eps) * gain`.
 pub fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
     scale_by(out, x, gain, numerics::rms_scale(x, eps));
@@ -24,6 +26,16 @@ pub fn add(acc: &mut [f32], x: &[f32]) {
     for (acc, &x) in acc.iter_mut().zip(x) {
         *acc += x;
     }
+}
+
+/// `acc += sum over k of low[k] * ranks[k][first..]`, a chain of fused multiply-adds from 0, then one addition.
+#[inline(always)]
+pub fn add_low_rank(acc: &mut [f32; LANES], low: &[f32], ranks: &[[f32; MAX_PANEL_ROWS]], first: usize) {
+    let mut sums = [0.0f32; LANES];
+    for (&low, rank) in low.iter().zip(ranks) {
+        sums.iter_mut().zip(&rank[first..first + LANES]).for_each(|(sum, &b)| *sum = b.mul_add(low, *sum));
+    }
+    add(acc, &sums);
 }
 
 /// `out = silu(gate) * up`.
