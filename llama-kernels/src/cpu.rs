@@ -48,6 +48,10 @@ impl CpuOptions {
     }
 }
 
+/// Rows that are so few that gate and up stay in a cache on their way to SwiGLU: what adapters add to them then is best read in
+/// one stream.
+const FEW: usize = 8;
+
 /// The CPU backend.
 pub struct Cpu {
     tier: Tier,
@@ -380,7 +384,7 @@ impl Backend for Cpu {
         adapters: &[Option<Adapter>],
         plan: &Plan,
     ) -> Result<()> {
-        if !ops::linear::paired(w) {
+        if !ops::linear::paired(w) || x.rows() < FEW {
             self.linear(gate_up, x, w)?;
             self.adapt(gate_up, low, x, adapters, plan, Stage::Tokens)?;
             return self.swiglu(act, gate_up);

@@ -24,12 +24,15 @@ pub struct Softmax {
     pub sum: f32,
 }
 
+/// Sums; low, a panel of `b`, the first of its rows.
+type AddLowRank = unsafe fn(&mut [f32; LANES], &[f32], &[[f32; MAX_PANEL_ROWS]], usize);
+
 /// Inner loops over rows of activations. Every tier gives the bits of `llama_core::numerics`.
 #[derive(Clone, Copy)]
 pub struct VectorKernels {
     rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32),
     add: unsafe fn(&mut [f32], &[f32]),
-    add_low_rank: unsafe fn(&mut [f32; LANES], &[f32], &[[f32; MAX_PANEL_ROWS]], usize),
+    add_low_rank: AddLowRank,
     swiglu: unsafe fn(&mut [f32], &[f32], &[f32]),
     rotate: unsafe fn(&mut [f32], &[f32], &[f32], RopeLayout),
     narrow: unsafe fn(&[f32], &mut [f16]),
