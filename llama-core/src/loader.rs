@@ -159,7 +159,7 @@ impl Loader {
     /// [`Error::Parameter`] if the two models do not know the same tokens by the same ids; otherwise as [`Loader::load`].
     pub fn drafter<B: Backend>(mut self, backend: B, engine: &Engine) -> Result<DraftModel> {
         self.knows_tokens_of(engine)?;
-        self.options = self.drafting(engine.model().limits());
+        (self.options, self.adapters) = (self.drafting(engine.model().limits()), Adapters::new());
         let (limits, limit) = (self.limits(&backend)?, self.options.memory_limit);
         DraftModel::new(Box::new(Llama::load(backend, &self.checkpoint, limits, limit, &mut |_| ())?))
     }

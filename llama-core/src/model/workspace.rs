@@ -62,7 +62,7 @@ fn shapes(config: &Config, limits: &Limits) -> [(usize, usize, Role); 8] {
     ]
 }
 
-/// The same of `low`, for adapters of at most `rank`: as wide as a backend may keep anything, for whom it is the step's only room.
+/// The same of `low`, for adapters of at most `rank`: whole on every rank and in f32, as what is added to a residual is.
 fn low_shape(limits: &Limits, rank: usize) -> Option<(usize, usize, Role)> {
     (rank > 0).then_some((limits.tokens.max(limits.outputs), rank, Role::Residual))
 }
