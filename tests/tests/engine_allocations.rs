@@ -88,6 +88,7 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>, drafts: usize) -> Engine {
         eps: 1e-5,
         rope,
         window: None,
+        temperature: None,
         head: Head::Tied,
         pooling: Pooling::Last,
         labels: Vec::new(),

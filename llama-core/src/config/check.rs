@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::{Config, Rope, RopeScaling};
+use super::{Config, Rope, RopeScaling, Temperature};
 use crate::error::{Error, Result};
 
 /// Largest sizes that are believed: some ten times those of the largest Llama.
@@ -38,6 +38,19 @@ pub(crate) struct Keys {
 }
 
 impl Config {
+    /// Refuses a context that has positions which would not be computed as the model was trained to.
+    pub(crate) fn check_context(&self, context: usize) -> Result<()> {
+        match self.temperature.filter(|temperature| context > temperature.from) {
+            None => Ok(()),
+            Some(Temperature { from, .. }) => {
+                let problem = format!(
+                    "at most {from}: the temperature of this model's attention, which grows beyond, is not computed"
+                );
+                Err(Error::parameter("context", context, problem))
+            }
+        }
+    }
+
     /// An error that names the key of the first size that cannot be.
     pub(crate) fn check(&self, keys: &Keys) -> Result<()> {
         within(keys.vocab, self.vocab, 1..=MOST_VOCAB)?;

@@ -29,6 +29,8 @@ pub struct Config {
     pub head_dim: usize,
     /// Positions the model was trained for.
     pub context: usize,
+    /// How attention's temperature grows, where it does.
+    pub temperature: Option<Temperature>,
     /// RMSNorm's epsilon.
     pub eps: f32,
     /// Rotary embedding.
@@ -41,6 +43,17 @@ pub struct Config {
     pub pooling: Pooling,
     /// Names of a classifier's labels, in the order of its scores; empty where the model is none.
     pub labels: Vec<String>,
+}
+
+/// The temperature of Ministral 3's attention, after Llama 4's: queries at position `p` are multiplied by
+/// `1 + growth * ln(1 + floor(p / from))`. That is 1 for the first `from` positions, which are all that an engine may have: what comes
+/// after them is not computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Temperature {
+    /// Not 0.
+    pub growth: f32,
+    /// Positions.
+    pub from: usize,
 }
 
 /// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and how it was stretched.
@@ -130,6 +143,7 @@ impl Config {
             kv_heads: 8,
             head_dim: 2,
             context: 16,
+            temperature: None,
             eps: 1e-5,
             rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
             window: None,

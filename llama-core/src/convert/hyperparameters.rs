@@ -1,7 +1,7 @@
-//! A configuration as the keys of a GGUF of architecture `llama`: what `checkpoint::gguf` reads, llama.cpp's.
+//! A configuration as the keys of a GGUF of architecture `llama` or `mistral3`: what `checkpoint::gguf` reads, llama.cpp's.
 
 use crate::checkpoint::gguf::{Array, Value};
-use crate::config::{Config, Head, Pooling, Rope, RopeScaling, yarn_scale};
+use crate::config::{Config, Head, Pooling, Rope, RopeScaling, Temperature, yarn_scale};
 use crate::error::{Error, Result};
 
 /// The keys of `config`.
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Unsupported`] for a rotary embedding that no key tells.
 pub(super) fn pairs(config: &Config) -> Result<Vec<(String, Value)>> {
-    let mut out = Pairs(Vec::new());
+    let mut out = Pairs { architecture: architecture(config), pairs: Vec::new() };
     out.size("vocab_size", config.vocab);
     out.size("context_length", config.context);
     out.size("embedding_length", config.hidden);
@@ -24,21 +24,38 @@ pub(super) fn pairs(config: &Config) -> Result<Vec<(String, Value)>> {
         out.size("attention.sliding_window", window);
     }
     rope(&config.rope, &mut out)?;
+    if let Some(Temperature { growth, from }) = config.temperature {
+        out.number("attention.temperature_scale", growth.into());
+        if !matches!(config.rope.scaling, RopeScaling::Yarn { original, .. } if original == from) {
+            return Err(Error::unsupported(
+                "a temperature that does not grow from YaRN's original context on in a GGUF",
+                "it has one key for both: keep the folder",
+            ));
+        }
+    }
     if config.head == Head::None && config.labels.is_empty() || config.pooling != Pooling::default() {
         out.size("pooling_type", pooling(config.pooling)?);
     }
     if !config.labels.is_empty() {
         out.set("classifier.output_labels", Value::Array(Array::String(config.labels.clone())));
     }
-    Ok(out.0)
+    Ok(out.pairs)
 }
 
-/// Keys under `llama`.
-struct Pairs(Vec<(String, Value)>);
+/// What a GGUF calls the architecture.
+pub(super) fn architecture(config: &Config) -> &'static str {
+    if config.temperature.is_some() { "mistral3" } else { "llama" }
+}
+
+/// Keys under an architecture.
+struct Pairs {
+    architecture: &'static str,
+    pairs: Vec<(String, Value)>,
+}
 
 impl Pairs {
     fn set(&mut self, key: &str, value: Value) {
-        self.0.push((format!("llama.{key}"), value));
+        self.pairs.push((format!("{}.{key}", self.architecture), value));
     }
 
     /// Sizes of a [`Config`] that exists are less than 2^32.

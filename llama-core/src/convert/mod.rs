@@ -205,7 +205,13 @@ impl<'a> Converter<'a> {
             fs::canonicalize(folder).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         let text = |key: &str, value: String| (format!("general.{key}"), Value::String(value));
         let named = name.map(|name| text("name", name));
-        [text("architecture", "llama".into()), text("type", "model".into())].into_iter().chain(named).collect()
+        [
+            text("architecture", hyperparameters::architecture(self.checkpoint.config()).into()),
+            text("type", "model".into()),
+        ]
+        .into_iter()
+        .chain(named)
+        .collect()
     }
 
     /// Notes about the tensors of a GGUF that the graph does not use.

@@ -91,14 +91,16 @@ fn every_file_that_is_not_whole_is_refused_and_nothing_of_it_is_taken() {
     };
     (0..whole.len()).for_each(|length| refused(&whole[..length]));
     refused(&[&whole[..], &[0]].concat());
-    let header = 8 * 40;
+    let header = 8 * 48;
     for bit in (0..header).chain((header / 8..whole.len()).map(|byte| 8 * byte + byte % 8)) {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         refused(&flipped);
     }
-    // Numbers that no file can have.
-    for (at, numbers) in [(24, [0, 1, 17, 1 << 40, u64::MAX]), (32, [0, 1, 1 << 40, u64::MAX / 16, u64::MAX])] {
+    // Numbers that no file can have, of an engine without adapters.
+    let adapters = [1, 2, 17, 1 << 40, u64::MAX];
+    let (tokens, bytes) = ([0, 1, 17, 1 << 40, u64::MAX], [0, 1, 1 << 40, u64::MAX / 16, u64::MAX]);
+    for (at, numbers) in [(24, adapters), (32, tokens), (40, bytes)] {
         for number in numbers {
             let mut wrong = whole.clone();
             wrong[at..at + 8].copy_from_slice(&number.to_ne_bytes());

@@ -28,6 +28,7 @@ pub fn config() -> Config {
         eps: 1e-5,
         rope: Rope { theta: 10_000.0, dims: 4, layout: RopeLayout::Halves, scaling: RopeScaling::None },
         window: None,
+        temperature: None,
         head: Head::Tied,
         pooling: Pooling::Last,
         labels: Vec::new(),

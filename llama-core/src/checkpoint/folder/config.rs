@@ -29,6 +29,9 @@ const KEYS: Keys = Keys {
 /// Mistral's window where config.json has no such key; `null` means none.
 const MISTRAL_WINDOW: usize = 4096;
 
+/// A Mistral whose attention has a temperature that grows with the position.
+const MINISTRAL3: &str = "ministral3";
+
 /// What is built on the hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -40,7 +43,11 @@ enum Class {
 /// The configuration, for a model whose other files name this pooling.
 pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     let (architecture, class) = architecture(json)?;
-    let window = if architecture == "mistral" { window(json)? } else { None };
+    let window = match architecture {
+        "mistral" => window(json)?,
+        MINISTRAL3 => json.size(KEYS.window)?,
+        _ => None,
+    };
     variants::refuse(json, window)?;
     let hidden = json.required(KEYS.hidden)?;
     let heads = json.required(KEYS.heads)?;
@@ -55,6 +62,7 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         }
     };
     let context = json.required(KEYS.context)?;
+    let temperature = if architecture == MINISTRAL3 { rope::temperature(json, context)? } else { None };
     let config = Config {
         architecture: architecture.into(),
         vocab: json.required(KEYS.vocab)?,
@@ -65,8 +73,9 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         kv_heads: json.size(KEYS.kv_heads)?.unwrap_or(heads),
         head_dim,
         context,
+        temperature,
         eps: json.number(KEYS.eps)?.unwrap_or(1e-6) as f32,
-        rope: rope::rope(json, head_dim, context)?,
+        rope: rope::rope(json, head_dim, context, temperature.is_some())?,
         window,
         head: match (class, json.bool("tie_word_embeddings")?.unwrap_or(false)) {
             (Class::SequenceClassification, _) | (Class::Bare, false) => Head::None,
@@ -80,10 +89,10 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     Ok(config)
 }
 
-/// `"llama"` or `"mistral"` and the class, from `model_type` and `architectures`, which must agree where both are given.
+/// `"llama"`, `"mistral"` or `"ministral3"` and the class, from `model_type` and `architectures`, which must agree where both are given.
 fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     let refuse = |what: String| {
-        let advice = "Llama and Mistral are read: ForCausalLM, ForSequenceClassification and Model";
+        let advice = "Llama, Mistral and Ministral3 are read: ForCausalLM, ForSequenceClassification and Model";
         Err(Error::unsupported(what, advice))
     };
     let class = match json.get("architectures") {
@@ -94,9 +103,10 @@ fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     let model_type = json.string("model_type")?;
     let found = match class {
         Some(class) => by_class(class).filter(|(name, _)| model_type.is_none_or(|model_type| model_type == *name)),
-        None => {
-            ["llama", "mistral"].into_iter().find(|&name| model_type == Some(name)).map(|name| (name, Class::CausalLm))
-        }
+        None => ["llama", "mistral", MINISTRAL3]
+            .into_iter()
+            .find(|&name| model_type == Some(name))
+            .map(|name| (name, Class::CausalLm)),
     };
     match found {
         Some(found) => Ok(found),
@@ -108,8 +118,9 @@ fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
 }
 
 fn by_class(name: &str) -> Option<(&'static str, Class)> {
-    let llama = name.strip_prefix("Llama").map(|class| ("llama", class));
-    let (architecture, class) = llama.or_else(|| Some(("mistral", name.strip_prefix("Mistral")?)))?;
+    let by_name = [("Llama", "llama"), ("Mistral", "mistral"), ("Ministral3", MINISTRAL3)];
+    let mut named = by_name.into_iter().filter_map(|(start, found)| Some((found, name.strip_prefix(start)?)));
+    let (architecture, class) = named.next()?;
     match class {
         "ForCausalLM" => Some((architecture, Class::CausalLm)),
         "ForSequenceClassification" => Some((architecture, Class::SequenceClassification)),

@@ -4,19 +4,35 @@
 
 use super::json::Object;
 use crate::config::RopeLayout;
-use crate::config::{Rope, RopeScaling, yarn_scale};
+use crate::config::{Rope, RopeScaling, Temperature, yarn_scale};
 use crate::error::{Error, Result};
 
+const TEMPERATURE: &str = "llama_4_scaling_beta";
 const ORIGINAL: &str = "original_max_position_embeddings";
 
-pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize) -> Result<Rope> {
-    let parameters = match (json.object("rope_parameters")?, json.object("rope_scaling")?) {
+/// Both spellings' parameters.
+fn parameters(json: Object<'_>) -> Result<Option<Object<'_>>> {
+    match (json.object("rope_parameters")?, json.object("rope_scaling")?) {
         (Some(parameters), Some(scaling)) if !is_part(scaling, parameters) => {
-            return Err(Error::config("rope_scaling", "says other than rope_parameters; keep the one that is meant"));
+            Err(Error::config("rope_scaling", "says other than rope_parameters; keep the one that is meant"))
         }
-        (parameters, scaling) => parameters.or(scaling),
-    };
-    parameters.map_or(Ok(()), refuse_other_embeddings)?;
+        (parameters, scaling) => Ok(parameters.or(scaling)),
+    }
+}
+
+/// The temperature of attention: it grows beyond the context that there was before it was stretched.
+pub(super) fn temperature(json: Object<'_>, context: usize) -> Result<Option<Temperature>> {
+    let Some(parameters) = parameters(json)? else { return Ok(None) };
+    match parameters.number(TEMPERATURE)?.filter(|&growth| growth != 0.0) {
+        Some(growth) => Ok(Some(Temperature { growth: growth as f32, from: original(json, parameters, context)? })),
+        None => Ok(None),
+    }
+}
+
+/// `has_temperature` where the model is one whose parameters may tell of the temperature of attention.
+pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize, has_temperature: bool) -> Result<Rope> {
+    let parameters = parameters(json)?;
+    parameters.map_or(Ok(()), |parameters| refuse_other_embeddings(parameters, has_temperature))?;
     let nested = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
     let theta = match nested {
         Some(theta) => theta,
@@ -37,11 +53,12 @@ fn is_part(part: Object<'_>, whole: Object<'_>) -> bool {
 }
 
 /// Parameters of embeddings that are not Llama's, though they may call themselves by the same `rope_type`.
-fn refuse_other_embeddings(parameters: Object<'_>) -> Result<()> {
+fn refuse_other_embeddings(parameters: Object<'_>, has_temperature: bool) -> Result<()> {
     for (key, value) in parameters.0 {
         let what = match key.as_str() {
             _ if value.is_object() => format!("a rotary embedding for each kind of layer ({key})"),
-            "mrope_section" | "llama_4_scaling_beta" | "alpha" if !value.is_null() && value.as_f64() != Some(0.0) => {
+            TEMPERATURE if has_temperature => continue,
+            "mrope_section" | TEMPERATURE | "alpha" if !value.is_null() && value.as_f64() != Some(0.0) => {
                 format!("{key} of a rotary embedding")
             }
             _ => continue,

@@ -1,4 +1,4 @@
-//! Sizes and rotary embedding from a GGUF of architecture `llama`.
+//! Sizes and rotary embedding from a GGUF of architecture `llama`, or of `mistral3`, which is one with a temperature.
 //!
 //! How llama.cpp reads the rotary keys (src/llama-model.cpp, src/llama-context.cpp, `rope_yarn` in ggml), followed here:
 //! `rope.scaling.type` is `linear` where absent; its factor is `rope.scaling.factor`, else `rope.scale_linear`, else 1.
@@ -9,63 +9,97 @@ use super::super::folder::ADAPTER;
 use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
-use crate::config::{Config, Head, Keys, Pooling, Rope, RopeScaling, yarn_scale};
+use crate::config::{Config, Head, Keys, Pooling, Rope, RopeScaling, Temperature, yarn_scale};
 use crate::config::{RopeLayout, numbered_labels};
 use crate::error::{Error, Result};
 
-const KEYS: Keys = Keys {
-    vocab: "llama.vocab_size",
-    hidden: "llama.embedding_length",
-    ffn: "llama.feed_forward_length",
-    layers: "llama.block_count",
-    heads: "llama.attention.head_count",
-    kv_heads: "llama.attention.head_count_kv",
-    head_dim: "llama.attention.key_length",
-    context: "llama.context_length",
-    eps: "llama.attention.layer_norm_rms_epsilon",
-    theta: "llama.rope.freq_base",
-    rope_dims: "llama.rope.dimension_count",
-    scaling: "llama.rope.scaling",
-    window: "llama.attention.sliding_window",
-    labels: "llama.classifier.output_labels",
-};
-const VALUE_LENGTH: &str = "llama.attention.value_length";
-const CAUSAL: &str = "llama.attention.causal";
-const POOLING: &str = "llama.pooling_type";
-const EXPERTS: &str = "llama.expert_count";
-const SCALING_TYPE: &str = "llama.rope.scaling.type";
-const SCALING_FACTOR: &str = "llama.rope.scaling.factor";
-const SCALE_LINEAR: &str = "llama.rope.scale_linear";
-const ORIGINAL: &str = "llama.rope.scaling.original_context_length";
-const ATTN_FACTOR: &str = "llama.rope.scaling.attn_factor";
-const LOG_MULTIPLIER: &str = "llama.rope.scaling.yarn_log_multiplier";
-const BETA_FAST: &str = "llama.rope.scaling.yarn_beta_fast";
-const BETA_SLOW: &str = "llama.rope.scaling.yarn_beta_slow";
+/// How an architecture spells what is read.
+struct Spelling {
+    name: &'static str,
+    keys: Keys,
+    value_length: &'static str,
+    causal: &'static str,
+    pooling: &'static str,
+    experts: &'static str,
+    scaling_type: &'static str,
+    scaling_factor: &'static str,
+    scale_linear: &'static str,
+    original: &'static str,
+    attn_factor: &'static str,
+    log_multiplier: &'static str,
+    beta_fast: &'static str,
+    beta_slow: &'static str,
+    /// Key of how much attention's temperature grows with the position, in an architecture where it may.
+    temperature: Option<&'static str>,
+}
+
+macro_rules! spelling {
+    ($name:literal, $temperature:expr) => {
+        Spelling {
+            name: $name,
+            keys: Keys {
+                vocab: concat!($name, ".vocab_size"),
+                hidden: concat!($name, ".embedding_length"),
+                ffn: concat!($name, ".feed_forward_length"),
+                layers: concat!($name, ".block_count"),
+                heads: concat!($name, ".attention.head_count"),
+                kv_heads: concat!($name, ".attention.head_count_kv"),
+                head_dim: concat!($name, ".attention.key_length"),
+                context: concat!($name, ".context_length"),
+                eps: concat!($name, ".attention.layer_norm_rms_epsilon"),
+                theta: concat!($name, ".rope.freq_base"),
+                rope_dims: concat!($name, ".rope.dimension_count"),
+                scaling: concat!($name, ".rope.scaling"),
+                window: concat!($name, ".attention.sliding_window"),
+                labels: concat!($name, ".classifier.output_labels"),
+            },
+            value_length: concat!($name, ".attention.value_length"),
+            causal: concat!($name, ".attention.causal"),
+            pooling: concat!($name, ".pooling_type"),
+            experts: concat!($name, ".expert_count"),
+            scaling_type: concat!($name, ".rope.scaling.type"),
+            scaling_factor: concat!($name, ".rope.scaling.factor"),
+            scale_linear: concat!($name, ".rope.scale_linear"),
+            original: concat!($name, ".rope.scaling.original_context_length"),
+            attn_factor: concat!($name, ".rope.scaling.attn_factor"),
+            log_multiplier: concat!($name, ".rope.scaling.yarn_log_multiplier"),
+            beta_fast: concat!($name, ".rope.scaling.yarn_beta_fast"),
+            beta_slow: concat!($name, ".rope.scaling.yarn_beta_slow"),
+            temperature: $temperature,
+        }
+    };
+}
+
+const LLAMA: Spelling = spelling!("llama", None);
+/// Ministral 3 and Devstral 2: a Mistral whose attention has a temperature.
+const MISTRAL3: Spelling = spelling!("mistral3", Some("mistral3.attention.temperature_scale"));
 
 /// The configuration that `metadata` and the tensors' shapes give.
 pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Result<Config> {
-    check_architecture(metadata)?;
-    let hidden = required(metadata, KEYS.hidden)?;
-    let layers = required(metadata, KEYS.layers)?;
-    let heads = per_layer(metadata, KEYS.heads, layers)?.ok_or_else(|| missing(KEYS.heads))?;
-    let head_dim = head_dim(metadata, hidden, heads)?;
-    super::variants::refuse(metadata, head_dim)?;
-    let context = required(metadata, KEYS.context)?;
-    let pooling = pooling(metadata)?;
-    let labels = labels(metadata, shards)?;
+    let spelling = &architecture(metadata)?;
+    check_kind(metadata, spelling)?;
+    let hidden = required(metadata, spelling.keys.hidden)?;
+    let layers = required(metadata, spelling.keys.layers)?;
+    let heads = per_layer(metadata, spelling.keys.heads, layers)?.ok_or_else(|| missing(spelling.keys.heads))?;
+    let head_dim = head_dim(metadata, spelling, hidden, heads)?;
+    super::variants::refuse(metadata, spelling.name, head_dim)?;
+    let context = required(metadata, spelling.keys.context)?;
+    let pooling = pooling(metadata, spelling)?;
+    let labels = labels(metadata, spelling, shards)?;
     let config = Config {
-        architecture: "llama".into(),
-        vocab: vocab(metadata, shards)?,
+        architecture: spelling.name.into(),
+        vocab: vocab(metadata, spelling, shards)?,
         hidden,
-        ffn: per_layer(metadata, KEYS.ffn, layers)?.ok_or_else(|| missing(KEYS.ffn))?,
+        ffn: per_layer(metadata, spelling.keys.ffn, layers)?.ok_or_else(|| missing(spelling.keys.ffn))?,
         layers,
         heads,
-        kv_heads: per_layer(metadata, KEYS.kv_heads, layers)?.unwrap_or(heads),
+        kv_heads: per_layer(metadata, spelling.keys.kv_heads, layers)?.unwrap_or(heads),
         head_dim,
         context,
-        eps: metadata.f32(KEYS.eps)?.ok_or_else(|| missing(KEYS.eps))?,
-        rope: rope(metadata, shards, head_dim, context)?,
-        window: metadata.usize(KEYS.window)?.filter(|&window| window > 0),
+        temperature: temperature(metadata, spelling, context)?,
+        eps: metadata.f32(spelling.keys.eps)?.ok_or_else(|| missing(spelling.keys.eps))?,
+        rope: rope(metadata, spelling, shards, head_dim, context)?,
+        window: metadata.usize(spelling.keys.window)?.filter(|&window| window > 0),
         head: match shards.find(&Name::Head.gguf()) {
             Some(_) => Head::Own,
             // A model made to pool, or to classify, was saved without a head because it has none.
@@ -75,8 +109,15 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
         pooling: pooling.unwrap_or_default(),
         labels,
     };
-    config.check(&KEYS)?;
+    config.check(&spelling.keys)?;
     Ok(config)
+}
+
+/// It grows beyond the context that there was before it was stretched.
+fn temperature(metadata: &Metadata, spelling: &Spelling, context: usize) -> Result<Option<Temperature>> {
+    let growth = spelling.temperature.map(|key| metadata.f32(key)).transpose()?.flatten();
+    let Some(growth) = growth.filter(|&growth| growth != 0.0) else { return Ok(None) };
+    Ok(Some(Temperature { growth, from: metadata.usize(spelling.original)?.unwrap_or(context) }))
 }
 
 fn missing(key: &str) -> Error {
@@ -91,72 +132,79 @@ fn per_layer(metadata: &Metadata, key: &str, layers: usize) -> Result<Option<usi
     metadata.usize_per_layer(key, layers)
 }
 
-fn check_architecture(metadata: &Metadata) -> Result<()> {
+fn architecture(metadata: &Metadata) -> Result<Spelling> {
     let key = "general.architecture";
-    let refuse = |what: String, advice: &str| Err(Error::unsupported(what, advice));
     match metadata.string(key)?.ok_or_else(|| missing(key))? {
-        "llama" => {}
-        other => return refuse(format!("{key} {other:?}"), "models of architecture \"llama\" are read"),
+        "llama" => Ok(LLAMA),
+        "mistral3" => Ok(MISTRAL3),
+        other => {
+            let advice = "models of architecture \"llama\" and \"mistral3\" are read";
+            Err(Error::unsupported(format!("{key} {other:?}"), advice))
+        }
     }
+}
+
+fn check_kind(metadata: &Metadata, Spelling { causal, experts, .. }: &Spelling) -> Result<()> {
+    let refuse = |what: String, advice: &str| Err(Error::unsupported(what, advice));
     match metadata.string("general.type")? {
         None | Some("model") => {}
         Some(kind @ "adapter") => return refuse(format!("general.type {kind:?}"), ADAPTER),
         Some(other) => return refuse(format!("general.type {other:?}"), "open the model that it belongs to"),
     }
-    if metadata.bool(CAUSAL)? == Some(false) {
-        return refuse(format!("{CAUSAL} false"), "models whose tokens see what comes before them are read");
+    if metadata.bool(causal)? == Some(false) {
+        return refuse(format!("{causal} false"), "models whose tokens see what comes before them are read");
     }
-    match metadata.usize(EXPERTS)? {
+    match metadata.usize(experts)? {
         None | Some(0) => Ok(()),
-        Some(experts) => refuse(format!("{EXPERTS} {experts}"), "dense models are read, mixtures of experts are not"),
+        Some(count) => refuse(format!("{experts} {count}"), "dense models are read, mixtures of experts are not"),
     }
 }
 
 /// As llama.cpp numbers them: 0 none, 1 mean, 2 the first token, 3 the last, 4 the last for a classifier.
-fn pooling(metadata: &Metadata) -> Result<Option<Pooling>> {
-    match metadata.usize(POOLING)? {
+fn pooling(metadata: &Metadata, &Spelling { pooling, .. }: &Spelling) -> Result<Option<Pooling>> {
+    match metadata.usize(pooling)? {
         None | Some(0) => Ok(None),
         Some(1) => Ok(Some(Pooling::Mean)),
         Some(3 | 4) => Ok(Some(Pooling::Last)),
         Some(other) => Err(Error::unsupported(
-            format!("{POOLING} {other}"),
+            format!("{pooling} {other}"),
             "0 (none), 1 (mean), 3 (last) and 4 (rank) are read; a first token has seen nothing of its text",
         )),
     }
 }
 
 /// Names of the labels that `cls.output.weight` scores, by their numbers where the file has none.
-fn labels(metadata: &Metadata, shards: &Shards) -> Result<Vec<String>> {
-    let named = metadata.strings(KEYS.labels)?;
+fn labels(metadata: &Metadata, spelling: &Spelling, shards: &Shards) -> Result<Vec<String>> {
+    let named = metadata.strings(spelling.keys.labels)?;
     match (shards.find(&Name::Score.gguf()), named) {
         (None, _) => Ok(Vec::new()),
-        (Some(_), Some([])) => Err(Error::config(KEYS.labels, "is empty; a name for each label was expected")),
+        (Some(_), Some([])) => Err(Error::config(spelling.keys.labels, "is empty; a name for each label was expected")),
         (Some(_), Some(labels)) => Ok(labels.to_vec()),
-        (Some(score), None) => numbered_labels(KEYS.labels, shards.info(score).rows),
+        (Some(score), None) => numbered_labels(spelling.keys.labels, shards.info(score).rows),
     }
 }
 
-fn head_dim(metadata: &Metadata, hidden: usize, heads: usize) -> Result<usize> {
-    let head_dim = match metadata.usize(KEYS.head_dim)? {
+fn head_dim(metadata: &Metadata, spelling: &Spelling, hidden: usize, heads: usize) -> Result<usize> {
+    let head_dim = match metadata.usize(spelling.keys.head_dim)? {
         Some(length) => length,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             return Err(Error::config(
-                KEYS.heads,
+                spelling.keys.heads,
                 format!("is {heads}; a divisor of the {hidden} columns was expected"),
             ));
         }
     };
-    match metadata.usize(VALUE_LENGTH)? {
+    match metadata.usize(spelling.value_length)? {
         Some(length) if length != head_dim => {
-            Err(Error::config(VALUE_LENGTH, format!("is {length}; {head_dim}, as keys have, was expected")))
+            Err(Error::config(spelling.value_length, format!("is {length}; {head_dim}, as keys have, was expected")))
         }
         _ => Ok(head_dim),
     }
 }
 
 /// Tokens, vocabulary size and rows of the embedding must agree, where the file has them.
-fn vocab(metadata: &Metadata, shards: &Shards) -> Result<usize> {
+fn vocab(metadata: &Metadata, spelling: &Spelling, shards: &Shards) -> Result<usize> {
     let embed = Name::Embed.gguf();
     let missing = || match shards.iter().len() {
         0 => Error::tensor(&embed, "is missing: this file has a vocabulary and no weights; give the model's own file"),
@@ -170,27 +218,27 @@ fn vocab(metadata: &Metadata, shards: &Shards) -> Result<usize> {
         }
         _ => Ok(()),
     };
-    agree(KEYS.vocab, metadata.usize(KEYS.vocab)?)?;
+    agree(spelling.keys.vocab, metadata.usize(spelling.keys.vocab)?)?;
     agree(super::vocabulary::TOKENS, metadata.strings(super::vocabulary::TOKENS)?.map(<[String]>::len))?;
     Ok(rows)
 }
 
-fn rope(metadata: &Metadata, shards: &Shards, head_dim: usize, context: usize) -> Result<Rope> {
+fn rope(metadata: &Metadata, spelling: &Spelling, shards: &Shards, head_dim: usize, context: usize) -> Result<Rope> {
     let divisors = divisors(shards)?;
-    let scaling = match (scaling(metadata, context)?, divisors) {
+    let scaling = match (scaling(metadata, spelling, context)?, divisors) {
         (scaling, None) => scaling,
         (RopeScaling::None, Some(divisors)) => RopeScaling::Divisors { divisors },
         (RopeScaling::Linear { factor }, Some(divisors)) => {
             RopeScaling::Divisors { divisors: divisors.into_iter().map(|d| (f64::from(d) * factor) as f32).collect() }
         }
         (_, Some(_)) => {
-            let what = format!("{SCALING_TYPE} \"yarn\" together with {}", Name::RopeFreqs.gguf());
+            let what = format!("{} \"yarn\" together with {}", spelling.scaling_type, Name::RopeFreqs.gguf());
             return Err(Error::unsupported(what, "convert the model again"));
         }
     };
     Ok(Rope {
-        theta: metadata.f32(KEYS.theta)?.unwrap_or(10_000.0).into(),
-        dims: metadata.usize(KEYS.rope_dims)?.unwrap_or(head_dim),
+        theta: metadata.f32(spelling.keys.theta)?.unwrap_or(10_000.0).into(),
+        dims: metadata.usize(spelling.keys.rope_dims)?.unwrap_or(head_dim),
         layout: RopeLayout::Interleaved,
         scaling,
     })
@@ -207,29 +255,32 @@ fn divisors(shards: &Shards) -> Result<Option<Vec<f32>>> {
     Ok(Some(view.to_f32()))
 }
 
-fn scaling(metadata: &Metadata, context: usize) -> Result<RopeScaling> {
-    let factor = match metadata.f32(SCALING_FACTOR)? {
+fn scaling(metadata: &Metadata, spelling: &Spelling, context: usize) -> Result<RopeScaling> {
+    let factor = match metadata.f32(spelling.scaling_factor)? {
         Some(factor) => Some(factor),
-        None => metadata.f32(SCALE_LINEAR)?,
+        None => metadata.f32(spelling.scale_linear)?,
     };
-    match metadata.string(SCALING_TYPE)?.unwrap_or("linear") {
+    match metadata.string(spelling.scaling_type)?.unwrap_or("linear") {
         "none" => Ok(RopeScaling::None),
         "linear" => Ok(factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor: factor.into() })),
-        "yarn" => yarn(metadata, factor.unwrap_or(1.0).into(), context),
-        other => Err(Error::unsupported(format!("{SCALING_TYPE} {other:?}"), "none, linear and yarn are read")),
+        "yarn" => yarn(metadata, spelling, factor.unwrap_or(1.0).into(), context),
+        other => {
+            let what = format!("{} {other:?}", spelling.scaling_type);
+            Err(Error::unsupported(what, "none, linear and yarn are read"))
+        }
     }
 }
 
-fn yarn(metadata: &Metadata, factor: f64, context: usize) -> Result<RopeScaling> {
+fn yarn(metadata: &Metadata, spelling: &Spelling, factor: f64, context: usize) -> Result<RopeScaling> {
     let number = |key, default| Ok::<f64, Error>(metadata.f32(key)?.map_or(default, f64::from));
-    let log_multiplier = number(LOG_MULTIPLIER, 0.0)?;
+    let log_multiplier = number(spelling.log_multiplier, 0.0)?;
     let relative = if log_multiplier == 0.0 { 1.0 } else { yarn_scale(factor, log_multiplier) };
     Ok(RopeScaling::Yarn {
         factor,
-        original: metadata.usize(ORIGINAL)?.unwrap_or(context),
-        beta_fast: number(BETA_FAST, 32.0)?,
-        beta_slow: number(BETA_SLOW, 1.0)?,
-        attention_factor: yarn_scale(factor, 1.0) / relative * number(ATTN_FACTOR, 1.0)?,
+        original: metadata.usize(spelling.original)?.unwrap_or(context),
+        beta_fast: number(spelling.beta_fast, 32.0)?,
+        beta_slow: number(spelling.beta_slow, 1.0)?,
+        attention_factor: yarn_scale(factor, 1.0) / relative * number(spelling.attn_factor, 1.0)?,
         truncate: true,
     })
 }
