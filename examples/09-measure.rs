@@ -4,7 +4,7 @@
 //! cargo run --release --example 09-measure -- --model MY-FINE-TUNE text-like-that-of-its-users.txt my-fine-tune.imatrix.gguf
 //! cargo run --release --example 08-convert -- --model MY-FINE-TUNE --imatrix my-fine-tune.imatrix.gguf --to Q3_K_M my-fine-tune.gguf
 //! ```
-//! A few hundred windows do; llama.cpp's `llama-quantize --imatrix` reads the file, too.
+//! A few hundred windows do. The file is spelled as llama.cpp's `llama-imatrix` spells its own.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,23 +12,17 @@ use std::process::ExitCode;
 use clap::Parser;
 use llama_core::backend::Backend;
 use llama_core::convert::Measure;
-use llama_core::engine::{Engine, Request};
-use llama_core::{Error, Loader, Result};
-use llama_examples::{ModelArgs, Use, bar, exit, first_adapter, note, windows, with_bar};
+use llama_core::engine::Engine;
+use llama_core::{Loader, Result};
+use llama_examples::{ModelArgs, Use, WindowArgs, bar, exit, note, with_bar};
 
 /// Measure the importance of a model's columns for a text.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
-    /// Tokens of one window
-    #[arg(long, default_value_t = 512)]
-    window: usize,
-    /// Windows at most
-    #[arg(long)]
-    windows: Option<usize>,
-    /// UTF-8 text
-    text: PathBuf,
+    #[command(flatten)]
+    text: WindowArgs,
     /// The new file, a GGUF
     output: PathBuf,
 }
@@ -38,20 +32,19 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let text = std::fs::read_to_string(&arguments.text).map_err(|e| Error::io(&arguments.text, e))?;
+    let text = arguments.text.read()?;
     let loader = arguments.model.open()?.options(arguments.model.engine_options(1));
     let measure = Measure::of(loader.checkpoint());
     let mut engine = arguments.model.on_device(Measured(loader, &measure))?;
-    let windows = windows(&engine, &text, arguments.window, arguments.windows)?;
-    let bar = bar(windows.len() as u64, "{bar:40} {pos}/{len} windows, {elapsed}");
-    for window in windows {
-        let adapter = first_adapter(&engine);
-        engine.complete(Request { max_tokens: Some(0), prompt_logprobs: true, adapter, ..Request::new(window) })?;
+    let requests = arguments.text.requests(&engine, &text)?;
+    let bar = bar(requests.len() as u64, "{bar:40} {pos}/{len} windows, {elapsed}");
+    for request in requests {
+        engine.complete(request)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let name = arguments.text.file_name().unwrap_or_default().to_string_lossy();
-    measure.write(&arguments.output, &name, arguments.window)?;
+    let WindowArgs { text, window, .. } = &arguments.text;
+    measure.write(&arguments.output, &text.file_name().unwrap_or_default().to_string_lossy(), *window)?;
     note(format_args!("{}", arguments.output.display()));
     Ok(())
 }

@@ -15,7 +15,7 @@ use llama_core::adapter::Adapter;
 use llama_core::backend::{Backend, KvFormat, Numerics};
 use llama_core::checkpoint::Checkpoint;
 use llama_core::engine::draft::DraftModel;
-use llama_core::engine::{Engine, EngineOptions};
+use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::Progress;
 use llama_core::ranks::Leader;
 use llama_core::sample::Sampling;
@@ -367,22 +367,54 @@ pub fn first_adapter(engine: &Engine) -> Option<String> {
     engine.adapters().next().map(str::to_owned)
 }
 
-/// The tokens of a text in windows of at most `length`, two or more in each and at most `most` of them. The begin-of-sequence token,
-/// where the model wants one, begins each.
-pub fn windows(engine: &Engine, text: &str, length: usize, most: Option<usize>) -> Result<Vec<Vec<u32>>> {
-    if length < 2 {
-        return Err(Error::parameter("window", length, "at least 2 tokens are needed to score one"));
+/// A text, and in what windows a model reads it.
+#[derive(Debug, Args)]
+pub struct WindowArgs {
+    /// Tokens of one window; the first of each is not scored
+    #[arg(long, default_value_t = 512)]
+    pub window: usize,
+    /// Windows at most
+    #[arg(long)]
+    pub windows: Option<usize>,
+    /// UTF-8 text
+    pub text: PathBuf,
+}
+
+impl WindowArgs {
+    /// Reads the text, before a model is loaded for it.
+    pub fn read(&self) -> Result<String> {
+        if self.window < 2 {
+            return Err(Error::parameter("window", self.window, "at least 2 tokens are needed to score one"));
+        }
+        std::fs::read_to_string(&self.text).map_err(|error| Error::io(&self.text, error))
     }
-    let ids = engine.encode(text, Specials::AsText)?;
-    let bos = engine.tokenizer().and_then(|tokenizer| tokenizer.bos());
-    let (first, rest) = ids.split_at(usize::from(bos.is_some_and(|bos| ids.first() == Some(&bos))));
-    let windows = rest.chunks(length - first.len()).map(|part| [first, part].concat());
-    let windows: Vec<_> = windows.filter(|window| window.len() > 1).take(most.unwrap_or(usize::MAX)).collect();
-    if windows.is_empty() {
-        let problem = format!("no window of 2 tokens or more in the {} tokens of the text", ids.len());
-        return Err(Error::parameter("windows", most.map_or("all".into(), |most| most.to_string()), problem));
+
+    /// Requests that score the windows of `text`, two tokens or more in each. The begin-of-sequence token, where the model wants one,
+    /// begins each.
+    pub fn requests(&self, engine: &Engine, text: &str) -> Result<Vec<Request>> {
+        let ids = engine.encode(text, Specials::AsText)?;
+        let bos = engine.tokenizer().and_then(|tokenizer| tokenizer.bos());
+        let (first, rest) = ids.split_at(usize::from(bos.is_some_and(|bos| ids.first() == Some(&bos))));
+        let windows = rest.chunks(self.window - first.len()).map(|part| [first, part].concat());
+        let windows = windows.filter(|window| window.len() > 1).take(self.windows.unwrap_or(usize::MAX));
+        let scored = |window| Request {
+            max_tokens: Some(0),
+            prompt_logprobs: true,
+            adapter: first_adapter(engine),
+            ..Request::new(window)
+        };
+        let requests: Vec<_> = windows.map(scored).collect();
+        if requests.is_empty() {
+            let (text, tokens) = (self.text.display(), ids.len());
+            let problem = format!("no window of 2 tokens or more in the {tokens} tokens of {text}");
+            return Err(Error::parameter(
+                "windows",
+                self.windows.map_or("all".into(), |most| most.to_string()),
+                problem,
+            ));
+        }
+        Ok(requests)
     }
-    Ok(windows)
 }
 
 /// Tokens to ask for after a prompt of `prompt` tokens: `wanted`, or those that the context has room for. Where it has room for
@@ -445,7 +477,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use llama_core::engine::Request;
 
     #[derive(Parser)]
     struct Arguments {
