@@ -95,9 +95,7 @@ impl<'a> Bound<'a> {
     /// # Panics
     /// If the matrix has no such rows, or `out` is not as long as they are.
     pub fn add(self, name: Name, rows: Range<usize>, strength: f32, out: &mut [f32]) -> Result<()> {
-        if !strength.is_finite() {
-            return Err(Error::parameter("strength", strength, "must be a finite number"));
-        }
+        check_strength(strength)?;
         let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(()) };
         let (cols, rank) = (pair.cols, pair.rank);
         assert!(rows.start <= rows.end && rows.end <= pair.rows, "rows {rows:?} of {}", pair.rows);
@@ -134,14 +132,11 @@ impl<'a> Bound<'a> {
         for row in 0..pair.rows {
             let of = self.row_of(name, row) * pair.rank;
             b.extend(held[of..of + pair.rank].iter().map(|number| strength * pair.scale * number));
-            match b[row * pair.rank..].iter().position(|number| !number.is_finite()) {
-                None => {}
-                Some(k) => {
-                    let (number, row) = (b[row * pair.rank + k], of / pair.rank);
-                    let problem =
-                        format!("is {number} times its scale in row {row}, column {k}; finite numbers were expected");
-                    return Err(file.view(pair.b)?.error(problem));
-                }
+            if let Some(k) = b[row * pair.rank..].iter().position(|number| !number.is_finite()) {
+                let (number, row) = (b[row * pair.rank + k], of / pair.rank);
+                let problem =
+                    format!("is {number} times its scale in row {row}, column {k}; finite numbers were expected");
+                return Err(file.view(pair.b)?.error(problem));
             }
         }
         Ok(Some([a, b]))
@@ -180,6 +175,14 @@ impl<'a> Bound<'a> {
                 Err(self.adapter.file.view(pair.b)?.error(problem))
             }
         }
+    }
+}
+
+/// That an adapter can be added so strongly.
+pub(crate) fn check_strength(strength: f32) -> Result<()> {
+    match strength.is_finite() {
+        true => Ok(()),
+        false => Err(Error::parameter("strength", strength, "must be a finite number")),
     }
 }
 

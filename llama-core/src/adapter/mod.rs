@@ -5,8 +5,8 @@
 //! ```
 //! An adapter is no model: it is opened by itself, bound to the shape of its base ([`Adapter::bind`]), and either added to rows of
 //! the base's weights as they are decoded ([`Bound::add`]), or kept beside the base with others ([`Adapters`]), so that every
-//! request may choose one ([`Request::adapter`](crate::engine::Request::adapter)). Two kinds of files are read, PEFT's folder and llama.cpp's GGUF; they
-//! differ in how they spell a matrix, in where the scale is, and in the order of the rows of queries and keys.
+//! request may choose one ([`Request::adapter`](crate::engine::Request::adapter)). Two kinds of files are read, PEFT's folder and
+//! llama.cpp's GGUF; they differ in how they spell a matrix, in where the scale is, and in the order of the rows of queries and keys.
 //!
 //! As everywhere, what changes the arithmetic and is not done is an error that names the key or the tensor: norms, biases, whole
 //! matrices, embeddings, and every method of PEFT's that is more than the formula above.
@@ -27,6 +27,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use bound::Bound;
+pub(crate) use bound::check_strength;
 use pairs::Pair;
 pub use set::{Adapters, Loaded};
 

@@ -1,6 +1,6 @@
 //! The adapters that a model is loaded with, each under a name that requests ask for it by.
 
-use super::Adapter;
+use super::{Adapter, check_strength};
 use crate::backend::LowRank;
 use crate::batch::AdapterId;
 use crate::checkpoint::{Name, TensorView, checksum};
@@ -48,9 +48,7 @@ impl Adapters {
         if name.is_empty() {
             return Err(Error::parameter("adapter", "\"\"", "must have a name"));
         }
-        if !strength.is_finite() {
-            return Err(Error::parameter("strength", strength, "must be a finite number"));
-        }
+        check_strength(strength)?;
         let identity = sum_up(&adapter, strength, base)?;
         let place = match self.find(name) {
             Some(id) => id as usize,

@@ -33,7 +33,7 @@ pub use importance::Importance;
 pub use measure::{Measure, Measured};
 pub use mixture::Mixture;
 
-use crate::adapter::{Adapter, Bound};
+use crate::adapter::{Adapter, Bound, check_strength};
 use crate::checkpoint::gguf::Value;
 use crate::checkpoint::gguf::write::{ALIGNMENT, Entry, front};
 use crate::checkpoint::{Checkpoint, Name, TensorView};
@@ -86,9 +86,7 @@ impl<'a> Converter<'a> {
     /// # Errors
     /// [`Error::Parameter`] if `strength` is not finite, and what [`Adapter::bind`] says of an adapter of another base.
     pub fn adapter(mut self, adapter: &'a Adapter, strength: f32) -> Result<Self> {
-        if !strength.is_finite() {
-            return Err(Error::parameter("strength", strength, "must be a finite number"));
-        }
+        check_strength(strength)?;
         self.adapters.push((adapter.bind(self.checkpoint.config()).in_file(adapter.path())?, strength));
         Ok(self)
     }
