@@ -44,6 +44,11 @@ pub enum Stage {
     Outputs,
 }
 
+impl Stage {
+    /// Every stage, each at the place of its number.
+    pub const ALL: [Stage; 2] = [Stage::Tokens, Stage::Outputs];
+}
+
 /// Consecutive rows that one adapter changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterRun {

@@ -122,7 +122,7 @@ impl Plan {
             inv_freq,
             workspace: Workspace::new(shape, limits, take)?,
             schedule: Schedule::default(),
-            adapted: [Stage::Tokens, Stage::Outputs].map(|stage| Adapted::new(stage, limits.sequences)),
+            adapted: Stage::ALL.map(|stage| Adapted::new(stage, limits.sequences)),
         })
     }
 
@@ -197,10 +197,10 @@ impl Plan {
 
     /// The tiles of a stage's rows that have one of `group`, if any has: with whatever others have adapters.
     pub(crate) fn adapted(&self, stage: Stage, group: &Group) -> Option<RowTiles> {
-        let which = usize::from(stage == Stage::Outputs);
-        let (count, wide) = self.adapted[which].tiles();
-        let address = self.word(self.arrays.adapted[which]);
-        self.adapted[which].has(|adapter| group.has(adapter)).then_some(RowTiles { address, count, wide })
+        let adapted = &self.adapted[stage as usize];
+        let (count, wide) = adapted.tiles();
+        let address = self.word(self.arrays.adapted[stage as usize]);
+        adapted.has(|adapter| group.has(adapter)).then_some(RowTiles { address, count, wide })
     }
 
     /// What the verbs of attention need for one layer.

@@ -58,7 +58,7 @@ pub struct Plan {
     pub(crate) tiles: Vec<Tile>,
     /// Empty unless partitions are split across tasks; else in the order of tiles, then of partitions.
     pub(crate) pieces: Vec<Piece>,
-    /// Rows that adapters change, of all tokens and of outputs.
+    /// Rows that adapters change, of each [`Stage`].
     adapted: [Vec<AdapterRun>; 2],
     /// `[blocks]`: written by this batch.
     written: Vec<bool>,
@@ -197,7 +197,7 @@ impl Plan {
         replace(&mut self.positions, &batch.positions);
         replace(&mut self.outputs, &batch.outputs);
         replace(&mut self.block_ids, &batch.block_ids);
-        for (stage, runs) in [Stage::Tokens, Stage::Outputs].into_iter().zip(&mut self.adapted) {
+        for (stage, runs) in Stage::ALL.into_iter().zip(&mut self.adapted) {
             batch.adapted(stage, runs);
         }
         self.turn();
@@ -230,7 +230,7 @@ impl Plan {
 
     /// The rows of a stage that adapters change.
     pub(crate) fn adapted(&self, stage: Stage) -> &[AdapterRun] {
-        &self.adapted[usize::from(stage == Stage::Outputs)]
+        &self.adapted[stage as usize]
     }
 
     /// Rows of a stage.
