@@ -17,7 +17,7 @@ use llama_tests::arrays::Arrays;
 use llama_tests::models::{Feed, Machine, bits, data, limits, run, stories260k};
 use llama_tests::tiny::Case;
 
-use crate::convert::as_gguf;
+use crate::convert::{as_gguf, with_tokenizer};
 
 /// Two that PEFT saved, of all matrices and of some.
 const SAVED: [&str; 2] = ["llama3-gqa", "llama31-rope"];
@@ -45,9 +45,7 @@ fn pefts_adapters_come_to_pefts_logits() {
         let reference = Arrays::open(folder.join("reference.safetensors"));
         let (ids, want, shape) = (reference.ids("input_ids"), reference.f32("logits"), reference.shape("logits"));
         let place = tempfile::tempdir().unwrap();
-        for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(data().join("tiny").join(name).join(file), place.path().join(file)).unwrap();
-        }
+        with_tokenizer(name, place.path());
         let base = Checkpoint::open(place.path()).unwrap();
         for base in [as_gguf(&base), base] {
             let mut adapters = Adapters::new();
@@ -96,9 +94,7 @@ fn several(base: &Checkpoint) -> Adapters {
 #[test]
 fn a_sum_of_adapters_is_what_merging_makes() {
     let place = tempfile::tempdir().unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(data().join("tiny/llama3-gqa").join(file), place.path().join(file)).unwrap();
-    }
+    with_tokenizer("llama3-gqa", place.path());
     let base = as_gguf(&Checkpoint::open(place.path()).unwrap());
     let parts = [(random(&base, 5, 5), 0.5), (random(&base, 1, 1), -0.7)];
     let mut converter = Converter::new(&base).mixture("F32".parse().unwrap());

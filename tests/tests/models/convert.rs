@@ -70,7 +70,7 @@ fn a_gguf_that_is_not_changed_keeps_every_key_and_byte() {
 }
 
 /// A folder of `tests/data/tiny` with a tokenizer, which those have not.
-fn with_tokenizer(name: &str, to: &Path) {
+pub(super) fn with_tokenizer(name: &str, to: &Path) {
     for file in ["config.json", "model.safetensors"] {
         fs::copy(data().join("tiny").join(name).join(file), to.join(file)).unwrap();
     }

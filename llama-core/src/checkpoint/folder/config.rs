@@ -89,7 +89,8 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     Ok(config)
 }
 
-/// `"llama"`, `"mistral"` or `"ministral3"` and the class, from `model_type` and `architectures`, which must agree where both are given.
+/// `"llama"`, `"mistral"` or `"ministral3"` and the class, from `model_type` and `architectures`, which must agree where both are
+/// given.
 fn architecture(json: Object<'_>) -> Result<(&'static str, Class)> {
     let refuse = |what: String| {
         let advice = "Llama, Mistral and Ministral3 are read: ForCausalLM, ForSequenceClassification and Model";
