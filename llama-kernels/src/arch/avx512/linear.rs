@@ -23,6 +23,9 @@ use crate::arch::linear::{Acts, Kernel, LinearKernels, MAX_COLUMNS, Tile};
 use crate::quant::QuantTile;
 use crate::weight::pack::{PACKS, Pack};
 
+/// Columns from which on arithmetic may bind, and not memory: fewer have no kernel of their own for powers of two.
+const MANY: usize = 7;
+
 /// The table of this tier, for a CPU that has it.
 pub(in crate::arch) fn kernels() -> LinearKernels {
     let mut kernels = [row::<WideBlock<1, false>, 576, 1>(); PACKS];
@@ -78,7 +81,7 @@ fn quantised<W: Block<BYTES, S>, const BYTES: usize, const S: usize, const C: us
     acts: Acts<'_>,
     tile: &mut Tile,
 ) {
-    if W::HALVES && acts.powers {
+    if const { W::HALVES && C >= MANY } && acts.powers {
         multiply::<W, BYTES, S, C, true>(panel, acts, tile);
     } else {
         multiply::<W, BYTES, S, C, false>(panel, acts, tile);
