@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::chat;
 use crate::error::{ApiError, Result};
-use crate::fields::Fields;
+use crate::fields::{self, Fields};
 use crate::messages::Conversation;
 use crate::served::Served;
 use crate::tools::Tools;
@@ -17,18 +17,8 @@ use crate::tools::Tools;
 pub fn tokenize(served: &Served, mut fields: Fields) -> Result<Value> {
     let spelled = fields.flag("return_token_strs")?;
     let tokens = match fields.string("prompt")? {
-        Some(text) => {
-            let marked = fields.switch("add_special_tokens")?.unwrap_or(true);
-            let tokenizer = &served.tokenizer;
-            let encode = if marked { Tokenizer::encode_prompt } else { Tokenizer::encode };
-            encode(tokenizer, &text, Specials::AsText)?
-        }
-        None => {
-            let opened = fields.switch("add_generation_prompt")?.unwrap_or(true);
-            let tools = Tools::take(&mut fields)?;
-            let conversation = Conversation::take(&mut fields)?;
-            chat::prompt(served, &conversation, tools.as_ref(), opened)?
-        }
+        Some(text) => of_text(served, &text, &mut fields)?,
+        None => of_messages(served, &mut fields)?,
     };
     fields.end()?;
     let piece = |&token: &u32| String::from_utf8_lossy(served.tokenizer.piece(token).unwrap_or_default()).into_owned();
@@ -36,12 +26,33 @@ pub fn tokenize(served: &Served, mut fields: Fields) -> Result<Value> {
     Ok(json!({"count": tokens.len(), "max_model_len": served.context, "tokens": tokens, "token_strs": pieces}))
 }
 
+fn of_text(served: &Served, text: &str, fields: &mut Fields) -> Result<Vec<u32>> {
+    let marked = fields.switch("add_special_tokens")?.unwrap_or(true);
+    let encode = if marked { Tokenizer::encode_prompt } else { Tokenizer::encode };
+    Ok(encode(&served.tokenizer, text, Specials::AsText)?)
+}
+
+fn of_messages(served: &Served, fields: &mut Fields) -> Result<Vec<u32>> {
+    if !fields.has("messages") {
+        let problem = "prompt is missing, a text, and so are messages, a conversation";
+        return Err(ApiError::about("prompt", "missing_required_parameter", problem));
+    }
+    for name in ["add_special_tokens", "continue_final_message"] {
+        fields.unwanted(name, |value| *value == json!(false))?;
+    }
+    let opened = fields.switch("add_generation_prompt")?.unwrap_or(true);
+    let tools = Tools::take(fields)?;
+    let conversation = Conversation::take(fields)?;
+    chat::prompt(served, &conversation, tools.as_ref(), opened)
+}
+
 /// The text of `tokens`, the spelling of control tokens included.
 ///
 /// # Errors
 /// A 400 that names the field.
 pub fn detokenize(served: &Served, mut fields: Fields) -> Result<Value> {
-    let tokens = fields.tokens("tokens")?;
+    let tokens = fields.checked("tokens", "a list of token ids", fields::tokens)?;
+    let tokens = tokens.ok_or_else(|| fields.missing("tokens"))?;
     fields.end()?;
     match tokens.iter().find(|&&token| token as usize >= served.tokenizer.vocab()) {
         Some(token) => {
