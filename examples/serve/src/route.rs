@@ -46,8 +46,8 @@ pub struct State {
 
 /// What makes work of an endpoint's request.
 type Read = fn(&Served, &Bounds, Fields) -> Result<Work>;
-/// What answers an endpoint's request without the engine.
-type Reply = fn(&Served, Fields) -> Result<Value>;
+/// What answers an endpoint's request without the engine, in JSON.
+type Reply = fn(&Served, Fields) -> Result<String>;
 
 /// An endpoint that is asked by a body.
 #[derive(Clone, Copy)]
@@ -202,7 +202,7 @@ async fn answer(state: &Arc<State>, request: Request<Incoming>, reply: Reply) ->
         adapter(&mut fields, &state.served)?;
         reply(&state.served, fields)
     });
-    reply.await.map(|reply| response::json(&reply))
+    reply.await.map(response::written)
 }
 
 /// Parsing, templates and tokenizing take time that grows with the request: they have threads of their own.
