@@ -246,6 +246,9 @@ fn a_loader_keeps_adapters_within_a_memory_limit() {
     assert_eq!(engine.complete(request).unwrap().tokens.len(), 3);
     let refused = loader(Some(plan.total() - plan.adapters)).load(cpu());
     assert!(matches!(refused.err(), Some(Error::Memory { .. })));
+    // What is too much is named, though neither of the two is by itself.
+    let error = plan.check(Some(plan.weights.max(plan.adapters))).unwrap_err().to_string();
+    assert!(error.contains("lower the number of adapters"), "{error}");
 }
 
 /// Followers need the leader's adapters.
