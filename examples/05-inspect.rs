@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    arguments.model.alone()?;
     let loader = arguments.model.open()?.options(arguments.model.engine_options(arguments.sequences));
     header(loader.checkpoint())?;
     formats(loader.checkpoint(), arguments.tensors)?;

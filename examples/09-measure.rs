@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use llama_core::backend::Backend;
+use llama_core::checkpoint::Checkpoint;
 use llama_core::convert::Measure;
 use llama_core::engine::Engine;
 use llama_core::{Loader, Result};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    arguments.model.alone()?;
     let text = arguments.text.read()?;
     let loader = arguments.model.open()?.options(arguments.model.engine_options(1));
     let measure = Measure::of(loader.checkpoint());
@@ -53,6 +55,10 @@ struct Measured<'a>(Loader, &'a Measure);
 
 impl Use for Measured<'_> {
     type Outcome = Engine;
+
+    fn loads(&self) -> Option<&Checkpoint> {
+        Some(self.0.checkpoint())
+    }
 
     fn with<B: Backend>(self, backend: B) -> Result<Engine> {
         with_bar("loading", |progress| self.0.load_with(self.1.on(backend), progress))

@@ -273,6 +273,14 @@ impl ModelArgs {
         Ok([Some(limit - drafters), Some(drafters)])
     }
 
+    /// That a program that works alone was not asked to lead others, who would wait for it.
+    pub fn alone(&self) -> Result<()> {
+        match self.ranks {
+            1 => Ok(()),
+            ranks => Err(Error::parameter("ranks", ranks, "this program works alone: leave it out")),
+        }
+    }
+
     /// This rank at the head of the others, once they are there; `None` where there are none.
     fn leader(&self) -> Result<Option<Leader>> {
         if self.ranks == 1 {
@@ -549,6 +557,14 @@ mod tests {
             panic!("loaded")
         };
         assert!(matches!(error, Error::Memory { .. }), "{error}");
+    }
+
+    #[test]
+    fn who_works_alone_leads_nobody() {
+        let alone = |arguments: &[&str]| Arguments::parse_from(["program"].iter().chain(arguments)).model.alone();
+        alone(&["--ranks", "1"]).unwrap();
+        let error = alone(&["--ranks", "2"]).unwrap_err().to_string();
+        assert_eq!(error, "parameter ranks = 2: this program works alone: leave it out");
     }
 
     #[test]

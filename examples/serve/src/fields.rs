@@ -51,6 +51,11 @@ impl Fields {
         self.fields.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Whether a field is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// A number within `range`.
     pub fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
         self.checked(name, &format!("a number, {} to {}", range.start(), range.end()), |value| {

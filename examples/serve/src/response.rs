@@ -40,7 +40,12 @@ enum Next {
 
 /// A response with a JSON object.
 pub fn json(object: &Value) -> Response<Body> {
-    whole(StatusCode::OK, "application/json", object.to_string())
+    written(object.to_string())
+}
+
+/// The same of one that is written already.
+pub fn written(json: String) -> Response<Body> {
+    whole(StatusCode::OK, "application/json", json)
 }
 
 /// A response with text, as Prometheus reads it.

@@ -1,5 +1,6 @@
 //! From a request's head to its response: who may ask, what is asked for, and the walk of a request through the server.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -45,8 +46,8 @@ pub struct State {
 
 /// What makes work of an endpoint's request.
 type Read = fn(&Served, &Bounds, Fields) -> Result<Work>;
-/// What answers an endpoint's request without the engine.
-type Reply = fn(&Served, Fields) -> Result<Value>;
+/// What answers an endpoint's request without the engine, in JSON.
+type Reply = fn(&Served, Fields) -> Result<String>;
 
 /// An endpoint that is asked by a body.
 #[derive(Clone, Copy)]
@@ -140,9 +141,9 @@ fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>>
         "/v1/models" => {
             Ok(response::json(&json!({"object": "list", "data": served.names().map(model).collect::<Vec<_>>()})))
         }
-        _ => match path.strip_prefix("/v1/models/") {
-            Some(name) if served.names().any(|known| known == name) => Ok(response::json(&model(name))),
-            Some(name) => Err(no_such_model(name, served)),
+        _ => match path.strip_prefix("/v1/models/").map(unescaped) {
+            Some(name) if served.names().any(|known| known == name) => Ok(response::json(&model(&name))),
+            Some(name) => Err(no_such_model(&name, served)),
             None => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
         },
     };
@@ -151,6 +152,19 @@ fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>>
         _ if answer.as_ref().is_err_and(|error| error.status == StatusCode::NOT_FOUND) => answer,
         _ => Ok(response::wrong_method("GET")),
     }
+}
+
+/// What a part of a path stands for: `%20` is a space (RFC 3986, 2.1). What is no such spelling is as it is.
+fn unescaped(path: &str) -> Cow<'_, str> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, later)) = rest.split_first() {
+        let digit = |at: usize| Some(char::from(*later.get(at)?).to_digit(16)? as u8);
+        let escaped = if byte == b'%' { digit(0).zip(digit(1)) } else { None };
+        bytes.push(escaped.map_or(byte, |(high, low)| 16 * high + low));
+        rest = if escaped.is_some() { &later[2..] } else { later };
+    }
+    String::from_utf8(bytes).map_or(path.into(), Cow::from)
 }
 
 /// The walk of a request: body, fields, work, a place in the queue, the engine's thread, an answer.
@@ -188,7 +202,7 @@ async fn answer(state: &Arc<State>, request: Request<Incoming>, reply: Reply) ->
         adapter(&mut fields, &state.served)?;
         reply(&state.served, fields)
     });
-    reply.await.map(|reply| response::json(&reply))
+    reply.await.map(response::written)
 }
 
 /// Parsing, templates and tokenizing take time that grows with the request: they have threads of their own.

@@ -13,7 +13,7 @@ use clap::{Args, Parser};
 use llama_core::engine::{Grammar, Request};
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
-use llama_examples::{ModelArgs, SamplingArgs, exit, fitting, print};
+use llama_examples::{ModelArgs, SamplingArgs, exit, first_adapter, fitting, print};
 use llama_structured::Grammars;
 
 /// Continue a prompt by a grammar.
@@ -57,7 +57,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
     let sampling = arguments.sampling.sampling();
     let max_tokens = arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt.len()));
-    let request = Request { max_tokens, sampling, grammar, ..Request::new(prompt) };
+    let adapter = first_adapter(&engine);
+    let request = Request { max_tokens, sampling, grammar, adapter, ..Request::new(prompt) };
     for event in engine.generate(request)? {
         print(&event?.text)?;
     }

@@ -1,13 +1,17 @@
 //! Texts keep to their grammars, whatever the sampling; grammars that cannot be are refused.
 
+use std::process::Command;
 use std::sync::Arc;
 
+use llama_core::adapter::Adapter;
+use llama_core::checkpoint::Name;
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Grammar, Request};
 use llama_core::sample::Sampling;
 use llama_core::text::Specials;
 use llama_core::{Error, Loader};
 use llama_kernels::Cpu;
 use llama_structured::Grammars;
+use llama_tests::adapters::{Change, peft};
 use serde_json::{Value, json};
 
 fn engine(drafts: usize) -> Engine {
@@ -151,4 +155,27 @@ fn an_engine_whose_texts_never_end_has_no_grammars() {
     let loader = Loader::open(llama_examples::shipped_model()).unwrap().options(options);
     let engine = loader.load(Cpu::new(Default::default()).unwrap()).unwrap();
     assert!(matches!(Grammars::of(&engine).err(), Some(Error::Tokenizer { .. })));
+}
+
+/// The program computes with the adapter that it is given.
+#[test]
+fn the_program_takes_an_adapter() {
+    const REGEX: &str = "[a-z ]{12}";
+    let (place, loader) = (tempfile::tempdir().unwrap(), Loader::open(llama_examples::shipped_model()).unwrap());
+    peft(&[Change::random(Name::Down(4), 2, loader.checkpoint().config(), 1)]).write(place.path()).unwrap();
+    let loader = loader.adapter("a", Adapter::open(place.path()).unwrap(), 1.0).unwrap();
+    let mut engine = loader.load(Cpu::new(Default::default()).unwrap()).unwrap();
+    let grammar = Grammars::of(&engine).unwrap().regex(REGEX).unwrap();
+    let prompt = engine.encode("Lily had a", Specials::AsText).unwrap();
+    let texts = [None, Some("a".to_owned())].map(|adapter| {
+        let request = Request { grammar: Some(grammar.clone()), adapter, ..Request::new(prompt.clone()) };
+        engine.complete(request).unwrap().text + "\n"
+    });
+    assert_ne!(texts[0], texts[1]);
+    let given = [&[][..], &["--adapter".as_ref(), place.path().as_os_str()]];
+    for (given, text) in given.into_iter().zip(&texts) {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_llama-structured"));
+        let told = program.args(["--prompt", "Lily had a", "--regex", REGEX]).args(given).output().unwrap();
+        assert_eq!(&String::from_utf8(told.stdout).unwrap(), text, "{}", String::from_utf8_lossy(&told.stderr));
+    }
 }

@@ -13,9 +13,10 @@ const HARMLESS: [&str; 3] = ["adapter.type", "adapter.lora.task_name", "adapter.
 
 /// `adapter.lora.alpha` of a file that holds LoRA of a Llama and nothing else; 0 where it has none.
 pub(super) fn alpha(metadata: &Metadata) -> Result<f32> {
-    must_be(metadata, "general.type", "adapter", "this is not a LoRA adapter; open a model by Checkpoint::open")?;
-    must_be(metadata, "general.architecture", "llama", "adapters of architecture \"llama\" are read")?;
-    must_be(metadata, "adapter.type", "lora", "adapters of type \"lora\" are read")?;
+    must_be(metadata, "general.type", &["adapter"], "this is not a LoRA adapter; open a model by Checkpoint::open")?;
+    let advice = "adapters of architecture \"llama\" and \"mistral3\" are read";
+    must_be(metadata, "general.architecture", &["llama", "mistral3"], advice)?;
+    must_be(metadata, "adapter.type", &["lora"], "adapters of type \"lora\" are read")?;
     if let Some(count) = metadata.u64("split.count")?.filter(|&count| count > 1) {
         return Err(Error::unsupported(
             format!("an adapter in {count} files"),
@@ -36,9 +37,9 @@ pub(super) fn scale(alpha: f32, rank: usize) -> Result<f32> {
     Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f32 })
 }
 
-fn must_be(metadata: &Metadata, key: &str, expected: &str, advice: &str) -> Result<()> {
+fn must_be(metadata: &Metadata, key: &str, expected: &[&str], advice: &str) -> Result<()> {
     match metadata.string(key)? {
-        Some(found) if found == expected => Ok(()),
+        Some(found) if expected.contains(&found) => Ok(()),
         Some(found) => Err(Error::unsupported(format!("{key} {found:?}"), advice)),
         None => Err(Error::unsupported(format!("a GGUF without {key}"), advice)),
     }

@@ -104,6 +104,11 @@ impl Adapter {
         self.pairs.keys().copied()
     }
 
+    /// That its file is as it was when it was opened.
+    pub(crate) fn verify(&self) -> Result<()> {
+        self.file.map().verify()
+    }
+
     /// Rank of the change of `name`, `None` where it is not changed.
     pub fn rank(&self, name: Name) -> Option<usize> {
         self.pairs.get(&name).map(|pair| pair.rank)

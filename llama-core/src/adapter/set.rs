@@ -87,6 +87,11 @@ impl Adapters {
         self.all.iter().map(|named| &named.loaded)
     }
 
+    /// That the files are as they were when they were opened.
+    pub(crate) fn verify(&self) -> Result<()> {
+        self.all.iter().flat_map(|named| &named.terms).try_for_each(|(adapter, _)| adapter.verify())
+    }
+
     /// A number that other adapters, or the same in another order, hardly have.
     pub(crate) fn identity(&self) -> u64 {
         self.loaded().fold(0, |sum, loaded| checksum(sum, &loaded.identity.to_le_bytes()))

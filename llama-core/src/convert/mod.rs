@@ -139,7 +139,9 @@ impl<'a> Converter<'a> {
         let tensors = self.tensors(divisors.as_deref())?;
         let bytes = whole::written(path, |partial| {
             let bytes = self.write_all(partial, &pairs, &tensors, &mut progress)?;
-            self.checkpoint.verify().map(|()| bytes)
+            self.checkpoint.verify()?;
+            self.adapters.iter().try_for_each(|(bound, _)| bound.adapter().verify())?;
+            Ok(bytes)
         })?;
         Ok(Summary { bytes, notes })
     }

@@ -122,6 +122,7 @@ impl<B: Backend> Llama<B> {
         let head = parts.head.as_ref().map(|head| linear(head, &Fused::head())).transpose()?;
         advance(parts.head.as_deref().map_or(0, Parts::bytes_of));
         checkpoint.verify()?;
+        adapters.verify()?;
         Ok(Llama {
             norm: gain(parts.norm)?,
             kv: backend.kv_cache(&shape, &limits)?,

@@ -156,7 +156,7 @@ impl MemoryPlan {
         let Some(limit) = limit.filter(|&limit| self.total() > limit) else { return Ok(()) };
         let advice = if self.weights > limit {
             "the model's size (a smaller model or format)"
-        } else if self.adapters > limit {
+        } else if self.weights.saturating_add(self.adapters) > limit {
             "the number of adapters"
         } else if self.kv_cache >= self.activations {
             "the number of KV blocks (context or sequences)"

@@ -318,6 +318,8 @@ fn ggufs_that_are_no_plain_adapters() {
     says(with("adapter.lora.alpha", Value::u32(8)), &["adapter.lora.alpha", "f32 was expected"]);
     says(with("split.count", Value::u32(2)), &["an adapter in 2 files"]);
     with("adapter.lora.task_name", Value::string("poems")).unwrap();
+    // Its converter calls an adapter's architecture what it calls the base's.
+    with("general.architecture", Value::string("mistral3")).unwrap();
     for name in [
         "blk.0.attn_norm.weight",
         "token_embd.weight.lora_a",

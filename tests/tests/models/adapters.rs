@@ -246,6 +246,33 @@ fn a_loader_keeps_adapters_within_a_memory_limit() {
     assert_eq!(engine.complete(request).unwrap().tokens.len(), 3);
     let refused = loader(Some(plan.total() - plan.adapters)).load(cpu());
     assert!(matches!(refused.err(), Some(Error::Memory { .. })));
+    // What is too much is named, though neither of the two is by itself.
+    let error = plan.check(Some(plan.weights.max(plan.adapters))).unwrap_err().to_string();
+    assert!(error.contains("lower the number of adapters"), "{error}");
+}
+
+/// A training that saves once more while a model is loaded, or written, leaves neither with half of each.
+#[test]
+fn a_file_that_is_written_anew_meanwhile_is_refused() {
+    let base = Checkpoint::open(stories260k()).unwrap();
+    let change = Change::random(Name::V(0), 2, base.config(), 1);
+    let place = tempfile::tempdir().unwrap();
+    let saved = || {
+        peft(std::slice::from_ref(&change)).write(place.path()).unwrap();
+        let file = std::fs::File::options().append(true).open(place.path().join("adapter_model.safetensors")).unwrap();
+        file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
+    };
+    saved();
+    let adapter = || Adapter::open(place.path()).unwrap();
+    let (beside, merged) = (Loader::open(stories260k()).unwrap().adapter("a", adapter(), 1.0).unwrap(), adapter());
+    saved();
+    let written = Converter::new(&base).adapter(&merged, 1.0).unwrap().write(place.path().join("m.gguf"), |_| ());
+    let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+    for error in [beside.load(cpu).map(drop).unwrap_err(), written.map(drop).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("adapter_model.safetensors: file: was written to since"), "{error}");
+    }
+    assert!(!place.path().join("m.gguf").exists());
 }
 
 /// Followers need the leader's adapters.

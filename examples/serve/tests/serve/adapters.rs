@@ -36,8 +36,12 @@ fn write(folder: &Path, seed: usize) {
 }
 
 fn engine() -> Engine {
+    engine_with(["loud", "odd"])
+}
+
+fn engine_with(names: [&str; 2]) -> Engine {
     let mut loader = Loader::open(shipped()).unwrap().options(engine_options());
-    for (name, seed) in [("loud", 1), ("odd", 2)] {
+    for (name, seed) in names.into_iter().zip(1..) {
         let place = tempfile::tempdir().unwrap();
         write(place.path(), seed);
         loader = loader.adapter(name, Adapter::open(place.path()).unwrap(), 1.0).unwrap();
@@ -96,6 +100,24 @@ fn adapters_are_models_of_the_list() {
     let refused = post(address, "/v1/completions", &json!({"model": "quiet", "prompt": PROMPT}));
     assert_eq!(refused.error(), (404, "model_not_found".into(), Some("model".into())));
     assert!(refused.text().contains("this server has stories, loud, odd"));
+    assert!(server.stop());
+}
+
+/// As clients write a path: whatever may stand for itself in a name need not.
+#[test]
+fn names_are_spelled_as_paths_spell_them() {
+    let server = serve(engine_with(["poets/Emily D.", "50%"]), Bounds::default());
+    let found = |path: &str| {
+        let reply = get(server.address(), &format!("/v1/models/{path}"));
+        (reply.status == 200).then(|| reply.json()["id"].as_str().unwrap().to_owned())
+    };
+    for path in ["poets/Emily%20D.", "poets%2FEmily%20D.", "p%6fets%2fEmily%20D%2E"] {
+        assert_eq!(found(path).as_deref(), Some("poets/Emily D."), "{path}");
+    }
+    assert_eq!((found("50%25").as_deref(), found("50%").as_deref()), (Some("50%"), Some("50%")));
+    for path in ["50%2", "50%2g", "50%+5", "%ff", "poets%252FEmily%20D."] {
+        assert_eq!(found(path), None, "{path}");
+    }
     assert!(server.stop());
 }
 

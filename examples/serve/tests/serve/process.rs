@@ -44,6 +44,25 @@ fn it_serves_until_it_is_told_to_end() {
     assert!(child.wait().unwrap().success());
 }
 
+/// What a long text takes is a small multiple of it, for its answer is as long as that.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_text_is_tokenized_in_little_memory() {
+    let (mut child, address) = start(&[]);
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
+    };
+    let (before, text) = (peak(), "zq ".repeat(1 << 18));
+    let answer = post(address, "/tokenize", &json!({"prompt": text, "return_token_strs": true})).json();
+    assert!(answer["token_strs"].as_array().unwrap().len() > 500_000);
+    let taken = peak() - before;
+    assert!(taken < 60, "{taken} MiB for a text of {} KiB", text.len() >> 10);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn what_cannot_be_started_says_why_in_one_line() {
     let folder = tempfile::tempdir().unwrap();

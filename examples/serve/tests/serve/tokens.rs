@@ -35,7 +35,10 @@ fn conversations_do_too() {
             RenderOptions { add_generation_prompt: opened, ..RenderOptions::for_tokenizer(Date::today(), tokenizer) };
         let messages = [Message::new("user", "Hello")];
         let want = template.encode(tokenizer, &messages, &options, Trust::Template).unwrap();
-        let body = json!({"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": opened});
+        let mut body = json!({"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": opened});
+        assert_eq!(post(server.address(), "/tokenize", &body).json()["tokens"], json!(want));
+        // What vLLM's clients may say is off.
+        (body["add_special_tokens"], body["continue_final_message"]) = (false.into(), false.into());
         assert_eq!(post(server.address(), "/tokenize", &body).json()["tokens"], json!(want));
     }
     assert!(server.stop());
@@ -43,12 +46,18 @@ fn conversations_do_too() {
 
 #[test]
 fn what_cannot_be_is_a_400_that_names_the_field() {
-    let server = server();
+    let (server, message) = (server(), json!([{"role": "user", "content": "Hello"}]));
     for (path, body, field) in [
-        ("/tokenize", json!({}), "messages"),
+        ("/tokenize", json!({}), "prompt"),
+        ("/tokenize", json!({"text": "a"}), "prompt"),
+        ("/tokenize", json!({"messages": []}), "messages"),
         ("/tokenize", json!({"prompt": 5}), "prompt"),
         ("/tokenize", json!({"prompt": "a", "add_special_tokens": "no"}), "add_special_tokens"),
         ("/tokenize", json!({"prompt": "a", "messages": []}), "messages"),
+        ("/tokenize", json!({"messages": message, "add_special_tokens": true}), "add_special_tokens"),
+        ("/tokenize", json!({"messages": message, "continue_final_message": true}), "continue_final_message"),
+        ("/detokenize", json!({}), "tokens"),
+        ("/detokenize", json!({"tokens": null}), "tokens"),
         ("/detokenize", json!({"tokens": [512]}), "tokens"),
         ("/detokenize", json!({"tokens": [-1]}), "tokens"),
         ("/detokenize", json!({"tokens": [1], "text": "a"}), "text"),
