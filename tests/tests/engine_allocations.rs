@@ -109,7 +109,10 @@ fn allocations(tokenizer: Option<Arc<Tokenizer>>) -> (usize, usize) {
         let sampling = Sampling { temperature: 0.9, top_p: 0.9, repetition_penalty: 1.1, seed, ..Sampling::greedy() };
         let prompt = vec![seed as u32; 40];
         let stop_strings = stop_strings.clone();
-        let request = Request { sampling, max_tokens: Some(900), stop_strings, ..Request::new(prompt) };
+        // Some may not end yet.
+        let (stop_tokens, min_tokens) = if seed % 2 == 0 { (vec![3], 800) } else { (Vec::new(), 0) };
+        let ends = Request { stop_strings, stop_tokens, min_tokens, ..Request::new(prompt) };
+        let request = Request { sampling, max_tokens: Some(900), ..ends };
         engine.submit(request).expect("a sequence");
     }
     for _ in 0..20 {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::calls::{Call, Parser, Said};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
-use crate::format::response_format;
+use crate::format::{response_format, structured_outputs};
 use crate::messages::Conversation;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
@@ -47,17 +47,19 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
 }
 
-/// What the answer must be: JSON, a call, or anything.
+/// What the answer must be: of a form, a call, or anything.
 fn grammar(served: &Served, tools: Option<&Tools>, fields: &mut Fields) -> Result<Option<Arc<dyn Grammar>>> {
     let format = response_format(served, fields)?;
-    match tools.map_or(Ok(None), |tools| tools.grammar(served))? {
-        Some(_) if format.is_some() => {
-            let problem = "tool_choice demands a call and response_format an answer in JSON; leave out one of them";
-            Err(ApiError::value("response_format", problem))
-        }
-        Some(call) => Ok(Some(call)),
-        None => Ok(format),
-    }
+    let outputs = structured_outputs(served, fields)?;
+    let call = tools.map_or(Ok(None), |tools| tools.grammar(served))?;
+    let problem = match (&format, &outputs, &call) {
+        (Some(_), Some(_), _) => "response_format and structured_outputs each say what the answer is",
+        (None, Some(_), Some(_)) => "tool_choice demands a call, and structured_outputs says what the answer is",
+        (Some(_), None, Some(_)) => "tool_choice demands a call, and response_format an answer in JSON",
+        _ => return Ok(format.or(outputs).or(call)),
+    };
+    let param = if outputs.is_some() { "structured_outputs" } else { "response_format" };
+    Err(ApiError::value(param, format!("{problem}; leave out one of them")))
 }
 
 /// The conversation as tokens, and where it is `opened` the beginning of the model's turn.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
+use crate::format::structured_outputs;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::prompts::{Prompt, prompts};
@@ -49,6 +50,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
             "a prompt's logprobs are not streamed; leave out echo, logprobs or stream",
         ));
     }
+    request.grammar = structured_outputs(served, &mut fields)?;
     let prompts = prompts(served, "prompt", &mut fields, bounds.sequences / choices)?;
     fields.end()?;
     let mut tasks = Vec::new();

@@ -101,9 +101,6 @@ fn field(name: &'static str) -> &'static str {
     match name {
         "stop_strings" => "stop",
         "stop_tokens" => "stop_token_ids",
-        "json_schema" => "response_format.json_schema.schema",
-        "grammar" => "response_format",
-        "lark" => "tools",
         name => name,
     }
 }

@@ -33,6 +33,7 @@ impl Parameters {
     pub fn take(fields: &mut Fields, max_choices: usize) -> Result<Self> {
         let stream = fields.flag("stream")?;
         let request = Request {
+            min_tokens: fields.integer("min_tokens", 0..=usize::MAX)?.unwrap_or(0),
             sampling: sampling(fields)?,
             stop_strings: stop_strings(fields)?,
             stop_tokens: fields.tokens("stop_token_ids")?,

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::calls::Parser;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
-use crate::format::grammars;
+use crate::format::{grammars, within};
 use crate::served::Served;
 
 /// Most functions: as many as OpenAI's API takes.
@@ -92,7 +92,7 @@ impl Tools {
     /// A 400 that names the schema that cannot be kept to.
     pub fn grammar(&self, served: &Served) -> Result<Option<Arc<dyn Grammar>>> {
         let Some(demanded) = &self.demanded else { return Ok(None) };
-        let grammars = grammars(served, "tool_choice")?;
+        let grammars = &grammars(served, "tool_choice")?.named("tools");
         let grammar = grammars.lark(&lark(&self.functions[demanded.clone()]));
         grammar.map(Some).map_err(|error| match self.culprit(grammars, demanded.clone()) {
             Some((number, error)) => {
@@ -141,8 +141,8 @@ fn lark(functions: &[Function]) -> String {
 
 fn functions(fields: &mut Fields) -> Result<Vec<Function>> {
     let tools = fields.list("tools")?;
-    within("entries", tools.len(), MAX_TOOLS)?;
-    within("bytes", tools.iter().map(|(_, tool)| tool.to_string().len()).sum(), MAX_BYTES)?;
+    within("tools", "entries", tools.len(), MAX_TOOLS)?;
+    within("tools", "bytes", tools.iter().map(|(_, tool)| tool.to_string().len()).sum(), MAX_BYTES)?;
     let mut names = BTreeSet::new();
     let functions = tools.into_iter().map(|(place, tool)| {
         let function = function(Fields::at(&place, tool)?)?;
@@ -155,13 +155,6 @@ fn functions(fields: &mut Fields) -> Result<Vec<Function>> {
         }
     });
     functions.collect()
-}
-
-fn within(what: &str, found: usize, most: usize) -> Result<()> {
-    match found <= most {
-        true => Ok(()),
-        false => Err(ApiError::value("tools", format!("tools has {found} {what}; at most {most} are allowed"))),
-    }
 }
 
 fn function(mut fields: Fields) -> Result<Function> {

@@ -17,7 +17,9 @@
 //! ```
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use llama_core::engine::{Constraint, Engine, Grammar};
 use llama_core::sample::Allowed;
@@ -28,10 +30,15 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+/// Room for the stack of whoever compiles a grammar: llguidance follows its rules, each of which may name another, by recursion.
+const STACK: usize = 256 << 20;
+
 /// Makes grammars for the tokens of one model.
+#[derive(Clone)]
 pub struct Grammars {
     factory: Arc<ParserFactory>,
     ends: Arc<[u32]>,
+    name: Option<&'static str>,
 }
 
 impl Grammars {
@@ -53,7 +60,12 @@ impl Grammars {
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie(tokenizer, ends, end)));
         let mut factory = ParserFactory::new_simple(&env).map_err(|e| refused("tokenizer", "", e))?;
         factory.quiet();
-        Ok(Grammars { factory: Arc::new(factory), ends: ends.into() })
+        Ok(Grammars { factory: Arc::new(factory), ends: ends.into(), name: None })
+    }
+
+    /// The same, whose errors call the grammar `name`, as a program calls it that takes it from somebody.
+    pub fn named(&self, name: &'static str) -> Self {
+        Grammars { name: Some(name), ..self.clone() }
     }
 
     /// Texts that are JSON and valid by `schema`, on one line with a space after each comma and colon: where any white space is
@@ -90,14 +102,38 @@ impl Grammars {
         self.grammar("lark", lark, TopLevelGrammar::from_lark(lark.to_owned()))
     }
 
+    /// Texts that are one of `texts`.
+    ///
+    /// # Errors
+    /// As [`Grammars::json_schema`].
+    pub fn choice<S: AsRef<str>>(&self, texts: impl IntoIterator<Item = S>) -> Result<Arc<dyn Grammar>> {
+        let texts = texts.into_iter().map(|text| quoted(text.as_ref())).collect::<Vec<_>>();
+        let lark = format!("start: {}", texts.join(" | "));
+        self.grammar("choice", &texts.join(", "), TopLevelGrammar::from_lark(lark))
+    }
+
     fn grammar(&self, kind: &'static str, source: &str, grammar: TopLevelGrammar) -> Result<Arc<dyn Grammar>> {
-        let parser = self.factory.create_parser(grammar);
-        let start = Matcher::new(parser);
+        let kind = self.name.unwrap_or(kind);
+        let start = with_stack(|| Matcher::new(self.factory.create_parser(grammar)))?;
         match start.get_error() {
             Some(problem) => Err(refused(kind, source, problem)),
             None => Ok(Arc::new(Guided { kind, start, ends: self.ends.clone() })),
         }
     }
+}
+
+/// What `work` returns, on a thread with a large stack.
+fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Error::io("the stack of a thread that compiles a grammar", e))?;
+        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+/// A string of Lark: JSON's, without its `DEL`.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string().replace('\x7f', "\\u007f")
 }
 
 /// A schema of the same values in one form, unless it says which it wants: on one line, with a space after each comma and colon.

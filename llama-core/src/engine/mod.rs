@@ -40,6 +40,7 @@ mod embed;
 mod event;
 mod generation;
 mod grammar;
+mod manner;
 mod options;
 mod pool;
 mod prefix;
@@ -71,6 +72,7 @@ use crate::sample::{Allowed, Draw, Outputs, Refusal, Sampler};
 use crate::text::{Specials, Tokenizer};
 
 use draft::{Draft, Drafter, Lookup};
+use manner::Manner;
 use scheduler::Scheduler;
 use sequence::{Rows, Sequence};
 use text::Text;
@@ -235,7 +237,8 @@ impl Engine {
         let id = self.next_id();
         let stop_strings = std::mem::take(&mut request.stop_strings);
         let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
-        self.scheduler.submit(Sequence::new(id, request, adapter, max_tokens, text, self.prefix_cache));
+        let manner = Manner::take(&mut request, &self.end_tokens);
+        self.scheduler.submit(Sequence::new(id, request, adapter, max_tokens, manner, text, self.prefix_cache));
         Ok(id)
     }
 

@@ -25,6 +25,10 @@ pub struct Request {
     /// Tokens to generate at most. `None`: until the context is full. 0 is allowed with `prompt_logprobs`: the prompt is
     /// scored and not continued.
     pub max_tokens: Option<usize>,
+    /// Tokens to generate at least, and at most `max_tokens`. Until there are so many, no token is drawn that would end the text
+    /// (one of `stop_tokens`, or of the engine's `end_tokens` unless they are ignored), and no stop string ends it. A grammar
+    /// that allows nothing but an end ends it all the same.
+    pub min_tokens: usize,
     /// How tokens are chosen, and how many alternatives are reported with each.
     pub sampling: Sampling,
     /// Strings that end the generation; the text ends before them. They need the engine to have a tokenizer.
@@ -82,6 +86,10 @@ impl Request {
             return Err(Error::parameter("max_tokens", 0, "must be at least 1 unless prompt_logprobs is set"));
         }
         fit(prompt.saturating_add(asked), limits)?;
+        if self.min_tokens > asked {
+            let problem = format!("must be at most max_tokens, which is {asked}");
+            return Err(Error::parameter("min_tokens", self.min_tokens, problem));
+        }
         Ok(asked)
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use crate::batch::{AdapterId, Batch};
 use crate::error::{Error, Result};
 use crate::kv::{BlockPool, Prefix};
-use crate::sample::{Allowed, Draw, History, Refusal, Sampled, Sampler, Sampling};
+use crate::sample::{Allowed, Draw, History, Refusal, Sampled, Sampler};
 
 use super::draft::{Checked, Draft, Width};
 use super::event::{Event, Finish, Score, SequenceId};
 use super::grammar::{Constraint, Grammar};
+use super::manner::Manner;
 use super::pool::{NotFinite, Pool};
 use super::request::Request;
 use super::scheduler::Budget;
@@ -29,7 +30,7 @@ pub(super) struct Sequence {
     known: usize,
     width: Width,
     max_tokens: usize,
-    sampling: Sampling,
+    manner: Manner,
     stop_tokens: Vec<u32>,
     ignore_end: bool,
     adapter: Option<AdapterId>,
@@ -48,12 +49,13 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// `max_tokens` and everything else has been checked; `adapter` is the number of the request's.
+    /// `max_tokens` and everything else has been checked; `adapter` is the number of the request's, `manner` was taken out of it.
     pub fn new(
         id: SequenceId,
         request: Request,
         adapter: Option<AdapterId>,
         max_tokens: usize,
+        manner: Manner,
         text: Text,
         sharing: bool,
     ) -> Self {
@@ -67,7 +69,7 @@ impl Sequence {
             known: prompt,
             width: Width::MOST,
             max_tokens,
-            sampling: request.sampling,
+            manner,
             stop_tokens: request.stop_tokens,
             ignore_end: request.ignore_end,
             adapter,
@@ -85,7 +87,9 @@ impl Sequence {
     /// One that ends with its prompt, whose hidden states go to `pool`. The prompt has been checked.
     pub fn pooling(id: SequenceId, prompt: Vec<u32>, adapter: Option<AdapterId>, pool: Pool, sharing: bool) -> Self {
         let text = Text::new(None, &prompt, Vec::new());
-        Sequence { pool: Some(pool), ..Sequence::new(id, Request::new(prompt), adapter, 0, text, sharing) }
+        let mut request = Request::new(prompt);
+        let manner = Manner::take(&mut request, &[]);
+        Sequence { pool: Some(pool), ..Sequence::new(id, request, adapter, 0, manner, text, sharing) }
     }
 }
 
@@ -163,7 +167,7 @@ impl Sequence {
             known: self.known,
             most: self.known + room,
             prompt: self.prompt,
-            sampling: &self.sampling,
+            manner: &self.manner,
             vocab,
         })
     }
@@ -264,11 +268,11 @@ impl Sequence {
 
     /// Whether its tokens may be picked where the logits are: nothing but the tokens is wanted, and any may come.
     fn picks_elsewhere(&self) -> bool {
-        self.sampling.logprobs.is_none() && self.grammar.is_none()
+        self.manner.logprobs().is_none() && self.grammar.is_none()
     }
 
     fn draw(&self, row: usize, position: usize) -> Draw<'_> {
-        Draw { row, sampling: &self.sampling, history: self.history(position), position: position as u64 }
+        Draw { row, sampling: self.manner.at(position), history: self.history(position), position: position as u64 }
     }
 
     /// What the token after `position` is drawn with.
@@ -362,7 +366,7 @@ impl Sequence {
 
     /// Scores the prompt's token after `position`.
     fn score_next(&self, position: usize, rows: &mut Rows<'_>) -> Result<Score> {
-        let top = self.sampling.logprobs.unwrap_or(0);
+        let top = self.manner.logprobs().unwrap_or(0);
         let logits = rows.logits.next().unwrap_or_default();
         let sampled = rows.sampler.score(logits, self.tokens[position + 1], top);
         let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
@@ -401,10 +405,13 @@ impl Sequence {
         }
         let constrained = self.allow(rows.allowed)?;
         let logits = rows.logits.next().unwrap_or_default();
-        let (sampling, history, at) = (&self.sampling, self.history(position), position as u64);
+        let (manner, history, at) = (&self.manner, self.history(position), position as u64);
         let sampled = match constrained {
-            true => rows.sampler.sample_allowed(logits, sampling, history, at, rows.allowed),
-            false => rows.sampler.sample(logits, sampling, history, at),
+            true => {
+                let sampling = manner.among(position, rows.allowed);
+                rows.sampler.sample_allowed(logits, sampling, history, at, rows.allowed)
+            }
+            false => rows.sampler.sample(logits, manner.at(position), history, at),
         };
         let Sampled { token, logprob, top } = sampled.map_err(|refusal| self.error(refusal, position))?;
         event.logprob = logprob;
@@ -425,11 +432,13 @@ impl Sequence {
     }
 
     fn error(&self, refusal: Refusal, position: usize) -> Error {
+        let puts_off = if self.manner.may_end(position) { "" } else { "; min_tokens puts off those that end the text" };
+        let problem = |what| format!("must {what} a token to follow position {position}{puts_off}");
         match (refusal, &self.grammar) {
             (Refusal::NothingAllowed, Some(_)) => {
-                let problem = format!("must allow a token to follow position {position}, and leave it to logit_bias");
-                Error::parameter("grammar", "no token", problem)
+                Error::parameter("grammar", "no token", problem("allow, and logit_bias leave,"))
             }
+            (Refusal::NothingAllowed, None) => Error::parameter("logit_bias", "-inf for every token", problem("leave")),
             _ => refusal.into_error(self.id.number(), position as u32),
         }
     }
@@ -442,7 +451,8 @@ impl Sequence {
         if !self.ignore_end && end_tokens.contains(&token) {
             return Ok(Some(Finish::End(token)));
         }
-        if let Some(stop) = self.text.push(token, text)? {
+        // The token came after the position before its own.
+        if let Some(stop) = self.text.push(token, self.manner.may_end(self.known - 2), text)? {
             return Ok(Some(Finish::Stop(stop)));
         }
         Ok((self.known - self.prompt == self.max_tokens).then_some(Finish::Length))

@@ -27,11 +27,15 @@ impl Text {
         Text { stream, vocab, piece: String::new(), stops: StopMatcher::new(&stop_strings), stop_strings }
     }
 
-    /// Appends what `token` makes certain to `out`. Returns the stop string that it completed, if it did.
-    pub fn push(&mut self, token: u32, out: &mut String) -> Result<Option<String>> {
+    /// Appends what `token` makes certain to `out`. Returns the stop string that it completed, if it did and `may_end` it.
+    pub fn push(&mut self, token: u32, may_end: bool, out: &mut String) -> Result<Option<String>> {
         let Some(stream) = self.stream.as_mut().filter(|_| (token as usize) < self.vocab) else { return Ok(None) };
         self.piece.clear();
         stream.push(token, &mut self.piece)?;
+        if !may_end {
+            self.stops.pass(&self.piece, out);
+            return Ok(None);
+        }
         let stop = self.stops.push(&self.piece, out);
         Ok(stop.map(|stop| self.stop_strings.swap_remove(stop)))
     }

@@ -43,6 +43,14 @@ impl Allowed {
         (token as usize) < self.vocab && word >> (token as usize % BITS) & 1 == 1
     }
 
+    /// How many tokens are allowed.
+    pub fn count(&self) -> usize {
+        let beyond = self.words.len() * BITS - self.vocab;
+        let ones: usize = self.words.iter().map(|word| word.count_ones() as usize).sum();
+        let meaningless = self.words.last().map_or(0, |&word| word.checked_shr((BITS - beyond) as u32).unwrap_or(0));
+        ones - meaningless.count_ones() as usize
+    }
+
     /// `[vocab / 32, rounded up]`: token `t` is bit `t % 32` of word `t / 32`. Bits beyond the vocabulary mean nothing.
     pub fn words_mut(&mut self) -> &mut [u32] {
         &mut self.words
@@ -75,7 +83,13 @@ mod tests {
             assert_eq!(logits[token as usize] == 1.0, tokens.contains(&token), "token {token}");
         }
         assert!(!allowed.allows(70) && !allowed.allows(95) && !allowed.allows(u32::MAX));
+        assert_eq!(allowed.count(), 4);
         allowed.clear();
-        assert_eq!(allowed, Allowed::none(70));
+        assert_eq!((&allowed, allowed.count()), (&Allowed::none(70), 0));
+        for vocab in [64, 70] {
+            let mut all = Allowed::none(vocab);
+            all.words_mut().fill(u32::MAX);
+            assert_eq!(all.count(), vocab);
+        }
     }
 }

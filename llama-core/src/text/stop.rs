@@ -46,16 +46,32 @@ impl StopMatcher {
                 return self.stopped;
             }
         }
-        let waiting = self.stops.iter().map(|s| s.matched).max().unwrap_or(0);
-        let certain = self.held.len() - waiting;
-        out.push_str(&self.held[..certain]);
-        self.held.drain(..certain);
+        self.release(out);
         None
+    }
+
+    /// As [`StopMatcher::push`], where nothing may stop yet: a stop string that `piece` completes is text. One that begins
+    /// in it may still be completed by a later piece.
+    pub fn pass(&mut self, piece: &str, out: &mut String) {
+        self.held.push_str(piece);
+        for byte in piece.bytes() {
+            self.advance(byte);
+        }
+        self.stops.iter_mut().for_each(Stop::forget_complete);
+        self.release(out);
     }
 
     /// Appends the text that was held back for a stop string that never came. Ends the stream.
     pub fn finish(self, out: &mut String) {
         out.push_str(&self.held);
+    }
+
+    /// Appends the text that is no part of a stop string to `out`.
+    fn release(&mut self, out: &mut String) {
+        let waiting = self.stops.iter().map(|s| s.matched).max().unwrap_or(0);
+        let certain = self.held.len() - waiting;
+        out.push_str(&self.held[..certain]);
+        self.held.drain(..certain);
     }
 
     /// Feeds one byte to every automaton; the longest stop string that it completes, and its length.
@@ -90,11 +106,19 @@ impl Stop {
         if self.bytes.is_empty() {
             return false;
         }
+        self.forget_complete();
         while self.matched > 0 && self.bytes[self.matched] != byte {
             self.matched = self.fallback[self.matched - 1];
         }
         self.matched += usize::from(self.bytes[self.matched] == byte);
         self.matched == self.bytes.len()
+    }
+
+    /// Where the whole string has come, goes on with what of its end may begin it again.
+    fn forget_complete(&mut self) {
+        if self.matched > 0 && self.matched == self.bytes.len() {
+            self.matched = self.fallback[self.matched - 1];
+        }
     }
 }
 
@@ -129,6 +153,23 @@ mod tests {
     fn first_to_end_wins_then_first_to_begin() {
         assert_eq!(run(&["bc", "abc", "abcd"], &["xab", "cd"]), ("x".into(), Some(1)));
         assert_eq!(run(&["abcd", "b"], &["abcd"]), ("a".into(), Some(1)));
+    }
+
+    #[test]
+    fn what_is_passed_is_text_though_it_may_begin_a_stop_string() {
+        let run = |passed: &[&str], pushed: &[&str]| {
+            let mut matcher = StopMatcher::new(["aba", "xy"]);
+            let mut text = String::new();
+            passed.iter().for_each(|piece| matcher.pass(piece, &mut text));
+            let stop = pushed.iter().find_map(|piece| matcher.push(piece, &mut text));
+            matcher.finish(&mut text);
+            (text, stop)
+        };
+        assert_eq!(run(&["abaxy"], &["."]), ("abaxy.".into(), None));
+        assert_eq!(run(&["a", "ba"], &["ba"]), ("ab".into(), Some(0)), "the last a begins another");
+        assert_eq!(run(&["abab"], &["xx", "y"]), ("ababx".into(), Some(1)));
+        assert_eq!(run(&["x"], &["y"]), ("".into(), Some(1)));
+        assert_eq!(run(&["abababa", "x"], &[]), ("abababax".into(), None));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod embed;
 mod faults;
 mod grammar;
 mod hostile;
+mod min_tokens;
 mod prefix;
 mod schedule;
 mod text;

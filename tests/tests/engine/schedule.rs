@@ -45,12 +45,13 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 
 /// Prompts are cut from a few long lists, so that prefixes coincide often and for any length.
 fn request() -> impl Strategy<Value = Request> {
-    let shape = (0u64..3, 1usize..90, 1usize..60);
+    let shape = (0u64..3, 1usize..90, 1usize..60, prop_oneof![Just(0), 1usize..60]);
     let grammar = prop::option::weighted(0.3, Classes::strategy());
     (shape, sampling(), prop::collection::vec(0u32..97, 0..2), any::<bool>(), 0u8..6, grammar).prop_map(
-        |((list, length, max_tokens), sampling, stop_tokens, ignore_end, scoring, grammar)| Request {
+        |((list, length, max_tokens, min_tokens), sampling, stop_tokens, ignore_end, scoring, grammar)| Request {
             prompt: toy::prompt(list, length),
             max_tokens: Some(if scoring == 0 { 0 } else { max_tokens }),
+            min_tokens: if scoring == 0 { 0 } else { min_tokens.min(max_tokens) },
             sampling,
             stop_tokens,
             ignore_end,

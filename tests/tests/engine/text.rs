@@ -176,6 +176,22 @@ fn a_stop_string_may_be_cut_inside_a_character() {
 }
 
 #[test]
+fn a_stop_string_ends_nothing_before_min_tokens() {
+    let script = [word("Hello"), word("END"), word("lo"), word("END"), word("lo"), word("END")];
+    for (min_tokens, text, count) in [(0, "Hello", 2), (1, "Hello", 2), (2, "HelloENDlo", 4), (4, "HelloENDloENDlo", 6)]
+    {
+        let request = Request { stop_strings: vec!["END".into()], min_tokens, ..Request::new([BOS]) };
+        let completion = engine(&script).complete(request).unwrap();
+        assert_eq!((completion.text.as_str(), completion.tokens.len()), (text, count), "min_tokens {min_tokens}");
+        assert!(matches!(completion.finish, Finish::Stop(_)));
+    }
+    // It begins among the first tokens and is complete after them.
+    let request = Request { stop_strings: vec!["lo world".into()], min_tokens: 1, ..Request::new([BOS]) };
+    let completion = engine(&[word("Hello"), word("\u{2581}world")]).complete(request).unwrap();
+    assert_eq!(completion.text, "Hel");
+}
+
+#[test]
 fn a_stop_token_has_no_text() {
     let request = Request { stop_tokens: vec![word("lo")], ..Request::new([BOS]) };
     let completion = engine(&[word("Hello"), word("lo")]).complete(request).unwrap();

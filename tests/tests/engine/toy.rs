@@ -250,14 +250,15 @@ pub fn expected(request: &Request, end_tokens: &[u32]) -> Expected {
     for _ in 0..request.max_tokens.unwrap_or(256 - prompt.len()) {
         let history = History { tokens: &tokens, prompt: prompt.len() };
         let (logits, position) = (logits(&tokens), tokens.len() as u64 - 1);
-        let sampled = match &mut constraint {
-            None => sampler.sample(&logits, sampling, history, position).unwrap(),
-            Some(constraint) => {
-                let mut allowed = Allowed::none(VOCAB);
-                constraint.allow(&mut allowed).unwrap();
-                sampler.sample_allowed(&logits, sampling, history, position, &allowed).unwrap()
-            }
-        };
+        let mut allowed = Allowed::none(VOCAB);
+        match &mut constraint {
+            None => allowed.words_mut().fill(u32::MAX),
+            Some(constraint) => constraint.allow(&mut allowed).unwrap(),
+        }
+        if expected.tokens.len() < request.min_tokens {
+            put_off_ends(&mut allowed, request, end_tokens);
+        }
+        let sampled = sampler.sample_allowed(&logits, sampling, history, position, &allowed).unwrap();
         let token = sampled.token;
         constraint.iter_mut().for_each(|constraint| constraint.advance(token).unwrap());
         expected.scores.extend(score(sampled));
@@ -270,6 +271,16 @@ pub fn expected(request: &Request, end_tokens: &[u32]) -> Expected {
     }
     expected.finish = format!("{:?}", Finish::Length);
     expected
+}
+
+/// Allows no token that would end the text, unless no other is allowed.
+fn put_off_ends(allowed: &mut Allowed, request: &Request, end_tokens: &[u32]) {
+    let goes_on = |&token: &u32| allowed.allows(token) && end(request, token, end_tokens).is_none();
+    let others: Vec<u32> = (0..VOCAB as u32).filter(goes_on).collect();
+    if !others.is_empty() {
+        allowed.clear();
+        others.into_iter().for_each(|token| allowed.allow(token));
+    }
 }
 
 fn score(sampled: Sampled<'_>) -> Option<Score> {

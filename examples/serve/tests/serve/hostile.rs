@@ -14,7 +14,7 @@ use crate::subject::{engine, engine_options, serve, serve_with, server};
 type Case = (&'static str, &'static str, &'static str);
 
 /// Fields of a completion, and the values that no server should take.
-const PARAMETERS: [Case; 24] = [
+const PARAMETERS: [Case; 25] = [
     ("temperature", "temperature", "-0.1 2.1 1e39 1e308 \"1\" true [] {} -1e-9"),
     ("top_p", "top_p", "-0.1 1.1 1e39 \"1\" [1]"),
     ("min_p", "min_p", "-0.1 1.0001 1e39 {}"),
@@ -23,6 +23,7 @@ const PARAMETERS: [Case; 24] = [
     ("frequency_penalty", "frequency_penalty", "-2.1 2.1 -1e39 []"),
     ("repetition_penalty", "repetition_penalty", "0 -1 1e39 1e-39 false"),
     ("max_tokens", "max_tokens", "0 -1 1.5 18446744073709551616 -9223372036854775808 \"5\" [5]"),
+    ("min_tokens", "min_tokens", "-1 1.5 5 18446744073709551615 18446744073709551616 \"1\" [1]"),
     ("n", "n", "0 -1 9 1000000 2147483648 1.0 \"2\""),
     ("best_of", "best_of", "0 -1 2 1000000 2147483648 \"1\""),
     ("seed", "seed", "1.5 18446744073709551616 -9223372036854775809 \"7\" []"),

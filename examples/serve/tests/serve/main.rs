@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod process;
 mod smollm2;
+mod structured;
 mod subject;
 mod tokens;
 mod tools;

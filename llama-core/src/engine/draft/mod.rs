@@ -20,9 +20,10 @@ pub use lookup::Lookup;
 pub use model::DraftModel;
 
 use crate::error::{Error, Result};
-use crate::sample::{Draw, History, Sampling};
+use crate::sample::{Draw, History};
 
 use super::event::SequenceId;
+use super::manner::Manner;
 
 /// Guesses what sequences will be told next.
 pub trait Drafter: Send {
@@ -55,7 +56,7 @@ pub struct Draft<'a> {
     /// How many there may be with drafts.
     pub(super) most: usize,
     pub(super) prompt: usize,
-    pub(super) sampling: &'a Sampling,
+    pub(super) manner: &'a Manner,
     pub(super) vocab: usize,
 }
 
@@ -87,8 +88,9 @@ impl Draft<'_> {
     /// How the sequence itself would draw the next token out of logits, if they were those of `row`: with its sampling and the
     /// random number of this position. A model that thinks alike will so be right more often than by its own luck.
     pub fn draw(&self, row: usize) -> Draw<'_> {
-        let position = self.tokens.len() as u64 - 1;
-        Draw { row, sampling: self.sampling, history: History { tokens: self.tokens, prompt: self.prompt }, position }
+        let position = self.tokens.len() - 1;
+        let history = History { tokens: self.tokens, prompt: self.prompt };
+        Draw { row, sampling: self.manner.at(position), history, position: position as u64 }
     }
 }
 
