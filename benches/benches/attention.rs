@@ -19,7 +19,18 @@ const STEPS: [(&str, usize, usize); 3] = [("prefill-512", 0, 512), ("decode-1k",
 fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     let scale = 1.0 / (head_dim as f32).sqrt();
     let (inv_freq, rope_scale, layout) = (vec![0.01; head_dim / 2], 1.0, RopeLayout::Halves);
-    AttentionShape { layers: 1, heads, kv_heads, head_dim, inv_freq, rope_scale, layout, scale, window: None }
+    AttentionShape {
+        layers: 1,
+        heads,
+        kv_heads,
+        head_dim,
+        inv_freq,
+        rope_scale,
+        layout,
+        scale,
+        window: None,
+        temperature: None,
+    }
 }
 
 /// Chunks of at most 512 tokens: those that fill the cache, and the one that is timed.

@@ -248,6 +248,7 @@ impl<'a> Verbs<'a> {
             layout: RopeLayout::Interleaved,
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: None,
+            temperature: None,
         }
     }
 

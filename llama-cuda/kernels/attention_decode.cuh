@@ -56,15 +56,17 @@ __device__ __forceinline__ void store_pair(const Tile<D>& tile, u32 row, const P
     store_shared(tile.element(row, pair.second), __bfloat16_as_ushort(__float2bfloat16_rn(pair.b)));
 }
 
-// q's rows after the turn into shared memory, zeros where there is no head.
+// q's rows after the turn, times the token's factor, into shared memory, zeros where there is no head.
 template <u32 D>
 __device__ __forceinline__ void turn_queries(const Attention& p, const Work& work, const bf16* row, const float2* angles,
                                              const Tile<D>& q) {
+    const float factor = factor_of(p, work.token);
     for (u32 i = threadIdx.x; i < TILE_ROWS * D / 2; i += THREADS) {
         const u32 r = i / (D / 2);
         Pair pair = {2 * (i % (D / 2)), 2 * (i % (D / 2)) + 1, 0.0f, 0.0f};
         if (r < work.heads) {
-            pair = turned_pair(row + (work.head + r) * p.shape.head_dim, i % (D / 2), p.shape, angles);
+            const bf16* head = row + (work.head + r) * p.shape.head_dim;
+            pair = times(turned_pair(head, i % (D / 2), p.shape, angles), factor);
         }
         store_pair(q, r, pair);
     }

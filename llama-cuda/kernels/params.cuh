@@ -86,7 +86,8 @@ struct Rope {
     const float2* angles; // [tokens, half]
     const u32* slots;     // [tokens]
     Heads shape;
-    u32 tokens, unused;
+    u32 tokens;
+    u32 factors;          // words from slots to what q is multiplied by, float [tokens]; 0: by 1
 };
 
 // out[r] = silu(gate) * up of row r.
@@ -152,7 +153,7 @@ struct Attention {
     float scale;            // log2(e) times the scale of scores
     u32 window;             // a query sees this many positions, its own included; 0: all
     u32 run;                // decode: units a block takes
-    u32 unused;
+    u32 factors;            // decode: as in Rope
 };
 
 // How one token is picked: a row of logits, Sampling, History and position of llama-core, by the same names.

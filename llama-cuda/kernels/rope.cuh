@@ -35,6 +35,17 @@ __device__ __forceinline__ Pair turned_pair(const Act* head, u32 i, const Heads&
     return i < shape.half ? turned(pair, angles[i]) : pair;
 }
 
+// What a token's q is multiplied by after the turn: the temperature of attention at its position, where a model has one.
+// `p`: Rope or Attention.
+template <class Params>
+__device__ __forceinline__ float factor_of(const Params& p, u32 token) {
+    return p.factors ? __uint_as_float(p.slots[p.factors + token]) : 1.0f;
+}
+
+__device__ __forceinline__ Pair times(const Pair& pair, float factor) {
+    return {pair.first, pair.second, pair.a * factor, pair.b * factor};
+}
+
 template <class Element>
 __device__ __forceinline__ void store_pair(Element* row, const Pair& pair) {
     store_rounded(row + pair.first, pair.a);

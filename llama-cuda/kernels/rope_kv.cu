@@ -5,7 +5,8 @@
 //   block   256 of them; grid = ceil(tokens * half / 256)
 // rope_kv_{bf16,f32}_{bf16,e4m3,f32} (by activation and cache)
 //   thread  every 256th pair of features of one token: of q turned in place, of k turned into the cache, of v copied there,
-//           each rounded once; past head_dim zeros are written, since a block of the cache may hold anything before
+//           each rounded once; past head_dim zeros are written, since a block of the cache may hold anything before.
+//           Where attention has a temperature all of q is multiplied, what does not turn too
 //   block   one token; grid = tokens
 //   bytes   8 a pair of q, 8 to 16 a pair of k and v; floor = those / memory bandwidth, or one launch
 #include "dependent.cuh"
@@ -39,10 +40,12 @@ extern "C" __global__ void __launch_bounds__(256) rope_angles(const __grid_const
 }
 
 template <class Act>
-__device__ __forceinline__ void turn_queries(Act* row, const float2* angles, const Heads& shape) {
-    for (u32 i = threadIdx.x; i < shape.heads * shape.half; i += 256) {
-        Act* head = row + i / shape.half * shape.head_dim;
-        store_pair(head, turned_pair(head, i % shape.half, shape, angles));
+__device__ __forceinline__ void turn_queries(const Rope& p, Act* row, const float2* angles, u32 token) {
+    const u32 pairs = p.factors ? p.shape.head_dim / 2 : p.shape.half;
+    const float factor = factor_of(p, token);
+    for (u32 i = threadIdx.x; i < p.shape.heads * pairs; i += 256) {
+        Act* head = row + i / pairs * p.shape.head_dim;
+        store_pair(head, times(turned_pair(head, i % pairs, p.shape, angles), factor));
     }
 }
 
@@ -63,7 +66,7 @@ template <class Act, class Kv>
 __device__ __forceinline__ void rope_kv(const Rope& p, u32 token) {
     Act* row = static_cast<Act*>(p.qkv) + (u64)token * (p.shape.heads + 2 * p.shape.kv_heads) * p.shape.head_dim;
     const float2* angles = p.angles + (u64)token * p.shape.half;
-    turn_queries(row, angles, p.shape);
+    turn_queries(p, row, angles, token);
     store_keys_and_values<Act, Kv>(p, row, angles, p.slots[token]);
 }
 

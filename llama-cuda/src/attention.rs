@@ -41,6 +41,8 @@ pub(crate) struct Attend {
     pub number: KvNumber,
     pub scale: f32,
     pub window: u32,
+    /// Words from the slots to what each row's q is multiplied by; 0 where that is 1.
+    pub factors: u32,
     pub schedule: Schedule,
 }
 
@@ -190,7 +192,7 @@ pub(crate) fn rope(kernels: &Kernels, qkv: Matrix, attend: &Attend) -> Result<La
         slots: attend.slots,
         shape: attend.heads,
         tokens: qkv.rows,
-        unused: 0,
+        factors: attend.factors,
     };
     Ok(Launch::new(kernels.get(name)?, name, [qkv.rows, 1, 1], &params))
 }
@@ -225,7 +227,7 @@ pub(crate) fn lower(
         scale: attend.scale,
         window: attend.window,
         run: if turn { attend.schedule.run } else { 0 },
-        unused: 0,
+        factors: attend.factors,
     };
     let (name, grid, shared) = geometry(out, attend, turn);
     launches.push(Launch::new(kernels.get(name)?, name, grid, &params).shared(shared));
@@ -308,6 +310,7 @@ mod tests {
             layout: RopeLayout::Halves,
             scale: 1.0,
             window: None,
+            temperature: None,
         };
         let mut batch = Batch::new();
         for &(rows, position) in sequences {

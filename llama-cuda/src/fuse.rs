@@ -227,6 +227,7 @@ mod tests {
             number: KvNumber::Bf16,
             scale: 1.0,
             window: 0,
+            factors: 0,
             schedule: Schedule { one_row_each, ..Schedule::default() },
         }
     }

@@ -49,13 +49,13 @@ params! {
     Heads { heads: u32, kv_heads: u32, head_dim: u32, padded: u32, half: u32, interleaved: u32 }
     /// Turns q and k in place and stores k and v.
     Rope {
-        qkv: Address, k: Address, v: Address, angles: Address, slots: Address, shape: Heads, tokens: u32, unused: u32,
+        qkv: Address, k: Address, v: Address, angles: Address, slots: Address, shape: Heads, tokens: u32, factors: u32,
     }
     /// Attention of every row of a batch over its sequence's cache.
     Attention {
         out: Address, qkv: Address, k: Address, v: Address, angles: Address, positions: Address, slots: Address,
         sequence_of: Address, q_indptr: Address, kv_indptr: Address, block_ids: Address, tiles: Address,
-        partials: Address, stats: Address, arrivals: Address, shape: Heads, scale: f32, window: u32, run: u32, unused: u32,
+        partials: Address, stats: Address, arrivals: Address, shape: Heads, scale: f32, window: u32, run: u32, factors: u32,
     }
     /// `out[r] = silu(gate) * up` of row r.
     SwiGlu { out: Address, gate_up: Address, rows: u32, ffn: u32 }

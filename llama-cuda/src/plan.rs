@@ -50,6 +50,8 @@ struct Arrays {
     /// Row to sequence.
     sequence_of: usize,
     outputs: usize,
+    /// What each row's q is multiplied by, as f32; nothing where attention has no temperature.
+    factors: usize,
     /// Tiles of prefill attention, two words each.
     tiles: usize,
     q_indptr: usize,
@@ -75,6 +77,7 @@ impl Arrays {
             slots: array(tokens),
             sequence_of: array(tokens),
             outputs: array(limits.outputs),
+            factors: array(if shape.temperature.is_some() { tokens } else { 0 }),
             tiles: array(2 * attention::most_tiles(shape, tokens, sequences)),
             q_indptr: array(sequences + 1),
             kv_indptr: array(sequences + 1),
@@ -140,6 +143,10 @@ impl Plan {
         put(at.q_indptr, &batch.q_indptr);
         put(at.kv_indptr, &batch.kv_indptr);
         put(at.block_ids, &batch.block_ids);
+        if self.shape.temperature.is_some() {
+            let factors = batch.positions.iter().map(|&position| self.shape.query_factor(position).to_bits());
+            words[at.factors..].iter_mut().zip(factors).for_each(|(word, factor)| *word = factor);
+        }
         for s in 0..batch.sequences() {
             let table = batch.blocks_of(s);
             for row in batch.rows_of(s) {
@@ -223,6 +230,7 @@ impl Plan {
             number: kv.layout.number,
             scale: self.shape.scale * std::f32::consts::LOG2_E,
             window: self.shape.window.map_or(0, |window| u32::try_from(window).unwrap_or(u32::MAX)),
+            factors: self.shape.temperature.map_or(0, |_| (at.factors - at.slots) as u32),
             schedule: self.schedule,
         }
     }

@@ -54,6 +54,8 @@ pub struct Plan {
     pub(crate) cos: Vec<f32>,
     /// `[rows][rope_dim / 2]`.
     pub(crate) sin: Vec<f32>,
+    /// `[rows]` that q is multiplied by; empty where attention has no temperature.
+    pub(crate) factors: Vec<f32>,
     pub(crate) runs: Vec<Run>,
     pub(crate) tiles: Vec<Tile>,
     /// Empty unless partitions are split across tasks; else in the order of tiles, then of partitions.
@@ -86,6 +88,7 @@ struct Sizes {
     tables: u64,
     blocks: u64,
     turns: u64,
+    factors: u64,
     pieces: u64,
     thread_floats: u64,
     thread_stats: u64,
@@ -106,6 +109,7 @@ impl Sizes {
             tables: product(&[limits.sequences, limits.context.div_ceil(BLOCK)]),
             blocks: limits.blocks as u64,
             turns: product(&[limits.tokens, shape.inv_freq.len()]),
+            factors: if shape.temperature.is_some() { limits.tokens as u64 } else { 0 },
             pieces,
             thread_floats: product(&[threads, rows, PARTITION + 2 * stride(shape.head_dim)]),
             thread_stats: product(&[threads, 2, rows]),
@@ -123,6 +127,7 @@ impl Sizes {
             list(self.tables, size_of::<BlockId>()),
             list(self.blocks, size_of::<bool>()),
             list(self.turns, 2 * size_of::<f32>()),
+            list(self.factors, size_of::<f32>()),
             list(self.pieces, size_of::<Piece>()),
             list(self.thread_stats.saturating_add(self.partial_stats), size_of::<Softmax>()),
             Buffer::<f32>::bytes(self.thread_floats),
@@ -176,6 +181,7 @@ impl Plan {
             block_ids: list(sizes.tables)?,
             cos: list(sizes.turns)?,
             sin: list(sizes.turns)?,
+            factors: list(sizes.factors)?,
             runs: list(sizes.tokens)?,
             tiles: list(sizes.tokens)?,
             pieces: list(sizes.pieces)?,
@@ -250,6 +256,10 @@ impl Plan {
                 self.cos.push(cos * self.shape.rope_scale);
                 self.sin.push(sin * self.shape.rope_scale);
             }
+        }
+        self.factors.clear();
+        if let Some(temperature) = self.shape.temperature {
+            self.factors.extend(self.positions.iter().map(|&position| temperature.factor(position)));
         }
     }
 
@@ -364,6 +374,7 @@ pub(crate) mod tests {
             layout: RopeLayout::Halves,
             scale: 0.3,
             window: None,
+            temperature: None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Eleven random checkpoints of the Llama family with transformers' float32 logits and greedy continuations, and the
 //! schedules they are run through.
 
+use std::path::Path;
+
 use llama_core::backend::Numerics;
 use llama_core::batch::{BLOCK, Batch};
 use llama_core::checkpoint::Checkpoint;
@@ -40,11 +42,16 @@ impl Case {
     /// Opens the one called `name`.
     pub fn open(name: &str) -> Self {
         let folder = data().join("tiny").join(name);
-        let arrays = Arrays::open(folder.join("reference.safetensors"));
+        Case::of(Checkpoint::open(&folder).unwrap(), &folder.join("reference.safetensors"))
+    }
+
+    /// A checkpoint, and what transformers makes of it in the file `reference`.
+    pub fn of(checkpoint: Checkpoint, reference: &Path) -> Self {
+        let arrays = Arrays::open(reference);
         let shape = arrays.shape("logits");
         let rows = |ids: Vec<u32>| ids.chunks(ids.len() / shape[0]).map(<[u32]>::to_vec).collect::<Vec<_>>();
         Case {
-            checkpoint: Checkpoint::open(&folder).unwrap(),
+            checkpoint,
             ids: rows(arrays.ids("input_ids")),
             logits: arrays.f32("logits").chunks(shape[1] * shape[2]).map(<[f32]>::to_vec).collect(),
             greedy: rows(arrays.ids("greedy")),

@@ -29,6 +29,7 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
         layout,
         scale: 0.25,
         window: None,
+        temperature: None,
     };
     let limits = Limits { tokens: 600, sequences: 2, outputs: 2, context: 640, blocks: 80, kv: KvFormat::Half };
     let bytes = vec![0u8; 128 * Format::Q8_0.row_bytes(64).unwrap_or(0)];

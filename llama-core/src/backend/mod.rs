@@ -12,7 +12,7 @@ mod timed;
 pub use reference::Reference;
 pub use timed::{Timed, VerbTime};
 
-pub use crate::config::RopeLayout;
+pub use crate::config::{RopeLayout, Temperature};
 
 use std::str::FromStr;
 
@@ -163,6 +163,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// A query at position `p` sees positions `> p - window` only.
     pub window: Option<usize>,
+    /// What multiplies queries after the turn, all their columns, where a model has one.
+    pub temperature: Option<Temperature>,
 }
 
 impl AttentionShape {
@@ -178,7 +180,13 @@ impl AttentionShape {
             layout: config.rope.layout,
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             window: config.window,
+            temperature: config.temperature,
         }
+    }
+
+    /// What a query at `position` is multiplied by after the turn.
+    pub fn query_factor(&self, position: u32) -> f32 {
+        self.temperature.map_or(1.0, |temperature| temperature.factor(position))
     }
 
     /// Columns of the fused `qkv` rows: q heads, then k heads, then v heads.
@@ -339,7 +347,7 @@ pub trait Backend: Send + 'static {
     /// `acc += x`.
     fn add(&self, acc: &mut Self::Tensor, x: &Self::Tensor) -> Result<()>;
     /// Turns q and k of every row by its position and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`; its
-    /// q is turned in place, its k and v may be left as they were.
+    /// q is turned in place, and multiplied by [`AttentionShape::query_factor`]; its k and v may be left as they were.
     fn rope_and_store(
         &self,
         qkv: &mut Self::Tensor,

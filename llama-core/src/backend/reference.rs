@@ -408,6 +408,8 @@ impl Backend for Reference {
                 let (qk, v) = qkv.row_mut(t).split_at_mut(turning * shape.head_dim);
                 let turns = &plan.turns[t * shape.inv_freq.len()..][..shape.inv_freq.len()];
                 qk.chunks_exact_mut(shape.head_dim).for_each(|head| rotate(head, turns, shape.layout));
+                let factor = shape.query_factor(plan.batch.positions[t]);
+                qk[..shape.heads * shape.head_dim].iter_mut().for_each(|q| *q *= factor);
 
                 let position = plan.batch.positions[t] as usize;
                 let block = plan.batch.blocks_of(s)[position / BLOCK];

@@ -35,22 +35,10 @@ pub(crate) struct Keys {
     pub(crate) scaling: &'static str,
     pub(crate) window: &'static str,
     pub(crate) labels: &'static str,
+    pub(crate) temperature: &'static str,
 }
 
 impl Config {
-    /// Refuses a context that has positions which would not be computed as the model was trained to.
-    pub(crate) fn check_context(&self, context: usize) -> Result<()> {
-        match self.temperature.filter(|temperature| context > temperature.from) {
-            None => Ok(()),
-            Some(Temperature { from, .. }) => {
-                let problem = format!(
-                    "at most {from}: the temperature of this model's attention, which grows beyond, is not computed"
-                );
-                Err(Error::parameter("context", context, problem))
-            }
-        }
-    }
-
     /// An error that names the key of the first size that cannot be.
     pub(crate) fn check(&self, keys: &Keys) -> Result<()> {
         within(keys.vocab, self.vocab, 1..=MOST_VOCAB)?;
@@ -72,6 +60,10 @@ impl Config {
             within(keys.window, window, 1..=MOST_CONTEXT)?;
         }
         within(keys.labels, self.labels.len(), 0..=MOST_LABELS)?;
+        if let Some(Temperature { growth, from }) = self.temperature {
+            within(keys.temperature, f64::from(growth), -MOST_FACTOR..=MOST_FACTOR)?;
+            within(&format!("{} original context", keys.scaling), from, 1..=MOST_CONTEXT)?;
+        }
         self.rope.check(keys, self)
     }
 }

@@ -8,6 +8,8 @@ pub(crate) use check::{Keys, numbered_labels};
 pub use head::{Head, Pooling};
 pub(crate) use rope::{row_of_halves, yarn_scale};
 
+use crate::sample::ln;
+
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -46,14 +48,22 @@ pub struct Config {
 }
 
 /// The temperature of Ministral 3's attention, after Llama 4's: queries at position `p` are multiplied by
-/// `1 + growth * ln(1 + floor(p / from))`. That is 1 for the first `from` positions, which are all that an engine may have: what comes
-/// after them is not computed.
+/// `1 + growth * ln(1 + floor(p / from))` after they were turned. That is 1 for the first `from` positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperature {
     /// Not 0.
     pub growth: f32,
-    /// Positions.
+    /// Positions, of which there is at least one.
     pub from: usize,
+}
+
+impl Temperature {
+    /// What a query at `position` is multiplied by: formed in `f64` and rounded once, by functions that are the same on every
+    /// machine. Exactly 1 below `from`.
+    pub fn factor(self, position: u32) -> f32 {
+        let stretches = position as usize / self.from;
+        (1.0 + f64::from(self.growth) * ln(1.0 + stretches as f64)) as f32
+    }
 }
 
 /// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and how it was stretched.
@@ -150,6 +160,23 @@ impl Config {
             head: Head::Own,
             pooling: Pooling::Last,
             labels: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temperature_is_1_before_it_grows() {
+        let temperature = Temperature { growth: 0.1, from: 16_384 };
+        assert!([0, 1, 16_383].iter().all(|&position| temperature.factor(position) == 1.0));
+        for (position, stretches) in
+            [(16_384, 2f64), (32_767, 2.0), (32_768, 3.0), (262_143, 16.0), (u32::MAX, 262_144.0)]
+        {
+            let want = (1.0 + f64::from(0.1f32) * stretches.ln()) as f32;
+            assert_eq!(temperature.factor(position), want, "{position}");
         }
     }
 }

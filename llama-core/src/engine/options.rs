@@ -86,9 +86,7 @@ impl EngineOptions {
 
     /// The same, where one context, or `cache_blocks`, may exceed `memory_limit`.
     pub(crate) fn most(&self, config: &Config) -> Result<Limits> {
-        let trained = config.temperature.map_or(config.context, |temperature| config.context.min(temperature.from));
-        let context = self.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
-        config.check_context(context)?;
+        let context = self.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
         within("context", context, MAX_CONTEXT)?;
         within("sequences", self.sequences, MAX_SEQUENCES)?;
         within("chunk", self.chunk, MAX_ROWS)?;

@@ -77,7 +77,6 @@ impl<B: Backend> Llama<B> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
         let config = checkpoint.config().clone();
-        config.check_context(limits.context)?;
         let parts = Parts::new(checkpoint)?;
         let memory = MemoryPlan::new(&backend, &config, &limits, &parts, adapters);
         memory.check(memory_limit)?;

@@ -38,7 +38,7 @@ pub(super) fn exp(x: f32) -> f32 {
 /// Natural logarithm of a positive normal number.
 ///
 /// `x = m 2^e` with `m` in `[1/sqrt 2, sqrt 2)`, `ln m = 2 atanh((m - 1) / (m + 1))` by its series.
-pub(super) fn ln(x: f64) -> f64 {
+pub(crate) fn ln(x: f64) -> f64 {
     const FRACTION: u64 = (1 << 52) - 1;
     let exponent = (x.to_bits() >> 52) as i32 - 1023;
     let m = f64::from_bits(x.to_bits() & FRACTION | 1023 << 52);

@@ -13,7 +13,8 @@ use crate::threads::{Disjoint, Threads};
 /// Columns that are rounded at a time.
 const COLUMNS: usize = 64;
 
-/// Turns q and k of every row and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`.
+/// Turns q and k of every row, multiplies q where attention has a temperature, and stores k and v in the row's slot of
+/// `layer`. `qkv [T, qkv_cols]`.
 pub fn rope_and_store<E: Element>(
     kernels: &VectorKernels,
     threads: &Threads,
@@ -24,7 +25,7 @@ pub fn rope_and_store<E: Element>(
 ) {
     let (shape, cols) = (&plan.shape, plan.shape.qkv_cols());
     assert!(layout.fits(shape) && qkv.len() == plan.tokens.len() * cols, "rope_and_store of {} numbers", qkv.len());
-    let turns = Turns { cos: &plan.cos, sin: &plan.sin, count: shape.inv_freq.len() };
+    let turns = Turns { cos: &plan.cos, sin: &plan.sin, count: shape.inv_freq.len(), factors: &plan.factors };
     let (qkv, [k, v]) = (Disjoint::new(qkv), store.numbers_mut().map(Disjoint::new));
     let runs = &plan.runs[..];
     threads.for_each(runs.len(), &|i| {
@@ -44,11 +45,12 @@ pub fn rope_and_store<E: Element>(
     });
 }
 
-/// Cosines and sines, `[rows][count]`.
+/// Cosines and sines, `[rows][count]`, and what q is multiplied by, `[rows]` or none.
 struct Turns<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
     count: usize,
+    factors: &'a [f32],
 }
 
 impl Turns<'_> {
@@ -64,6 +66,9 @@ fn turn_run(kernels: &VectorKernels, shape: &AttentionShape, rows: &mut [f32], t
         let (cos, sin) = turns.row(first + i);
         let qk = &mut row[..(shape.heads + shape.kv_heads) * shape.head_dim];
         qk.chunks_exact_mut(shape.head_dim).for_each(|head| kernels.rotate(head, cos, sin, shape.layout));
+        if let Some(factor) = turns.factors.get(first + i) {
+            qk[..shape.heads * shape.head_dim].iter_mut().for_each(|q| *q *= factor);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Role, RopeLayout};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, Role, RopeLayout, Temperature};
 use llama_core::batch::{BLOCK, Batch};
 
 use super::{Judge, KvOf, Output, PlanOf, Random, Scene, Size, Subject, Suite, limits};
@@ -12,7 +12,18 @@ use super::{Judge, KvOf, Output, PlanOf, Random, Scene, Size, Subject, Suite, li
 pub fn shape(heads: usize, kv_heads: usize, head_dim: usize, turned: usize, layout: RopeLayout) -> AttentionShape {
     let inv_freq = (0..turned / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
     let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionShape { layers: 2, heads, kv_heads, head_dim, inv_freq, rope_scale: 1.25, layout, scale, window: None }
+    AttentionShape {
+        layers: 2,
+        heads,
+        kv_heads,
+        head_dim,
+        inv_freq,
+        rope_scale: 1.25,
+        layout,
+        scale,
+        window: None,
+        temperature: None,
+    }
 }
 
 /// Sequences: rows already in the cache, and rows of the step that is compared.
@@ -130,8 +141,9 @@ impl Scene for Passage {
         // k and v are read from the cache.
         let (cols, q) = (self.shape.qkv_cols(), self.shape.heads * self.shape.head_dim);
         let part = |of: Range<usize>| qkv.chunks_exact(cols).flat_map(|row| row[of.clone()].to_vec()).collect();
-        // The cosine or sine, a product, the sum of two.
-        let turned = Output { judge: Judge::Whole(3), ..Output::new("q", Role::Activation, part(0..q)) };
+        // The cosine or sine, a product, the sum of two; where there is a temperature its factor, and what that makes.
+        let roundings = if self.shape.temperature.is_some() { 5 } else { 3 };
+        let turned = Output { judge: Judge::Whole(roundings), ..Output::new("q", Role::Activation, part(0..q)) };
         let stored = Output { judge: Judge::Unread, ..Output::new("k and v", Role::Activation, part(q..cols)) };
         vec![turned, stored, Output::new("attention", Role::Activation, out)]
     }
@@ -201,6 +213,23 @@ impl<S: Subject> Suite<S> {
                     if kv == KvFormat::Half || self.size == Size::All && [1, 17, 300].contains(&window) {
                         self.agree(&Passage::new("windows", shape.clone(), kv, sequences, 90 + i as u64));
                     }
+                }
+            }
+        }
+    }
+
+    /// A temperature that grows soon: prompts and decodes before it does, where it does and after, heads that turn in part.
+    pub fn attention_with_a_temperature(&self) {
+        let temperature = Some(Temperature { growth: 0.3, from: 4 });
+        // Of one row each in the second: a decode, which a backend may do otherwise.
+        let scenes: [&[_]; 2] =
+            [&[(0, 19), (3, 1), (4, 1), (70, 2), (66, 1)], &[(66, 1), (3, 1), (4, 1), (70, 1), (130, 1), (21, 1)]];
+        let shapes = [(4, 2, 16, 16, RopeLayout::Interleaved), (3, 1, 80, 32, RopeLayout::Halves)];
+        for (i, (heads, kv_heads, head_dim, turned, layout)) in shapes.into_iter().enumerate() {
+            let shape = AttentionShape { temperature, ..shape(heads, kv_heads, head_dim, turned, layout) };
+            for &kv in self.kv_formats() {
+                for sequences in scenes {
+                    self.agree(&Passage::new("a temperature", shape.clone(), kv, sequences, 170 + i as u64));
                 }
             }
         }

@@ -9,7 +9,9 @@
 //! Angles of RoPE are `position * inv_freq` rounded to f32 in every precision: that product defines the rotation
 //! (docs/numerics.md).
 
-use llama_core::backend::{AttentionShape, Backend, KvFormat, Limits, LowRank, Numerics, Part, Role, RopeLayout, Rows};
+use llama_core::backend::{
+    AttentionShape, Backend, KvFormat, Limits, LowRank, Numerics, Part, Role, RopeLayout, Rows, Temperature,
+};
 use llama_core::batch::{BLOCK, Batch, BlockId, Stage};
 use llama_core::checkpoint::TensorView;
 use llama_core::error::Result;
@@ -352,6 +354,11 @@ impl Backend for Spelled {
             let position = plan.batch.positions[t];
             let (turning, v) = qkv.row_mut(t).split_at_mut((heads + kv_heads) * head_dim);
             turning.chunks_exact_mut(head_dim).for_each(|head| self.rotate(head, position, &plan.shape));
+            if let Some(Temperature { growth, from }) = plan.shape.temperature {
+                let stretches = (f64::from(position) / from as f64).floor();
+                let factor = self.step(1.0 + f64::from(growth) * (1.0 + stretches).ln());
+                turning[..heads * head_dim].iter_mut().for_each(|q| *q = self.step(*q * factor));
+            }
             let k = turning[heads * head_dim..].chunks_exact(head_dim);
             for (head, (k, v)) in k.zip(v.chunks_exact(head_dim)).enumerate() {
                 let block = plan.batch.blocks_of(s)[position as usize / BLOCK];

@@ -24,7 +24,8 @@ fn suite_of<S: Subject>(subject: S) -> Suite<S> {
 // Without `elementwise`: the reference's exponential saturates, so a gate of -1e30 gives -4e-9 where f64 has 0.
 conformance_suite!(suite;
     norms sums_in_the_residual embedding_linear_and_outputs every_format
-    attention_of_many_shapes attention_across_partitions attention_in_windows attention_of_hard_numbers
+    attention_of_many_shapes attention_across_partitions attention_in_windows attention_with_a_temperature
+    attention_of_hard_numbers
     rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
     copied_blocks_are_the_same adapters_of_rows adapters_before_swiglu a_layer tokens_are_the_samplers
 );
@@ -38,6 +39,7 @@ enum Fault {
     RowLeftOut,
     DecodeTurnsOtherwise,
     WindowTooWide,
+    TemperatureForgotten,
     ScaleALittleOff,
     SigmoidOfUp,
     LayerNotCopied,
@@ -70,6 +72,9 @@ impl Faulty {
         let mut shape = shape.clone();
         if self.is(Fault::WindowTooWide) {
             shape.window = shape.window.map(|window| window + 1);
+        }
+        if self.is(Fault::TemperatureForgotten) {
+            shape.temperature = None;
         }
         if self.is(Fault::ScaleALittleOff) {
             shape.scale *= 1.0 + 1e-4;
@@ -269,12 +274,13 @@ type Check = fn(&Suite<Faulty>);
 
 #[test]
 fn faults_are_caught() {
-    let faults: [(Fault, Check); 14] = [
+    let faults: [(Fault, Check); 15] = [
         (Fault::EpsTwice, |suite| suite.sums_in_the_residual()),
         (Fault::BiasForgotten, |suite| suite.every_format()),
         (Fault::RowLeftOut, |suite| suite.every_format()),
         (Fault::DecodeTurnsOtherwise, |suite| suite.chunking_changes_nothing()),
         (Fault::WindowTooWide, |suite| suite.attention_in_windows()),
+        (Fault::TemperatureForgotten, |suite| suite.attention_with_a_temperature()),
         (Fault::ScaleALittleOff, |suite| suite.attention_of_many_shapes()),
         (Fault::SigmoidOfUp, |suite| suite.a_layer()),
         (Fault::LayerNotCopied, |suite| suite.copied_blocks_are_the_same()),

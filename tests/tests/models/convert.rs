@@ -11,7 +11,6 @@ use llama_core::config::{Config, Temperature};
 use llama_core::convert::{Converter, Importance, Measure, Mixture};
 use llama_core::engine::{EngineOptions, Request};
 use llama_core::format::Format;
-use llama_core::model::Llama;
 use llama_core::numerics::rms_scale;
 use llama_core::text::Specials;
 use llama_core::{Error, Loader, Result};
@@ -540,37 +539,51 @@ fn what_is_no_importance_matrix_of_the_model_is_refused() {
     }
 }
 
-/// Ministral 3 is the Llama of its weights as far as its attention's temperature is 1, in a folder as in the GGUF that becomes of it
-/// (checked with transformers 5.24.0: the two classes' logits differ from position 128 on, and by 1e-5 before). Further it does not go.
+/// Ministral 3 at positions where its attention's temperature is not 1, as a folder and as the GGUF that becomes of it: transformers'
+/// logits and tokens, and the reference's bits on every machine and in any chunks.
 #[test]
-fn ministral_3_goes_as_far_as_its_temperature_is_1() {
+fn ministral_3_has_a_temperature() {
     let place = tempfile::tempdir().unwrap();
     with_tokenizer("rope-yarn", place.path());
-    let path = place.path().join("config.json");
-    let config = fs::read_to_string(&path).unwrap();
-    let config = config.replace("LlamaForCausalLM", "Ministral3ForCausalLM").replace("\"llama\"", "\"ministral3\"");
-    let temperature = "\"rope_type\": \"yarn\", \"llama_4_scaling_beta\": 0.1";
-    fs::write(&path, config.replace("\"rope_type\": \"yarn\"", temperature)).unwrap();
+    let golden = data().join("temperature");
+    fs::copy(golden.join("config.json"), place.path().join("config.json")).unwrap();
     let folder = Checkpoint::open(place.path()).unwrap();
     let file = as_gguf(&folder);
     assert_eq!(file.metadata().unwrap().string("general.architecture").unwrap(), Some("mistral3"));
     for checkpoint in [folder, file] {
-        assert_eq!(checkpoint.config().temperature, Some(Temperature { growth: 0.1, from: 128 }));
-        assert_eq!(EngineOptions::default().limits(checkpoint.config()).unwrap().context, 128);
-        let options = EngineOptions { context: Some(129), ..EngineOptions::default() };
-        for refusal in [
-            options.limits(checkpoint.config()).unwrap_err(),
-            Llama::load(Reference::default(), &checkpoint, limits(1, 129), None, &mut |_| ()).err().unwrap(),
-        ] {
-            assert!(matches!(refusal, Error::Parameter { name: "context", .. }), "{refusal}");
-        }
-        let case = Case { checkpoint, ..Case::open("rope-yarn") };
-        let mut model = case.load(Machine::Cpu(llama_kernels::Tier::best(), 2), Numerics::Default);
+        assert_eq!(checkpoint.config().temperature, Some(Temperature { growth: 0.3, from: 16 }));
+        assert_eq!(EngineOptions::default().limits(checkpoint.config()).unwrap().context, 512);
+        let case = Case::of(checkpoint, &golden.join("reference.safetensors"));
+        let mut reference = case.load(Machine::Reference, Numerics::Default);
         for ((ids, logits), greedy) in case.ids.iter().zip(&case.logits).zip(&case.greedy) {
-            let (got, continued) = logits_and_greedy(&mut *model, ids, greedy.len() - ids.len());
+            let (got, continued) = logits_and_greedy(&mut *reference, ids, greedy.len() - ids.len());
             let worst = got.iter().zip(logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst <= 2e-4, "largest error {worst}");
             assert_eq!(&continued, greedy);
+            let want = bits(&logits_in_chunks(&mut *reference, ids, usize::MAX));
+            for machine in Machine::all() {
+                let mut model = case.load(machine, Numerics::Default);
+                for chunk in [usize::MAX, 1, 7] {
+                    assert!(bits(&logits_in_chunks(&mut *model, ids, chunk)) == want, "{machine:?}, chunks of {chunk}");
+                }
+            }
         }
+    }
+}
+
+#[test]
+fn a_temperature_that_cannot_be_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    with_tokenizer("rope-yarn", place.path());
+    let config = fs::read_to_string(data().join("temperature/config.json")).unwrap();
+    for (good, bad, says) in [
+        ("_beta\": 0.3", "_beta\": 1e7", "llama_4_scaling_beta"),
+        ("_beta\": 0.3", "_beta\": -1e39", "llama_4_scaling_beta"),
+        ("_embeddings\": 16", "_embeddings\": 0", "original"),
+    ] {
+        assert!(config.contains(good), "{good}");
+        fs::write(place.path().join("config.json"), config.replace(good, bad)).unwrap();
+        let error = Checkpoint::open(place.path()).err().unwrap();
+        assert!(matches!(error, Error::Config { .. }) && error.to_string().contains(says), "{bad}: {error}");
     }
 }

@@ -25,6 +25,7 @@ const KEYS: Keys = Keys {
     scaling: "rope_scaling",
     window: "sliding_window",
     labels: "id2label",
+    temperature: "llama_4_scaling_beta",
 };
 /// Mistral's window where config.json has no such key; `null` means none.
 const MISTRAL_WINDOW: usize = 4096;

@@ -29,12 +29,12 @@ struct Spelling {
     log_multiplier: &'static str,
     beta_fast: &'static str,
     beta_slow: &'static str,
-    /// Key of how much attention's temperature grows with the position, in an architecture where it may.
-    temperature: Option<&'static str>,
+    /// Whether attention's temperature may grow with the position.
+    has_temperature: bool,
 }
 
 macro_rules! spelling {
-    ($name:literal, $temperature:expr) => {
+    ($name:literal, has_temperature: $has_temperature:literal) => {
         Spelling {
             name: $name,
             keys: Keys {
@@ -52,6 +52,7 @@ macro_rules! spelling {
                 scaling: concat!($name, ".rope.scaling"),
                 window: concat!($name, ".attention.sliding_window"),
                 labels: concat!($name, ".classifier.output_labels"),
+                temperature: concat!($name, ".attention.temperature_scale"),
             },
             value_length: concat!($name, ".attention.value_length"),
             causal: concat!($name, ".attention.causal"),
@@ -65,14 +66,14 @@ macro_rules! spelling {
             log_multiplier: concat!($name, ".rope.scaling.yarn_log_multiplier"),
             beta_fast: concat!($name, ".rope.scaling.yarn_beta_fast"),
             beta_slow: concat!($name, ".rope.scaling.yarn_beta_slow"),
-            temperature: $temperature,
+            has_temperature: $has_temperature,
         }
     };
 }
 
-const LLAMA: Spelling = spelling!("llama", None);
+const LLAMA: Spelling = spelling!("llama", has_temperature: false);
 /// Ministral 3 and Devstral 2: a Mistral whose attention has a temperature.
-const MISTRAL3: Spelling = spelling!("mistral3", Some("mistral3.attention.temperature_scale"));
+const MISTRAL3: Spelling = spelling!("mistral3", has_temperature: true);
 
 /// The configuration that `metadata` and the tensors' shapes give.
 pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Result<Config> {
@@ -82,7 +83,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
     let layers = required(metadata, spelling.keys.layers)?;
     let heads = per_layer(metadata, spelling.keys.heads, layers)?.ok_or_else(|| missing(spelling.keys.heads))?;
     let head_dim = head_dim(metadata, spelling, hidden, heads)?;
-    super::variants::refuse(metadata, spelling.name, head_dim)?;
+    super::variants::refuse(metadata, spelling.name, spelling.has_temperature, head_dim)?;
     let context = required(metadata, spelling.keys.context)?;
     let pooling = pooling(metadata, spelling)?;
     let labels = labels(metadata, spelling, shards)?;
@@ -115,8 +116,8 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
 
 /// It grows beyond the context that there was before it was stretched.
 fn temperature(metadata: &Metadata, spelling: &Spelling, context: usize) -> Result<Option<Temperature>> {
-    let growth = spelling.temperature.map(|key| metadata.f32(key)).transpose()?.flatten();
-    let Some(growth) = growth.filter(|&growth| growth != 0.0) else { return Ok(None) };
+    let growth = metadata.f32(spelling.keys.temperature)?;
+    let Some(growth) = growth.filter(|&growth| spelling.has_temperature && growth != 0.0) else { return Ok(None) };
     Ok(Some(Temperature { growth, from: metadata.usize(spelling.original)?.unwrap_or(context) }))
 }
 

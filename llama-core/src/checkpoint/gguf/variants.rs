@@ -1,6 +1,6 @@
 //! Keys that change a model's arithmetic in architectures that are Llama otherwise. Files of those architectures name
 //! them (`granite`, `minicpm`, `cohere`), and are refused for it; one that calls itself `llama` and has such a key all the same
-//! was renamed. `mistral3` may have a temperature, which `config` reads.
+//! was renamed. What may have a temperature is known to `config`, which reads it.
 
 use super::Metadata;
 use crate::error::{Error, Result};
@@ -25,9 +25,9 @@ const OTHERS: [&str; 2] = ["rope.dimension_sections", "attention.sliding_window_
 const ATTENTION_SCALE: &str = "attention.scale";
 
 /// Refuses a file of `architecture` with a key whose value no such model has.
-pub(super) fn refuse(metadata: &Metadata, architecture: &str, head_dim: usize) -> Result<()> {
+pub(super) fn refuse(metadata: &Metadata, architecture: &str, has_temperature: bool, head_dim: usize) -> Result<()> {
     let plain = [0.0, (head_dim as f32).powf(-0.5)];
-    let may_be = |end: &str| architecture == "mistral3" && end == TEMPERATURE;
+    let may_be = |end: &str| has_temperature && end == TEMPERATURE;
     let spelled = |end: &str| format!("{architecture}.{end}");
     for (end, neutral) in NUMBERS.into_iter().chain([(ATTENTION_SCALE, plain.as_slice())]) {
         let is_neutral = |found: &f32| may_be(end) || neutral.iter().any(|n| (found - n).abs() <= 1e-6 * n);

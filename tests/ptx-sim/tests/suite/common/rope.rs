@@ -21,6 +21,9 @@ const BLOCK: usize = 16;
 const BLOCKS: usize = 3;
 const POSITIONS: [u32; 4] = [0, 131_071, 7, 1025];
 const SLOTS: [u32; 4] = [40, 0, 15, 16];
+/// What q is multiplied by where attention has a temperature, and where it has none.
+const FACTORS: [f32; 4] = [1.0, 1.375, 0.7, -0.002];
+const ONES: [f32; 4] = [1.0; 4];
 
 #[rustfmt::skip]
 const SHAPES: [Shape; 4] = [
@@ -62,7 +65,9 @@ pub fn case(module: &Module) -> Result<Covered, String> {
     let mut covered = Vec::new();
     for shape in &SHAPES {
         for (kernel, act, kv) in KERNELS {
-            run(&mut covered, module, shape, (kernel, act, kv))?;
+            for factors in [&ONES, &FACTORS] {
+                run(&mut covered, module, shape, (kernel, act, kv), factors)?;
+            }
         }
     }
     Ok(covered)
@@ -102,22 +107,26 @@ fn run(
     module: &Module,
     shape: &Shape,
     (kernel, act, kv): (&'static str, Element, Element),
+    factors: &[f32; 4],
 ) -> Result<(), String> {
     let (mut rng, mut memory) = (Rng(4), Memory::new());
     let angles = angles(covered, module, shape, &mut memory)?;
     let qkv = shape.qkv(&mut rng, act, kv);
     let qkv_at = memory.upload(&act.encode_all(&qkv));
     let bytes = BLOCKS * shape.kv_heads * BLOCK * shape.padded * kv.bytes();
-    let (k, v, slots) = (memory.alloc(bytes), memory.alloc(bytes), memory.upload(&SLOTS));
+    let words: Vec<u32> = SLOTS.into_iter().chain(factors.map(f32::to_bits)).collect();
+    let words = if factors == &ONES { &words[..SLOTS.len()] } else { &words };
+    let (k, v, slots) = (memory.alloc(bytes), memory.alloc(bytes), memory.upload(words));
     let fields = Fields::default().buffers(&[qkv_at, k, v, angles, slots]);
     let fields = fields.words(&[shape.heads, shape.kv_heads, shape.head_dim, shape.padded, shape.half]);
-    let fields = fields.words(&[usize::from(shape.interleaved), POSITIONS.len(), 0]);
+    let factors_at = words.len() - SLOTS.len();
+    let fields = fields.words(&[usize::from(shape.interleaved), POSITIONS.len(), factors_at]);
     go(covered, module, kernel, &mut memory, Launch::new(POSITIONS.len() as u32, 256), &[fields.arg()])?;
 
     let angles = memory.read::<f32>(angles).map_err(|fault| fault.to_string())?;
     let turned: Vec<f32> =
         act.decode_all(&memory.read(qkv_at).map_err(|fault| fault.to_string())?).iter().map(|&x| x as f32).collect();
-    let (want, want_k, want_v) = expected(shape, act, kv, &qkv, &angles);
+    let (want, want_k, want_v) = expected(shape, (act, kv), &qkv, &angles, factors);
     if bits(&turned) != bits(&want) {
         return Err(format!("{kernel}: q is not turned as it should be"));
     }
@@ -154,8 +163,14 @@ fn angles(covered: &mut Covered, module: &Module, shape: &Shape, memory: &mut Me
 
 type Bytes = Vec<Option<u8>>;
 
-/// qkv with q turned, and the caches.
-fn expected(shape: &Shape, act: Element, kv: Element, qkv: &[f32], angles: &[f32]) -> (Vec<f32>, Bytes, Bytes) {
+/// qkv with q turned and multiplied, and the caches.
+fn expected(
+    shape: &Shape,
+    (act, kv): (Element, Element),
+    qkv: &[f32],
+    angles: &[f32],
+    factors: &[f32; 4],
+) -> (Vec<f32>, Bytes, Bytes) {
     let (dim, row_bytes) = (shape.head_dim, shape.padded * kv.bytes());
     let mut turned = qkv.to_vec();
     let mut caches = [(); 2].map(|()| vec![None; BLOCKS * shape.kv_heads * BLOCK * row_bytes]);
@@ -164,7 +179,7 @@ fn expected(shape: &Shape, act: Element, kv: Element, qkv: &[f32], angles: &[f32
         let (q, rest) = row.split_at_mut(shape.heads * dim);
         for head in q.chunks_mut(dim) {
             let after = shape.turned(head, angles);
-            head.iter_mut().zip(after).for_each(|(x, y)| *x = act.round(y));
+            head.iter_mut().zip(after).for_each(|(x, y)| *x = act.round(y * factors[token]));
         }
         let (block, offset) = (SLOTS[token] as usize / BLOCK, SLOTS[token] as usize % BLOCK);
         for kv_head in 0..shape.kv_heads {
