@@ -9,7 +9,7 @@ use llama_core::engine::{Completion, Grammar, Score};
 use llama_core::text::{Date, RenderOptions, Tokenizer, Trust};
 use serde_json::{Value, json};
 
-use crate::calls::{Call, Parser, Said};
+use crate::calls::{Call, Parser, Said, Spelling};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::format::{response_format, structured_outputs};
@@ -18,7 +18,7 @@ use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::scores;
 use crate::served::Served;
-use crate::texts::{Style, Texts, reason, unique};
+use crate::texts::{Style, Texts, reason};
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
 use crate::worker::Task;
@@ -39,9 +39,10 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let prompt = prompt(served, &conversation, tools.as_ref(), true)?;
     let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
+    let spelling = Spelling::of(served.template.as_ref());
     let style = Chat {
         tokenizer: scored.then(|| served.tokenizer.clone()),
-        parsers: tools.map_or_else(Vec::new, |tools| tools.parsers(tasks.len())),
+        parsers: tools.map_or_else(Vec::new, |tools| tools.parsers(tasks.len(), spelling)),
     };
     let texts = Texts::new(served, style, tasks.len(), prompt.len()).including_usage(parameters.include_usage);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
@@ -156,8 +157,8 @@ fn deltas(said: Said) -> Vec<Value> {
     let call = |call: Value| json!({"tool_calls": [call]});
     match said {
         Said::Text(text) => vec![json!({"content": text})],
-        Said::Call(Call { index, name, arguments }) => vec![
-            call(json!({"index": index, "id": id(), "type": "function", "function": {"name": name, "arguments": ""}})),
+        Said::Call(Call { id, index, name, arguments }) => vec![
+            call(json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}})),
             call(json!({"index": index, "function": {"arguments": arguments}})),
         ],
     }
@@ -167,19 +168,14 @@ fn chunk(index: usize, delta: Value, logprobs: Value, reason: Option<&str>) -> V
     json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
 }
 
-/// A name for a call, by which its answer is known.
-fn id() -> String {
-    format!("call_{}", unique())
-}
-
 /// A whole message.
 fn message(said: impl Iterator<Item = Said>) -> Value {
     let (mut content, mut calls) = (String::new(), Vec::new());
     for said in said {
         match said {
             Said::Text(text) => content.push_str(&text),
-            Said::Call(Call { name, arguments, .. }) => {
-                calls.push(json!({"id": id(), "type": "function", "function": {"name": name, "arguments": arguments}}));
+            Said::Call(Call { id, name, arguments, .. }) => {
+                calls.push(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}));
             }
         }
     }

@@ -14,7 +14,7 @@ use llama_core::engine::Grammar;
 use llama_structured::{Grammars, on_one_line};
 use serde_json::{Value, json};
 
-use crate::calls::Parser;
+use crate::calls::{Parser, Spelling};
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
 use crate::format::{grammars, within};
@@ -80,10 +80,10 @@ impl Tools {
     }
 
     /// Parsers for `texts` texts.
-    pub fn parsers(&self, texts: usize) -> Vec<Parser> {
+    pub fn parsers(&self, texts: usize, spelling: Spelling) -> Vec<Parser> {
         let names = self.functions.iter().map(|function| function.name.clone()).collect::<BTreeSet<_>>();
         let names = Arc::new(names);
-        (0..texts).map(|_| Parser::new(names.clone(), self.most)).collect()
+        (0..texts).map(|_| Parser::new(names.clone(), self.most, spelling)).collect()
     }
 
     /// Texts that are one call, where one is demanded.

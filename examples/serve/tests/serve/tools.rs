@@ -26,6 +26,10 @@ const TEMPLATE: &str = "\
 /// The same without tools, calls and answers, which would not fit into the model's context.
 const SHORT: &str = "{{ bos_token }}{% if tools %}{% endif %}{{ messages[0].content }}";
 
+/// Calls in the manner of Mistral, which wants short names for them. `[TOOL_CALLS]` is no token of the model's.
+const MISTRAL: &str = "\
+{{ bos_token }}{% if tools %}{% endif %}{% for message in messages %}{% if message.tool_calls %}[TOOL_CALLS]{% for call in message.tool_calls %}{% if call.id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}{{ call.function.name }}{% endfor %}{% else %}{{ message.content }}{% endif %}{% endfor %}";
+
 fn weather() -> Value {
     json!({"type": "function", "function": {
         "name": "get_weather",
@@ -63,6 +67,10 @@ struct Script(Arc<Mutex<VecDeque<u32>>>);
 
 impl Script {
     fn server(&self) -> Server {
+        self.server_of(SHORT)
+    }
+
+    fn server_of(&self, template: &str) -> Server {
         let script = self.clone();
         let vocab = engine(engine_options()).model().config().vocab;
         let hook = move |_: &_, logits: &mut Vec<f32>| {
@@ -72,7 +80,7 @@ impl Script {
             }
             Ok(())
         };
-        serve_template(hooked(engine_options(), Box::new(hook)), SHORT, Options::default())
+        serve_template(hooked(engine_options(), Box::new(hook)), template, Options::default())
     }
 
     /// The choice of an answer in which the model says `text`.
@@ -238,6 +246,33 @@ fn a_call_that_is_demanded_comes() {
     let (message, reason) = joined(&ask(server.address(), &streamed).events());
     assert_eq!((message, &*reason), whole(&choice));
     assert!(server.stop());
+}
+
+/// What a Mistral calls comes back to its template, in either of its forms or in that which is demanded.
+#[test]
+fn a_mistrals_calls_go_to_and_fro() {
+    let script = Script::default();
+    let server = script.server_of(MISTRAL);
+    let free = serve_template(engine(engine_options()), MISTRAL, Options::default());
+    let demanded = ask(free.address(), &body(json!({"tool_choice": "required"}))).json()["choices"][0].clone();
+    let list = r#"[{"name": "get_time", "arguments": {}}, {"name": "get_time", "arguments": {}}]"#;
+    for (choice, calls) in [
+        (script.choice(server.address(), list, json!({})), 2),
+        (script.choice(server.address(), "get_time{}", json!({})), 1),
+        (demanded, 1),
+    ] {
+        let message = &choice["message"];
+        let called = message["tool_calls"].as_array().unwrap();
+        assert_eq!((called.len(), &choice["finish_reason"]), (calls, &json!("tool_calls")), "{choice}");
+        let answers = called.iter().map(|call| json!({"role": "tool", "tool_call_id": call["id"], "content": "12"}));
+        let messages: Vec<_> =
+            [json!({"role": "user", "content": "?"}), message.clone()].into_iter().chain(answers).collect();
+        let reply = ask(free.address(), &body(json!({"messages": messages, "max_tokens": 1})));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let said = script.choice(server.address(), "[1]", json!({}));
+    assert_eq!(said["message"]["content"].as_str().map(str::trim), Some("[1]"), "{said}");
+    assert!(server.stop() && free.stop());
 }
 
 #[test]
