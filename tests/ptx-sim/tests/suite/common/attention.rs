@@ -8,7 +8,7 @@ use super::paged::{Chunk, Shape, Step};
 use super::{all_bf16, judge};
 
 pub const PLAIN: Shape =
-    Shape { heads: 2, kv_heads: 2, head_dim: 64, half: 32, interleaved: true, window: 0, loud: 1.0 };
+    Shape { heads: 2, kv_heads: 2, head_dim: 64, half: 32, interleaved: true, window: 0, loud: 1.0, tempered: false };
 
 /// A step of decode: contexts after it, and the units a block takes in each of two runs that must agree.
 struct Decode {
@@ -18,7 +18,7 @@ struct Decode {
 }
 
 #[rustfmt::skip]
-const DECODES: [Decode; 11] = [
+const DECODES: [Decode; 14] = [
     Decode { shape: Shape { heads: 6, head_dim: 20, half: 7, interleaved: false, ..PLAIN }, contexts: &[1, 64, 65, 127, 300], runs: [2, 8] },
     Decode { shape: Shape { window: 70, ..PLAIN }, contexts: &[300, 30, 71], runs: [1, 2] },
     Decode { shape: Shape { heads: 17, kv_heads: 1, head_dim: 8, half: 4, ..PLAIN }, contexts: &[63, 129], runs: [2, 4] },
@@ -30,6 +30,9 @@ const DECODES: [Decode; 11] = [
     Decode { shape: Shape { heads: 2, kv_heads: 1, head_dim: 100, half: 50, window: 65, ..PLAIN }, contexts: &[150, 193], runs: [1, 2] },
     Decode { shape: Shape { heads: 3, kv_heads: 1, head_dim: 256, half: 128, interleaved: false, ..PLAIN }, contexts: &[520], runs: [2, 16] },
     Decode { shape: Shape { heads: 9, kv_heads: 1, head_dim: 130, half: 20, ..PLAIN }, contexts: &[140], runs: [1, 4] },
+    Decode { shape: Shape { heads: 6, head_dim: 20, half: 7, tempered: true, ..PLAIN }, contexts: &[1, 64, 65, 127], runs: [2, 8] },
+    Decode { shape: Shape { heads: 3, kv_heads: 1, head_dim: 80, half: 20, interleaved: false, tempered: true, ..PLAIN }, contexts: &[72, 9], runs: [1, 2] },
+    Decode { shape: Shape { heads: 3, kv_heads: 1, head_dim: 256, half: 128, tempered: true, ..PLAIN }, contexts: &[70], runs: [1, 2] },
 ];
 
 pub const DECODE_KERNELS: [(&str, Element, usize); 6] = [

@@ -20,6 +20,8 @@ pub struct Shape {
     pub interleaved: bool,
     pub window: usize,
     pub loud: f32,
+    /// Whether q is multiplied by a factor of its position.
+    pub tempered: bool,
 }
 
 impl Shape {
@@ -42,6 +44,11 @@ impl Shape {
 
     fn first_visible(&self, position: usize) -> usize {
         if self.window == 0 { 0 } else { (position + 1).saturating_sub(self.window) }
+    }
+
+    /// What q is multiplied by after the turn.
+    fn factor(&self, position: usize) -> f32 {
+        if self.tempered { 0.7 + (position % 5) as f32 * 0.375 } else { 1.0 }
     }
 
     /// A head after the turn, in f32.
@@ -86,6 +93,7 @@ pub struct Device {
     pub k: Buffer,
     pub v: Buffer,
     pub arrivals: Option<Buffer>,
+    factors: usize,
     fields: Fields,
 }
 
@@ -165,7 +173,8 @@ impl Step {
         let (qkv, angles) = self.token(sequence, position);
         let q = self.shape.heads * self.shape.head_dim;
         let turned = self.turn(&qkv, &angles);
-        self.turned.extend(turned[..q].iter().map(|&x| self.act.round(x)));
+        let factor = self.shape.factor(position);
+        self.turned.extend(turned[..q].iter().map(|&x| self.act.round(x * factor)));
         self.turned.extend(&turned[q..]);
         self.qkv.extend(qkv);
         self.angles.extend(angles);
@@ -221,8 +230,14 @@ impl Step {
         let [k, v] = if stored { &self.after } else { &self.before };
         let (k, v) = (memory.upload_partly(k), memory.upload_partly(v));
         let mut fields = Fields::default().buffers(&[out, qkv, k, v, memory.upload(&self.angles)]);
-        for words in [&self.positions, &self.slots, &self.sequence_of, &self.q_indptr, &self.kv_indptr, &self.block_ids]
-        {
+        for words in [
+            &self.positions,
+            &self.slots_and_factors(),
+            &self.sequence_of,
+            &self.q_indptr,
+            &self.kv_indptr,
+            &self.block_ids,
+        ] {
             fields = fields.buffers(&[memory.upload(words)]);
         }
         fields = match tiles {
@@ -244,7 +259,14 @@ impl Step {
         fields = fields.words(&[shape.heads, shape.kv_heads, shape.head_dim, shape.padded(), shape.half]);
         fields = fields.words(&[usize::from(shape.interleaved)]);
         fields = fields.float((shape.scale() * std::f64::consts::LOG2_E) as f32).words(&[shape.window]);
-        Device { out, k, v, arrivals, fields }
+        let factors = if shape.tempered { rows } else { 0 };
+        Device { out, k, v, arrivals, factors, fields }
+    }
+
+    /// Slots, and behind them factors where there are any.
+    fn slots_and_factors(&self) -> Vec<u32> {
+        let factors = self.positions.iter().map(|&position| self.shape.factor(position as usize).to_bits());
+        self.slots.iter().copied().chain(factors.filter(|_| self.shape.tempered)).collect()
     }
 
     /// Units that a row sees.
@@ -313,6 +335,6 @@ impl Step {
 impl Device {
     /// The kernel's struct, with `run` units a block.
     pub fn arg(self, run: usize) -> ptx_sim::Arg {
-        self.fields.words(&[run, 0]).arg()
+        self.fields.words(&[run, self.factors]).arg()
     }
 }
