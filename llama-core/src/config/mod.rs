@@ -8,7 +8,7 @@ pub(crate) use check::{Keys, numbered_labels};
 pub use head::{Head, Pooling};
 pub(crate) use rope::{row_of_halves, yarn_scale};
 
-use crate::sample::ln;
+use crate::numerics::ln;
 
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
 #[derive(Debug, Clone, PartialEq)]

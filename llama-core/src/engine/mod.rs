@@ -227,8 +227,9 @@ impl Engine {
     /// Queues a request. The queue has no end of its own: a server for strangers bounds how many it lets in.
     ///
     /// # Errors
-    /// [`Error::Parameter`] names what is out of range, or an adapter that there is none of; [`Error::ContextOverflow`] says how many tokens were asked for and
-    /// how many there may be; [`Error::Unsupported`] is for models without a head. Nothing is queued then.
+    /// [`Error::Parameter`] names what is out of range, or an adapter that there is none of; [`Error::ContextOverflow`] says how
+    /// many tokens were asked for and how many there may be; [`Error::Unsupported`] is for models without a head. Nothing is
+    /// queued then.
     pub fn submit(&mut self, mut request: Request) -> Result<SequenceId> {
         let config = self.model.config();
         check_generates(config)?;

@@ -1,4 +1,4 @@
-//! `exp` and `ln` from multiplications, divisions and additions alone, so that every machine agrees.
+//! `exp` from multiplications and additions alone, so that every machine agrees.
 //!
 //! The kernels' [`numerics::exp`](crate::numerics::exp) is a chain of fused multiply-adds. Code compiled for any x86-64
 //! calls a function for each of those: six milliseconds for the softmax of 128,000 logits. These are plain `f64`, four
@@ -35,20 +35,6 @@ pub(super) fn exp(x: f32) -> f32 {
     (p * power) as f32
 }
 
-/// Natural logarithm of a positive normal number.
-///
-/// `x = m 2^e` with `m` in `[1/sqrt 2, sqrt 2)`, `ln m = 2 atanh((m - 1) / (m + 1))` by its series.
-pub(crate) fn ln(x: f64) -> f64 {
-    const FRACTION: u64 = (1 << 52) - 1;
-    let exponent = (x.to_bits() >> 52) as i32 - 1023;
-    let m = f64::from_bits(x.to_bits() & FRACTION | 1023 << 52);
-    let (m, exponent) = if m < std::f64::consts::SQRT_2 { (m, exponent) } else { (m / 2.0, exponent + 1) };
-    let z = (m - 1.0) / (m + 1.0);
-    // z^2 < 0.0295: the first term left out is below 2^-53.
-    let series = (0..=10).rev().fold(0.0, |sum, k| sum * z * z + 1.0 / f64::from(2 * k + 1));
-    f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * z * series
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,15 +48,5 @@ mod tests {
             assert!(error < 0.501 * f64::from(f32::EPSILON), "exp({x}) = {} not {want}", exp(x));
         }
         assert_eq!((exp(0.0), exp(-0.0), exp(-87.1), exp(f32::NEG_INFINITY)), (1.0, 1.0, 0.0, 0.0));
-    }
-
-    #[test]
-    fn ln_agrees_with_the_library() {
-        for i in 1..200_000 {
-            let x = f64::from(i) * f64::from(i) * 1e-4;
-            let want = x.ln();
-            assert!((ln(x) - want).abs() <= 4e-16 * want.abs().max(1.0), "ln({x}) = {} not {want}", ln(x));
-        }
-        assert_eq!(ln(1.0), 0.0);
     }
 }

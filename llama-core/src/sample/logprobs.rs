@@ -1,6 +1,7 @@
 //! Log-probabilities of the model's own distribution: before bias, penalties, temperature and truncation.
 
-use super::elementary::{exp, ln};
+use super::elementary::exp;
+use crate::numerics::ln;
 
 /// A token and the logarithm of its probability.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -19,7 +19,6 @@ mod philox;
 mod tests;
 
 pub use allowed::Allowed;
-pub(crate) use elementary::ln;
 pub use logprobs::Logprob;
 pub use outputs::{Draw, Outputs};
 
