@@ -16,7 +16,7 @@ use llama_kernels::ops::linear::linear;
 use llama_kernels::quant::LinearScratch;
 use llama_kernels::threads::Threads;
 use llama_kernels::weight::Weight;
-use llama_kernels::weight::pack::Forms;
+use llama_kernels::weight::pack::{Forms, Pack};
 use proptest::prelude::*;
 
 /// One matrix with its bias.
@@ -202,6 +202,23 @@ fn passes_and_runs_end_anywhere() {
     for format in [Format::Q4_0, Format::Q5_K, Format::Q6_K] {
         let matrix = [Matrix::new(format, 20, 1280, false, &mut random)];
         check(&matrix, [51], 1, Numerics::Precise, &mut random);
+    }
+}
+
+/// The wide forms of the formats that have a native one: nothing else reaches those with minima.
+#[test]
+fn wide_forms_give_the_bits_of_native_ones() {
+    const TOKENS: usize = 11;
+    let mut random = Random(11);
+    for format in Format::ALL.into_iter().filter(|format| format.is_quantised()) {
+        let matrix = Matrix::new(format, 20, 512, false, &mut random);
+        let x = activations(TOKENS, matrix.cols, &mut random);
+        let [native, wide] = [Pack::of(format, Numerics::Default), Pack::wide(format)]
+            .map(|pack| Weight::of_pack(&matrix.view(), pack, &Threads::new(1).unwrap()).unwrap());
+        for tier in Tier::available() {
+            let [native, wide] = [&native, &wide].map(|w| run(tier, 1, w, &x, Numerics::Default));
+            assert!(native == wide, "{tier}, {}", format.name());
+        }
     }
 }
 

@@ -147,8 +147,8 @@ impl LinearKernels {
         }
     }
 
-    /// Whether zero points are taken off in pairs of 16 bits.
-    pub(crate) fn zero_pairs(&self) -> bool {
+    /// Whether [`Acts::zeros`] are pairs of 16 bits: zero points are taken off in pairs.
+    pub fn zero_pairs(&self) -> bool {
         self.zero_pairs
     }
 

@@ -308,38 +308,3 @@ fn add(column: &Column, bias: &[f32], out: &mut [f32]) {
         out.iter_mut().zip(column).zip(bias).for_each(|((out, product), bias)| *out += product + bias);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use llama_core::backend::Numerics;
-    use llama_core::checkpoint::TensorView;
-    use llama_core::format::Format;
-
-    use super::*;
-    use crate::isa::Tier;
-    use crate::weight::pack::Pack;
-
-    /// The wide forms of the formats that have a native one: nothing else reaches those with minima.
-    #[test]
-    fn wide_forms_give_the_bits_of_native_ones() {
-        let threads = Threads::new(1).unwrap();
-        let x: Vec<f32> = (0..11 * 512).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
-        for format in Format::ALL.into_iter().filter(|format| format.is_quantised()) {
-            // Bytes below 0x40 make any f16 finite.
-            let data: Vec<u8> = (0..20 * format.row_bytes(512).unwrap()).map(|i| (i * 29 % 61) as u8).collect();
-            let view = TensorView::new("w", format, 20, 512, &data).unwrap();
-            let native = Weight::of_pack(&view, Pack::of(format, Numerics::Default), &threads).unwrap();
-            let wide = Weight::of_pack(&view, Pack::wide(format), &threads).unwrap();
-            for tier in Tier::available() {
-                let kernels = LinearKernels::new(tier).unwrap();
-                let outputs = [&native, &wide].map(|w| {
-                    let mut out = vec![0.0; 11 * 20];
-                    let mut scratch = LinearScratch::new(11, 512, 1, Numerics::Default).unwrap();
-                    linear(&kernels, &threads, &mut scratch, &mut out, &x, 11, w);
-                    out
-                });
-                assert_eq!(outputs[0], outputs[1], "{tier}, {}", format.name());
-            }
-        }
-    }
-}

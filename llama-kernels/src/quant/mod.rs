@@ -15,8 +15,6 @@
 //! weight has, so that the inner loop need not: `-zero_point * sum(quants)`, an exact integer which starts the dot product, and
 //! `scale * sum(quants)`, for groups of 32 and for their halves.
 
-#[cfg(test)]
-mod tests;
 mod tile;
 
 use std::ops::Range;

@@ -80,8 +80,7 @@ impl Weight {
     }
 
     /// One matrix in a form of the caller's choice.
-    #[cfg(test)]
-    pub(crate) fn of_pack(view: &TensorView<'_>, pack: Pack, threads: &Threads) -> Result<Weight> {
+    pub fn of_pack(view: &TensorView<'_>, pack: Pack, threads: &Threads) -> Result<Weight> {
         let part = Part { weight: *view, bias: None };
         let segment = Segment::new(&mut Store::default(), &part, pack, 0, threads)?;
         Ok(Weight { rows: view.rows(), cols: view.cols(), segments: vec![segment] })
