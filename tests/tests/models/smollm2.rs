@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::BLOCK;
 use llama_core::checkpoint::Checkpoint;
+use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::model::Model;
 use llama_kernels::Tier;
 use llama_tests::arrays::Arrays;
-use llama_tests::models::{Feed, Machine, argmax, logits_in_chunks, reference, run, smollm2};
+use llama_tests::models::{Machine, logits_in_chunks, reference, smollm2};
 use serde_json::Value;
 
 /// Perplexity of transformers on the 1,024 tokens.
@@ -29,7 +30,7 @@ fn files(test: &str) -> Option<Files> {
 
 impl Files {
     fn load(&self, numerics: Numerics, kv: KvFormat) -> Box<dyn Model> {
-        let limits = Limits { tokens: 256, sequences: 1, outputs: 256, context: 1024, blocks: 1024 / BLOCK + 1, kv };
+        let limits = Limits { tokens: 256, sequences: 6, outputs: 256, context: 1024, blocks: 1024 / BLOCK + 1, kv };
         Machine::Cpu(Tier::best(), 2).load(&self.checkpoint, limits, numerics)
     }
 
@@ -122,18 +123,27 @@ fn greedy_chats_follow_the_reference_until_it_hesitates() {
         (Numerics::Precise, KvFormat::Half),
         (Numerics::Float, KvFormat::F32),
     ];
+    let chats = files.json("chat.json");
+    let prompts: Vec<_> = chats.as_array().unwrap().iter().map(|chat| ids(&chat["prompt_ids"])).collect();
     for (numerics, kv) in modes {
-        let mut model = files.load(numerics, kv);
-        for chat in files.json("chat.json").as_array().unwrap() {
-            let margins: Vec<f64> = chat["margin"].as_array().unwrap().iter().map(|m| m.as_f64().unwrap()).collect();
-            let sure = margins.iter().position(|&margin| margin < 0.5).unwrap_or(margins.len());
-            let (prompt, want) = (ids(&chat["prompt_ids"]), ids(&chat["greedy_ids"]));
-            // A hesitant step ends the comparison of text; f32 arithmetic is held to the whole continuation.
-            let compared = if numerics == Numerics::Float { want.len() } else { sure };
-            let got = continue_greedily(&mut *model, &prompt, compared);
-            assert_eq!(got, want[..compared], "{numerics:?}, after {:?}", chat["messages"]);
+        let asked =
+            chats.as_array().unwrap().iter().zip(&prompts).map(|(chat, prompt)| (&prompt[..], wanted(chat, numerics)));
+        let asked: Vec<_> = asked.filter(|(_, want)| !want.is_empty()).collect();
+        let got = continue_together(files.load(numerics, kv), &asked);
+        for ((prompt, want), got) in asked.iter().zip(got) {
+            assert_eq!(got, *want, "{numerics:?}, after {prompt:?}");
         }
     }
+}
+
+/// What must follow a chat: a hesitant step ends it, but f32 arithmetic is held to the whole continuation.
+fn wanted(chat: &Value, numerics: Numerics) -> Vec<u32> {
+    let mut want = ids(&chat["greedy_ids"]);
+    let hesitant = chat["margin"].as_array().unwrap().iter().position(|margin| margin.as_f64().unwrap() < 0.5);
+    if numerics != Numerics::Float {
+        want.truncate(hesitant.unwrap_or(want.len()));
+    }
+    want
 }
 
 #[test]
@@ -149,13 +159,21 @@ fn last_logits_of_the_chats_equal_transformers() {
     }
 }
 
-/// `count` tokens after `prompt`; a continuation that starts unsure (`count` 0) compares nothing.
-fn continue_greedily(model: &mut dyn Model, prompt: &[u32], count: usize) -> Vec<u32> {
-    let vocab = model.config().vocab;
-    let mut feed = Feed::new(prompt, 0, 1, prompt.len() + count);
-    for _ in 0..count {
-        let logits = run(model, &mut feed, 256);
-        feed.ids.push(argmax(&logits[logits.len() - vocab..]));
-    }
-    feed.ids.split_off(prompt.len())
+/// As many tokens after each prompt as are wanted, all in one engine's company.
+fn continue_together(model: Box<dyn Model>, asked: &[(&[u32], Vec<u32>)]) -> Vec<Vec<u32>> {
+    let mut engine = Engine::new(model, None, &EngineOptions::default()).unwrap();
+    let request = |(prompt, want): &(&[u32], Vec<u32>)| Request {
+        max_tokens: Some(want.len()),
+        ignore_end: true,
+        ..Request::new(prompt.to_vec())
+    };
+    let submitted: Vec<_> = asked.iter().map(|asked| engine.submit(request(asked)).unwrap()).collect();
+    let mut told = vec![Vec::new(); asked.len()];
+    engine
+        .run(|event| {
+            let of = submitted.iter().position(|&id| id == event.id).expect("one of these");
+            told[of].extend(event.token);
+        })
+        .unwrap();
+    told
 }
