@@ -5,13 +5,14 @@ The compilers come from PyPI and nothing else is needed (no CUDA toolkit, no GPU
 
     pip install -r llama-cuda/ptx_build/wheels.txt
 
-    build-ptx.py                writes the PTX and budgets.txt
+    build-ptx.py                writes the PTX, budgets.txt and assembled.txt
     build-ptx.py --check        changes nothing; fails if a committed file differs from what its source compiles to, if a
                                 kernel uses more registers or shared memory than budgets.txt allows or spills, or if its
                                 machine code lacks what sass.txt asks for
     build-ptx.py --only gemv    only sources whose names start so (either of the above)
     build-ptx.py --check --brief
-                                the oldest and the newest architecture of a set: what those between use differs by a few registers
+                                compiles and compares, but assembles nothing: assembled.txt tells of which PTX everything
+                                else was asked before, by these programs with these tables, and found right
 
 Sources are kernels/*.cu here and in benches/. Two sets are made. ptx/compute_80 runs on every device from Ampere on.
 ptx/compute_90a is for Hopper alone: the same sources again, which may use what Hopper adds where
@@ -22,6 +23,7 @@ Results are kept under target/ptx, named by a hash of all they were made from, s
 import argparse
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -38,20 +40,19 @@ import wheels
 REPOSITORY = HERE.parent
 # Folders with kernels/*.cu, which become ptx/SET/*.ptx beside them: what ships, and what the benchmarks measure with.
 FOLDERS = [HERE, REPOSITORY / "benches"]
-BUDGETS, SASS, KEPT = HERE / "ptx" / "budgets.txt", HERE / "ptx" / "sass.txt", REPOSITORY / "target" / "ptx"
+BUDGETS, SASS, ASSEMBLED = HERE / "ptx" / "budgets.txt", HERE / "ptx" / "sass.txt", HERE / "ptx" / "assembled.txt"
+KEPT = REPOSITORY / "target" / "ptx"
 OPTIONS = ["-std=c++17", "--fmad=false"]
 
-# `brief`: the oldest and the newest that run the set; Hopper has its own. `looked_at`: the architectures whose
-# machine code is disassembled, one for each encoding of instructions.
-Set = collections.namedtuple("Set", "version archs brief looked_at")
+# `looked_at`: the architectures whose machine code is disassembled, one for each encoding of instructions.
+Set = collections.namedtuple("Set", "version archs looked_at")
 SETS = {
     "compute_80": Set(
         "7.0",
         ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100", "sm_101", "sm_103", "sm_120", "sm_121"],
-        ["sm_80", "sm_120"],
         ["sm_80", "sm_90a", "sm_120"],
     ),
-    "compute_90a": Set("8.0", ["sm_90a"], ["sm_90a"], ["sm_90a"]),
+    "compute_90a": Set("8.0", ["sm_90a"], ["sm_90a"]),
 }
 
 
@@ -79,21 +80,26 @@ def kept(key, make):
 
 
 def build(nvrtc, name, source, brief):
-    """The committed form of a source in a set, and {kernel: {arch: facts}} of it."""
+    """The committed form of a source in a set, and {kernel: {arch: facts}} of it: no facts if `brief`."""
     of = SETS[name]
     options = [f"--gpu-architecture={name}", *OPTIONS]
     texts = [path.name + path.read_text() for path in compile.included(source)]
     compiled = lambda: compile.committed_form(source, of.version, nvrtc.compile(source, options))
     ptx = kept(wheels.digest(of.version, *options, source.name, *texts), compiled)
-    kernels = {}
-    for arch in of.brief if brief else of.archs:
+    kernels = {kernel: {} for kernel in compile.entries(ptx)}
+    for arch in [] if brief else of.archs:
         look = arch in of.looked_at
-        # The first line names a hash of the sources, which may change where the code does not.
-        code = ptx.split("\n", 1)[1]
-        facts = kept(wheels.digest(arch, str(look), code), lambda: assembled(ptx, arch, look))
+        facts = kept(wheels.digest(arch, str(look), compile.code(ptx)), lambda: assembled(ptx, arch, look))
         for kernel, found in facts.items():
-            kernels.setdefault(kernel, {})[arch] = found
+            kernels[kernel][arch] = found
     return ptx, kernels
+
+
+def proof(name, ptx, budgets):
+    """A hash of all that decides whether a set's PTX is found right."""
+    of = SETS[name]
+    allowed = [f"{kernel} {budgets.get((name, kernel))}" for kernel in compile.entries(ptx)]
+    return wheels.digest(*of.archs, *of.looked_at, compile.code(ptx), SASS.read_text(), *allowed)
 
 
 def assembled(ptx, arch, look):
@@ -124,43 +130,79 @@ def stale(name, check):
             path.unlink()
 
 
+def judged(key, by_arch, budgets, table):
+    """Reports what a kernel uses, and returns what is wrong with that."""
+    report(key, by_arch)
+    return [*tables.over_budget(key, by_arch, budgets), *tables.lacking(key, by_arch, table)]
+
+
 def report(key, by_arch):
     shared, registers = tables.budget(by_arch)
     words = [facts["words"] for facts in by_arch.values() if "words" in facts][0]
     print(f"{key[0]:11} {key[1]:28} {shared:6} shared, registers {' '.join(map(str, registers))}  {' '.join(words)}")
 
 
-def main():
+def allowed(usage, args):
+    """The budgets, with what `usage` uses as those of its kernels if they are to be written."""
+    budgets = tables.read_budgets(BUDGETS.read_text())
+    if not args.check:
+        found = {key: tables.budget(by_arch) for key, by_arch in usage.items()}
+        budgets = budgets | found if args.only else found
+        BUDGETS.write_text(tables.write_budgets(SETS, budgets))
+    return budgets
+
+
+def proved(files, wrong, budgets, args):
+    """Writes which of `files` were found right, or complains of those that assembled.txt does not tell of.
+
+    `wrong` is {(set, kernel): complaints}."""
+    is_right = lambda name, ptx: not any(wrong.get((name, kernel)) for kernel in compile.entries(ptx))
+    right = {file: proof(file[0], ptx, budgets) for file, ptx in files.items() if is_right(file[0], ptx)}
+    told = tables.read_assembled(ASSEMBLED.read_text()) if ASSEMBLED.exists() else {}
+    if not args.check:
+        ASSEMBLED.write_text(tables.write_assembled(told | right if args.only else right))
+        return []
+    return tables.unassembled({file: told.get(file) for file in files} if args.only else told, right)
+
+
+def unused(usage, budgets, check):
+    """What belongs to no source or kernel: files, lines of the tables."""
+    for name in SETS:
+        yield from stale(name, check)
+    yield from tables.idle_lines(usage.keys(), tables.rows(SASS.read_text()))
+    for key in sorted(budgets.keys() - usage.keys()):
+        yield f"budgets.txt: there is no {' '.join(key)}"
+
+
+def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail on any difference")
     parser.add_argument("--only", metavar="NAME", default="", help="only sources whose names start so")
-    parser.add_argument("--brief", action="store_true", help="with --check: one architecture of each generation")
+    parser.add_argument("--brief", action="store_true", help="with --check: assemble nothing")
     args = parser.parse_args()
     if args.brief and not args.check:
-        parser.error("--brief is for --check: budgets are written for every architecture")
+        parser.error("--brief is for --check: what is written is assembled")
+    return args
+
+
+def main():
+    args = parsed()
     wheels.check()
     KEPT.mkdir(parents=True, exist_ok=True)
-    nvrtc, complaints, usage = compile.Nvrtc(HERE / "kernels"), [], {}
+    nvrtc, complaints, usage, files = compile.Nvrtc(HERE / "kernels"), [], {}, {}
     jobs = [(name, source) for name in SETS for source in sources_of(name, args.only)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         built = pool.map(lambda job: build(nvrtc, *job, args.brief), jobs)
         for (name, source), (ptx, kernels) in zip(jobs, built):
             complaints += written(target_of(name, source), ptx, args.check)
             usage |= {(name, kernel): by_arch for kernel, by_arch in kernels.items()}
-    budgets, table = tables.read_budgets(BUDGETS.read_text()), tables.rows(SASS.read_text())
-    if args.brief:
-        budgets = tables.of_archs(budgets, {name: (of.archs, of.brief) for name, of in SETS.items()})
-    if not args.check:
-        found = {key: tables.budget(by_arch) for key, by_arch in usage.items()}
-        budgets = budgets | found if args.only else found
-        BUDGETS.write_text(tables.write_budgets(SETS, budgets))
-    for key, by_arch in sorted(usage.items()):
-        report(key, by_arch)
-        complaints += [*tables.over_budget(key, by_arch, budgets), *tables.lacking(key, by_arch, table)]
+            files[name, source.stem] = ptx
+    budgets, table = allowed(usage, args), tables.rows(SASS.read_text())
+    asked = {} if args.brief else usage
+    wrong = {key: judged(key, by_arch, budgets, table) for key, by_arch in sorted(asked.items())}
+    complaints += [*itertools.chain(*wrong.values()), *proved(files, wrong, budgets, args)]
     if not args.only:
-        complaints += [complaint for name in SETS for complaint in stale(name, args.check)]
-        complaints += tables.idle_lines(usage.keys(), table)
-        complaints += [f"budgets.txt: there is no {' '.join(key)}" for key in sorted(budgets.keys() - usage.keys())]
+        complaints += unused(usage, budgets, args.check)
     if complaints:
         raise SystemExit("\n".join(complaints))
 

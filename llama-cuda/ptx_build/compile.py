@@ -72,3 +72,13 @@ def committed_form(source, version, ptx):
     ptx = re.sub(r"^\.version .*$", f".version {version}", ptx, flags=re.MULTILINE)
     body = "\n".join(line.rstrip() for line in ptx.strip().splitlines())
     return f"// {source.name} sha256 {source_hash(source)}\n{body}\n"
+
+
+def code(ptx):
+    """The committed form without its first line, whose hash of the sources may change where the code does not."""
+    return ptx.split("\n", 1)[1]
+
+
+def entries(ptx):
+    """The kernels of a PTX file."""
+    return re.findall(r"^\.visible \.entry (\w+)", ptx, flags=re.MULTILINE)

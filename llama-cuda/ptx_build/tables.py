@@ -1,8 +1,12 @@
-"""The two tables that kernels are held to: budgets.txt, which the build writes, and sass.txt, which people write.
+"""The two tables that kernels are held to, budgets.txt, which the build writes, and sass.txt, which people write; and
+assembled.txt, which tells what was held to them.
 
 budgets.txt has a line a kernel and set: static shared memory, then registers on each architecture of the set. sass.txt has
 lines `pattern set words`: the first line that fits a kernel says which instructions must be in it. No kernel may spill or
 touch local memory, whatever the tables say.
+
+assembled.txt has a line a PTX file that was found right on every architecture: its set and name, and a hash of all that this
+depends on. Whoever computes the same hash knows what the answer would be, and need not ask for minutes.
 """
 
 import fnmatch
@@ -15,12 +19,6 @@ def rows(text):
 def read_budgets(text):
     """{(set, kernel): (shared, [registers by architecture])}"""
     return {(row[0], row[1]): (int(row[2]), [int(n) for n in row[3:]]) for row in rows(text)}
-
-
-def of_archs(budgets, archs):
-    """The budgets of some architectures: `archs` is {set: (those of the table, those that are wanted)}."""
-    pick = lambda name, registers: [n for arch, n in zip(archs[name][0], registers) if arch in archs[name][1]]
-    return {(name, kernel): (shared, pick(name, n)) for (name, kernel), (shared, n) in budgets.items()}
 
 
 def budget(by_arch):
@@ -80,3 +78,21 @@ def idle_lines(keys, table):
     for pattern, name, *wanted in table:
         if pattern != "*" and not any(fnmatch.fnmatchcase(k, pattern) and fnmatch.fnmatchcase(s, name) for s, k in keys):
             yield f"sass.txt: no kernel fits {' '.join([pattern, name, *wanted])}"
+
+
+def read_assembled(text):
+    """{(set, name): hash}"""
+    return {(row[0], row[1]): row[2] for row in rows(text)}
+
+
+def write_assembled(proofs):
+    lines = ["# PTX that was found right on every architecture: set, name, and a hash of what that depends on."]
+    lines += [" ".join([*file, proof]) for file, proof in sorted(proofs.items())]
+    return "\n".join(lines) + "\n"
+
+
+def unassembled(told, proofs):
+    """Complaints about files that assembled.txt (`told`) does not tell of as they are, or that are not."""
+    for file in sorted(told.keys() | proofs.keys()):
+        if told.get(file) != proofs.get(file):
+            yield f"{' '.join(file)} is not what was assembled last, or was found wrong: run build-ptx.py"

@@ -49,9 +49,20 @@ class Build(unittest.TestCase):
         budgets = {("compute_80", "k"): (32, [22, 23])}
         self.assertEqual(tables.read_budgets(tables.write_budgets(sets, budgets)), budgets)
 
-    def test_budgets_of_some_architectures(self):
-        some = tables.of_archs({("s", "k"): (32, [22, 23, 24])}, {"s": (["sm_80", "sm_90a", "sm_120"], ["sm_80", "sm_120"])})
-        self.assertEqual(some, {("s", "k"): (32, [22, 24])})
+    def test_complains_of_what_was_not_assembled(self):
+        proofs = {("compute_80", "gemv"): "ab", ("compute_90a", "gemv"): "cd"}
+        told = tables.read_assembled(tables.write_assembled(proofs))
+        self.assertEqual(list(tables.unassembled(told, proofs)), [])
+        for other in [{**proofs, ("compute_80", "gemv"): "ef"}, {("compute_90a", "gemv"): "cd"}]:
+            for told, found in [(proofs, other), (other, proofs)]:
+                complaints = list(tables.unassembled(told, found))
+                self.assertEqual(len(complaints), 1)
+                self.assertIn("compute_80 gemv is not", complaints[0])
+
+    def test_finds_kernels(self):
+        ptx = "// k.cu sha256 00\n.visible .entry one(\n)\n{\n}\n.func two()\n.visible .entry three("
+        self.assertEqual(compile.entries(ptx), ["one", "three"])
+        self.assertEqual(compile.code(ptx).split("\n")[0], ".visible .entry one(")
 
     def test_complains_of_budgets(self):
         def complaints(used, budgets={("s", "k"): (32, [22])}):
