@@ -83,7 +83,8 @@ fn header(checkpoint: &Checkpoint) -> Result<()> {
     };
     print(format_args!("head       {head}\n"))?;
     if !config.labels.is_empty() {
-        print(format_args!("labels     {}\n", shortened(&config.labels.join(", "))))?;
+        let (labels, problem) = (config.labels.join(", "), config.problem_type.name());
+        print(format_args!("labels     {}, {problem}\n", shortened(&labels)))?;
     }
     match checkpoint.tokenizer() {
         Ok(tokenizer) => {

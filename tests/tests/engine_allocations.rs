@@ -8,7 +8,7 @@ use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::{Config, Head, Pooling, Rope, RopeScaling};
+use llama_core::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling};
 use llama_core::engine::draft::DraftModel;
 use llama_core::engine::{Embed, Engine, EngineOptions, Request};
 use llama_core::model::Model;
@@ -92,6 +92,7 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>, drafts: usize) -> Engine {
         head: Head::Tied,
         pooling: Pooling::Last,
         labels: Vec::new(),
+        problem_type: ProblemType::default(),
     };
     let limits = Limits { tokens: 64, sequences: 8, outputs: 40, context: 1024, blocks: 600, kv: KvFormat::Half };
     let options = EngineOptions { end_tokens: Some(Vec::new()), embeddings: true, drafts, ..EngineOptions::default() };

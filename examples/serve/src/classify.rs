@@ -1,5 +1,6 @@
 //! `POST /v1/classify`: texts, and how likely each of the model's labels is. OpenAI has no such thing; the spelling is vLLM's.
 
+use llama_core::config::ProblemType;
 use llama_core::engine::Completion;
 use serde_json::{Value, json};
 
@@ -28,7 +29,8 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
         return Err(ApiError::overflow(prompt.tokens.len(), 0, served.context));
     }
     let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
-    let verdicts = Verdicts { model: served.name.clone(), labels: served.labels.clone(), tokens };
+    let (model, labels, problem_type) = (served.name.clone(), served.labels.clone(), served.problem_type);
+    let verdicts = Verdicts { model, labels, problem_type, tokens };
     let tasks = prompts.into_iter().map(|prompt| Task::Classify(prompt.tokens)).collect();
     Ok(Work { tasks, answer: Answer::Verdicts(verdicts), stream: false })
 }
@@ -37,6 +39,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
 pub struct Verdicts {
     model: String,
     labels: Vec<String>,
+    problem_type: ProblemType,
     /// Of all prompts.
     tokens: usize,
 }
@@ -45,7 +48,7 @@ impl Verdicts {
     /// The answer. `scores` are the model's own numbers, for who makes something else of them than probabilities.
     pub fn whole(self, completions: &[Completion]) -> Value {
         let data = completions.iter().enumerate().map(|(index, Completion { vector: scores, .. })| {
-            let (probs, best) = (probabilities(scores), likeliest(scores));
+            let (probs, best) = (self.problem_type.probabilities(scores), likeliest(scores));
             json!({
                 "index": index,
                 "label": self.labels.get(best),
@@ -69,27 +72,12 @@ fn likeliest(scores: &[f32]) -> usize {
     (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
 }
 
-/// A softmax; of a single score, which has no other to be compared with, the logistic function.
-fn probabilities(scores: &[f32]) -> Vec<f64> {
-    if let [score] = scores {
-        return vec![1.0 / (1.0 + f64::from(-score).exp())];
-    }
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f64> = scores.iter().map(|score| f64::from(score - highest).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    weights.iter().map(|weight| weight / sum).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn probabilities_are_a_softmax_or_one_alone() {
-        let probs = probabilities(&[1000.0, 1000.0 + 3f32.ln()]);
-        assert!((probs[0] - 0.25).abs() < 1e-4 && (probs[1] - 0.75).abs() < 1e-4, "{probs:?}");
-        assert_eq!(probabilities(&[0.0]), [0.5]);
-        assert_eq!(probabilities(&[-1e30]), [0.0]);
+    fn the_first_of_the_highest_scores_is_taken() {
         assert_eq!(likeliest(&[0.1, 0.7, 0.7, -2.0]), 1);
     }
 }

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use llama_core::batch::BLOCK;
+use llama_core::config::ProblemType;
 use llama_core::engine::Engine;
 use llama_core::text::{ChatTemplate, Tokenizer};
 use llama_core::{Error, Result};
@@ -29,6 +30,8 @@ pub struct Served {
     pub vocab: usize,
     /// Names of what it classifies texts as; none where it is no classifier.
     pub labels: Vec<String>,
+    /// What their scores mean.
+    pub problem_type: ProblemType,
     /// Columns of an embedding.
     pub hidden: usize,
     /// Changes with whatever may change an answer: model, its sizes, backend, version.
@@ -63,6 +66,7 @@ impl Served {
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: engine.model().config().vocab,
             labels: engine.labels().to_vec(),
+            problem_type: engine.model().config().problem_type,
             hidden: engine.model().config().hidden,
             fingerprint: format!("fp_{:016x}", hash.finish()),
         })

@@ -5,7 +5,7 @@ mod head;
 mod rope;
 
 pub(crate) use check::{Keys, numbered_labels};
-pub use head::{Head, Pooling};
+pub use head::{Head, Pooling, ProblemType};
 pub(crate) use rope::{row_of_halves, yarn_scale};
 
 use crate::numerics::ln;
@@ -45,6 +45,8 @@ pub struct Config {
     pub pooling: Pooling,
     /// Names of a classifier's labels, in the order of its scores; empty where the model is none.
     pub labels: Vec<String>,
+    /// What a classifier's scores mean.
+    pub problem_type: ProblemType,
 }
 
 /// The temperature of Ministral 3's attention, after Llama 4's: queries at position `p` are multiplied by
@@ -160,6 +162,7 @@ impl Config {
             head: Head::Own,
             pooling: Pooling::Last,
             labels: Vec::new(),
+            problem_type: ProblemType::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A configuration as the keys of a GGUF of architecture `llama` or `mistral3`: what `checkpoint::gguf` reads, llama.cpp's.
 
 use crate::checkpoint::gguf::{Array, Value};
-use crate::config::{Config, Head, Pooling, Rope, RopeScaling, Temperature, yarn_scale};
+use crate::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling, Temperature, yarn_scale};
 use crate::error::{Error, Result};
 
 /// The keys of `config`.
@@ -40,6 +40,13 @@ pub(super) fn pairs(config: &Config) -> Result<Vec<(String, Value)>> {
         out.set("classifier.output_labels", Value::Array(Array::String(config.labels.clone())));
     }
     Ok(out.pairs)
+}
+
+/// What changes no score, but what is made of it, and has no key.
+pub(super) fn note(config: &Config) -> Option<String> {
+    let problem = config.problem_type;
+    (problem != ProblemType::default())
+        .then(|| format!("problem_type: a GGUF does not say that it is {}", problem.name()))
 }
 
 /// What a GGUF calls the architecture.

@@ -187,7 +187,8 @@ impl<'a> Converter<'a> {
             (None, Some(folder)) => {
                 let hyperparameters =
                     hyperparameters::pairs(self.checkpoint.config()).in_file(self.checkpoint.path())?;
-                let Spelled { pairs, notes } = to_gguf::spelled(self.checkpoint, folder)?;
+                let Spelled { pairs, mut notes } = to_gguf::spelled(self.checkpoint, folder)?;
+                notes.extend(hyperparameters::note(self.checkpoint.config()));
                 Spelled { pairs: [self.general(folder.path()), hyperparameters, pairs].concat(), notes }
             }
             (None, None) => unreachable!("a checkpoint is a GGUF or a folder"),

@@ -357,6 +357,12 @@ const CONFIGS: &[(&str, &str, &str)] = &[
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": []", "id2label"),
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": {\"1\": \"a\"}", "id2label"),
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"id2label\": {\"0\": 0}", "0: is 0; a string"),
+    (
+        "\"LlamaForCausalLM\"]",
+        "\"LlamaForSequenceClassification\"], \"problem_type\": \"clustering\"",
+        "one of single_label",
+    ),
+    ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"problem_type\": 1", "problem_type"),
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 0", "num_labels"),
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 1e15", "num_labels"),
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 4294967296", "num_labels"),

@@ -17,6 +17,7 @@ use llama_core::{Error, Loader, Result};
 use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::adapters::{self, Change};
 use llama_tests::arrays::Arrays;
+use llama_tests::heads;
 use llama_tests::hostile::{folder, gguf};
 use llama_tests::models::{Machine, bits, data, limits, logits_and_greedy, logits_in_chunks, stories260k};
 use llama_tests::text::tiny_sentencepiece;
@@ -120,6 +121,24 @@ fn a_folder_becomes_the_model_that_transformers_runs() {
             assert!(worst <= 2e-4, "{name}: largest error {worst}");
             assert_eq!(&continued, greedy, "{name}");
         }
+    }
+}
+
+/// Scores keep their values in a GGUF, but not their meaning.
+#[test]
+fn what_scores_mean_is_told_where_a_gguf_cannot_say_it() {
+    let notes = |problem: &str| {
+        let (folder, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let keys = format!("\"num_labels\": 3, \"problem_type\": {problem},");
+        heads::Case::open("llama3-gqa").write_classifier(folder.path(), &keys);
+        add_tokenizer(folder.path());
+        let model = Checkpoint::open(folder.path()).unwrap();
+        Converter::new(&model).write(place.path().join("it.gguf"), |_| ()).unwrap().notes
+    };
+    let told = notes("\"regression\"");
+    assert!(told.iter().any(|note| note.contains("problem_type") && note.contains("regression")), "{told:?}");
+    for usual in ["null", "\"single_label_classification\""] {
+        assert!(!notes(usual).iter().any(|note| note.contains("problem_type")), "{usual}");
     }
 }
 

@@ -14,8 +14,12 @@ use crate::subject::{engine_options, serve, server};
 const LABELS: &str = r#""id2label": {"0": "safe", "1": "odd", "2": "unsafe"},"#;
 
 fn classifier() -> Engine {
+    classifier_with("")
+}
+
+fn classifier_with(keys: &str) -> Engine {
     let place = tempfile::tempdir().unwrap();
-    Case::open("llama3-gqa").write_classifier(place.path(), LABELS);
+    Case::open("llama3-gqa").write_classifier(place.path(), &format!("{LABELS}{keys}"));
     std::fs::write(place.path().join("tokenizer.json"), tiny_sentencepiece().to_string()).unwrap();
     let loader = Loader::open(place.path()).unwrap().options(engine_options());
     loader.load(Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap()).unwrap()
@@ -45,6 +49,22 @@ fn texts_get_the_engines_labels() {
     // What has labels has no head: it says nothing else.
     assert_eq!(post(server.address(), "/v1/completions", &json!({"prompt": "hello"})).status, 400);
     assert!(server.stop());
+}
+
+#[test]
+fn probabilities_are_what_the_problem_makes_of_scores() {
+    let logistic = |score: f64| 1.0 / (1.0 + (-score).exp());
+    let probs: [(&str, &dyn Fn(f64) -> f64); 2] =
+        [("multi_label_classification", &logistic), ("regression", &|score| score)];
+    for (problem, expected) in probs {
+        let server = serve(classifier_with(&format!("\"problem_type\": \"{problem}\",")), Bounds::default());
+        let reply = post(server.address(), "/classify", &json!({"input": [1, 5, 9, 80, 33]})).json();
+        let numbers = |field: &str| -> Vec<f64> { serde_json::from_value(reply["data"][0][field].clone()).unwrap() };
+        for (score, prob) in numbers("scores").into_iter().zip(numbers("probs")) {
+            assert!((prob - expected(score)).abs() < 1e-6, "{problem}: {prob} of {score}");
+        }
+        assert!(server.stop());
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::json::Object;
 use super::{rope, variants};
-use crate::config::{Config, Head, Keys, Pooling, numbered_labels};
+use crate::config::{Config, Head, Keys, Pooling, ProblemType, numbered_labels};
 use crate::error::{Error, Result};
 
 const KEYS: Keys = Keys {
@@ -27,6 +27,7 @@ const KEYS: Keys = Keys {
     labels: "id2label",
     temperature: "llama_4_scaling_beta",
 };
+const PROBLEM_TYPE: &str = "problem_type";
 /// Mistral's window where config.json has no such key; `null` means none.
 const MISTRAL_WINDOW: usize = 4096;
 
@@ -85,6 +86,7 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         },
         pooling,
         labels: if class == Class::SequenceClassification { labels(json)? } else { Vec::new() },
+        problem_type: if class == Class::SequenceClassification { problem_type(json)? } else { ProblemType::default() },
     };
     config.check(&KEYS)?;
     Ok(config)
@@ -129,6 +131,15 @@ fn by_class(name: &str) -> Option<(&'static str, Class)> {
         "Model" => Some((architecture, Class::Bare)),
         _ => None,
     }
+}
+
+/// Where it is not said, transformers guesses by the numbers that it is trained with: here it is one label of several.
+fn problem_type(json: Object<'_>) -> Result<ProblemType> {
+    let Some(name) = json.string(PROBLEM_TYPE)? else { return Ok(ProblemType::default()) };
+    ProblemType::ALL.into_iter().find(|problem| problem.name() == name).ok_or_else(|| {
+        let names = ProblemType::ALL.map(ProblemType::name).join(", ");
+        Error::config(PROBLEM_TYPE, format!("is {name:?}; one of {names} was expected"))
+    })
 }
 
 /// `id2label`, whose keys are `"0"` up to one less than their number; else `num_labels`, else 2 labels named by their numbers.

@@ -10,7 +10,7 @@ use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
 use crate::config::{Config, Head, Keys, Pooling, Rope, RopeScaling, Temperature, yarn_scale};
-use crate::config::{RopeLayout, numbered_labels};
+use crate::config::{ProblemType, RopeLayout, numbered_labels};
 use crate::error::{Error, Result};
 
 /// How an architecture spells what is read.
@@ -109,6 +109,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
         },
         pooling: pooling.unwrap_or_default(),
         labels,
+        problem_type: ProblemType::default(),
     };
     config.check(&spelling.keys)?;
     Ok(config)
