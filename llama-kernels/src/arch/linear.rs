@@ -147,7 +147,7 @@ impl LinearKernels {
         }
     }
 
-    /// Whether [`Acts::zeros`] are pairs of 16 bits: zero points are taken off in pairs.
+    /// Whether activations come with zero points in pairs of 16 bits, which are taken off together.
     pub fn zero_pairs(&self) -> bool {
         self.zero_pairs
     }
