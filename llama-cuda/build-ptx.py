@@ -95,11 +95,11 @@ def build(nvrtc, name, source, brief):
     return ptx, kernels
 
 
-def proof(name, ptx, budgets):
+def proof(name, ptx, budgets, sass):
     """A hash of all that decides whether a set's PTX is found right."""
     of = SETS[name]
-    allowed = [f"{kernel} {budgets.get((name, kernel))}" for kernel in compile.entries(ptx)]
-    return wheels.digest(*of.archs, *of.looked_at, compile.code(ptx), SASS.read_text(), *allowed)
+    limits = [f"{kernel} {budgets.get((name, kernel))}" for kernel in compile.entries(ptx)]
+    return wheels.digest(*of.archs, *of.looked_at, compile.code(ptx), sass, *limits)
 
 
 def assembled(ptx, arch, look):
@@ -152,12 +152,12 @@ def allowed(usage, args):
     return budgets
 
 
-def proved(files, wrong, budgets, args):
+def proved(files, wrong, budgets, sass, args):
     """Writes which of `files` were found right, or complains of those that assembled.txt does not tell of.
 
     `wrong` is {(set, kernel): complaints}."""
     is_right = lambda name, ptx: not any(wrong.get((name, kernel)) for kernel in compile.entries(ptx))
-    right = {file: proof(file[0], ptx, budgets) for file, ptx in files.items() if is_right(file[0], ptx)}
+    right = {file: proof(file[0], ptx, budgets, sass) for file, ptx in files.items() if is_right(file[0], ptx)}
     told = tables.read_assembled(ASSEMBLED.read_text()) if ASSEMBLED.exists() else {}
     if not args.check:
         ASSEMBLED.write_text(tables.write_assembled(told | right if args.only else right))
@@ -165,11 +165,11 @@ def proved(files, wrong, budgets, args):
     return tables.unassembled({file: told.get(file) for file in files} if args.only else told, right)
 
 
-def unused(usage, budgets, check):
+def unused(usage, budgets, table, check):
     """What belongs to no source or kernel: files, lines of the tables."""
     for name in SETS:
         yield from stale(name, check)
-    yield from tables.idle_lines(usage.keys(), tables.rows(SASS.read_text()))
+    yield from tables.idle_lines(usage.keys(), table)
     for key in sorted(budgets.keys() - usage.keys()):
         yield f"budgets.txt: there is no {' '.join(key)}"
 
@@ -197,12 +197,13 @@ def main():
             complaints += written(target_of(name, source), ptx, args.check)
             usage |= {(name, kernel): by_arch for kernel, by_arch in kernels.items()}
             files[name, source.stem] = ptx
-    budgets, table = allowed(usage, args), tables.rows(SASS.read_text())
+    budgets, sass = allowed(usage, args), SASS.read_text()
+    table = tables.rows(sass)
     asked = {} if args.brief else usage
     wrong = {key: judged(key, by_arch, budgets, table) for key, by_arch in sorted(asked.items())}
-    complaints += [*itertools.chain(*wrong.values()), *proved(files, wrong, budgets, args)]
+    complaints += [*itertools.chain(*wrong.values()), *proved(files, wrong, budgets, sass, args)]
     if not args.only:
-        complaints += unused(usage, budgets, args.check)
+        complaints += unused(usage, budgets, table, args.check)
     if complaints:
         raise SystemExit("\n".join(complaints))
 
