@@ -124,14 +124,12 @@ fn greedy_chats_follow_the_reference_until_it_hesitates() {
         (Numerics::Float, KvFormat::F32),
     ];
     let chats = files.json("chat.json");
-    let prompts: Vec<_> = chats.as_array().unwrap().iter().map(|chat| ids(&chat["prompt_ids"])).collect();
     for (numerics, kv) in modes {
-        let asked =
-            chats.as_array().unwrap().iter().zip(&prompts).map(|(chat, prompt)| (&prompt[..], wanted(chat, numerics)));
-        let asked: Vec<_> = asked.filter(|(_, want)| !want.is_empty()).collect();
+        let chats = chats.as_array().unwrap().iter().map(|chat| (chat, wanted(chat, numerics)));
+        let asked: Vec<_> = chats.filter(|(_, want)| !want.is_empty()).collect();
         let got = continue_together(files.load(numerics, kv), &asked);
-        for ((prompt, want), got) in asked.iter().zip(got) {
-            assert_eq!(got, *want, "{numerics:?}, after {prompt:?}");
+        for ((chat, want), got) in asked.iter().zip(got) {
+            assert_eq!(got, *want, "{numerics:?}, after {:?}", chat["messages"]);
         }
     }
 }
@@ -159,13 +157,13 @@ fn last_logits_of_the_chats_equal_transformers() {
     }
 }
 
-/// As many tokens after each prompt as are wanted, all in one engine's company.
-fn continue_together(model: Box<dyn Model>, asked: &[(&[u32], Vec<u32>)]) -> Vec<Vec<u32>> {
+/// As many tokens after each chat as are wanted, all in one engine's company.
+fn continue_together(model: Box<dyn Model>, asked: &[(&Value, Vec<u32>)]) -> Vec<Vec<u32>> {
     let mut engine = Engine::new(model, None, &EngineOptions::default()).unwrap();
-    let request = |(prompt, want): &(&[u32], Vec<u32>)| Request {
+    let request = |(chat, want): &(&Value, Vec<u32>)| Request {
         max_tokens: Some(want.len()),
         ignore_end: true,
-        ..Request::new(prompt.to_vec())
+        ..Request::new(ids(&chat["prompt_ids"]))
     };
     let submitted: Vec<_> = asked.iter().map(|asked| engine.submit(request(asked)).unwrap()).collect();
     let mut told = vec![Vec::new(); asked.len()];
