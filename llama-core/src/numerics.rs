@@ -218,7 +218,6 @@ pub fn quantize_row(x: &[f32], mut each: impl FnMut(f32, &[i8])) {
 mod tests {
     use super::*;
 
-    /// Every finite e4m3 from its bits: itself under rounding, and what lies between goes to the nearer, or the even one.
     #[test]
     fn ln_agrees_with_the_library() {
         for i in 1..200_000 {
@@ -229,6 +228,7 @@ mod tests {
         assert_eq!(ln(1.0), 0.0);
     }
 
+    /// Every finite e4m3 from its bits: itself under rounding, and what lies between goes to the nearer, or the even one.
     #[test]
     fn e4m3_rounds_to_nearest_even() {
         let value = |bits: u32| match (bits >> 3, (bits & 7) as f32) {

@@ -65,6 +65,10 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     };
     let context = json.required(KEYS.context)?;
     let temperature = if architecture == MINISTRAL3 { rope::temperature(json, context)? } else { None };
+    let (labels, problem_type) = match class {
+        Class::SequenceClassification => (labels(json)?, problem_type(json)?),
+        Class::CausalLm | Class::Bare => Default::default(),
+    };
     let config = Config {
         architecture: architecture.into(),
         vocab: json.required(KEYS.vocab)?,
@@ -85,8 +89,8 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
             (Class::CausalLm, false) => Head::Own,
         },
         pooling,
-        labels: if class == Class::SequenceClassification { labels(json)? } else { Vec::new() },
-        problem_type: if class == Class::SequenceClassification { problem_type(json)? } else { ProblemType::default() },
+        labels,
+        problem_type,
     };
     config.check(&KEYS)?;
     Ok(config)
