@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use llama_core::engine::{Completion, Grammar, Score};
+use llama_core::Error;
+use llama_core::engine::{Completion, Score};
 use llama_core::text::{Date, RenderOptions, Tokenizer, Trust};
 use serde_json::{Value, json};
 
-use crate::calls::{Call, Parser, Said, Spelling};
+use crate::calls::{Call, Parser, Said};
 use crate::error::{ApiError, Result};
-use crate::fields::Fields;
-use crate::format::{response_format, structured_outputs};
+use crate::fields::{Fields, Layout};
+use crate::format::grammar;
 use crate::messages::Conversation;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
@@ -32,35 +33,21 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
     parameters.request.max_tokens = max_tokens(&mut fields)?;
     parameters.request.sampling.logprobs = logprobs(&mut fields)?;
-    let tools = Tools::take(&mut fields)?;
-    parameters.request.grammar = grammar(served, tools.as_ref(), &mut fields)?;
+    let tools = Tools::take(&mut fields, Layout::Nested)?;
+    let format = fields.object("response_format")?;
+    parameters.request.grammar = grammar(served, Layout::Nested, format, &mut fields, tools.as_ref())?;
     let conversation = Conversation::take(&mut fields)?;
     fields.end()?;
     let prompt = prompt(served, &conversation, tools.as_ref(), true)?;
     let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
-    let spelling = Spelling::of(served.template.as_ref());
     let style = Chat {
         tokenizer: scored.then(|| served.tokenizer.clone()),
-        parsers: tools.map_or_else(Vec::new, |tools| tools.parsers(tasks.len(), spelling)),
+        parsers: tasks.iter().map(|_| Tools::parser(tools.as_ref(), served)).collect(),
+        tools: tools.is_some(),
     };
     let texts = Texts::new(served, style, tasks.len(), prompt.len()).including_usage(parameters.include_usage);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
-}
-
-/// What the answer must be: of a form, a call, or anything.
-fn grammar(served: &Served, tools: Option<&Tools>, fields: &mut Fields) -> Result<Option<Arc<dyn Grammar>>> {
-    let format = response_format(served, fields)?;
-    let outputs = structured_outputs(served, fields)?;
-    let call = tools.map_or(Ok(None), |tools| tools.grammar(served))?;
-    let problem = match (&format, &outputs, &call) {
-        (Some(_), Some(_), _) => "response_format and structured_outputs each say what the answer is",
-        (None, Some(_), Some(_)) => "tool_choice demands a call, and structured_outputs says what the answer is",
-        (Some(_), None, Some(_)) => "tool_choice demands a call, and response_format an answer in JSON",
-        _ => return Ok(format.or(outputs).or(call)),
-    };
-    let param = if outputs.is_some() { "structured_outputs" } else { "response_format" };
-    Err(ApiError::value(param, format!("{problem}; leave out one of them")))
 }
 
 /// The conversation as tokens, and where it is `opened` the beginning of the model's turn.
@@ -75,12 +62,16 @@ pub fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools
     if (tools.is_some() || conversation.has_calls()) && !template.mentions("tools") {
         let problem =
             format!("the chat template of {} has no place for tools, so the model cannot know of any", served.name);
-        return Err(ApiError::lacking(if tools.is_some() { "tools" } else { "messages" }, problem));
+        return Err(ApiError::lacking(if tools.is_some() { "tools" } else { conversation.field }, problem));
     }
     let mut options = RenderOptions::for_tokenizer(Date::today(), &served.tokenizer);
     options.tools = tools.map(Tools::json);
     options.add_generation_prompt = opened;
-    Ok(template.encode(&served.tokenizer, &conversation.messages, &options, Trust::Template)?)
+    let tokens = template.encode(&served.tokenizer, &conversation.messages, &options, Trust::Template);
+    tokens.map_err(|error| match error {
+        Error::Template { .. } => ApiError::value(conversation.field, error.to_string()),
+        other => other.into(),
+    })
 }
 
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>> {
@@ -122,31 +113,22 @@ fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
 struct Chat {
     /// Where scores are wanted.
     tokenizer: Option<Arc<Tokenizer>>,
-    /// One for each choice, where tools may be called.
+    /// One for each choice.
     parsers: Vec<Parser>,
+    /// Whether tools may be called.
+    tools: bool,
 }
 
 impl Chat {
     fn logprobs(&self, scores: &[Score]) -> Value {
-        self.tokenizer.as_ref().map_or(Value::Null, |tokenizer| scores::chat(tokenizer, scores))
-    }
-
-    /// What `text` comes to, of which calls may be part.
-    fn read(&mut self, index: usize, text: &str) -> Vec<Said> {
-        match self.parsers.get_mut(index) {
-            Some(parser) => parser.push(text),
-            None => vec![Said::Text(text.into())],
-        }
-    }
-
-    fn end(&mut self, index: usize) -> Option<Said> {
-        self.parsers.get_mut(index).and_then(Parser::end)
+        let object = |tokenizer| json!({"content": scores::objects(tokenizer, scores), "refusal": null});
+        self.tokenizer.as_deref().map_or(Value::Null, object)
     }
 
     /// Why a choice ended: a text with calls waits for their answers, unless it was cut off.
     fn reason(&self, index: usize, reason: &'static str) -> &'static str {
         match reason {
-            "stop" if self.parsers.get(index).is_some_and(Parser::called) => "tool_calls",
+            "stop" if self.parsers[index].called() => "tool_calls",
             reason => reason,
         }
     }
@@ -199,8 +181,8 @@ impl Style for Chat {
     }
 
     fn choice(&mut self, index: usize, completion: &Completion, scores: &[Score]) -> Value {
-        let said = self.read(index, &completion.text);
-        let message = message(said.into_iter().chain(self.end(index)));
+        let said = self.parsers[index].push(&completion.text);
+        let message = message(said.into_iter().chain(self.parsers[index].end()));
         json!({
             "index": index,
             "message": message,
@@ -211,22 +193,22 @@ impl Style for Chat {
 
     /// With tools there may be no content at all, which is no empty one.
     fn opening(&self, index: usize) -> Option<Value> {
-        let content = self.parsers.is_empty().then_some("");
+        let content = (!self.tools).then_some("");
         Some(chunk(index, json!({"role": "assistant", "content": content, "refusal": null}), Value::Null, None))
     }
 
     /// Scores go out as they come, though their text may be held back.
     fn pieces(&mut self, index: usize, text: &str, scores: &[Score]) -> Vec<Value> {
-        let mut deltas: Vec<Value> = self.read(index, text).into_iter().flat_map(deltas).collect();
+        let mut deltas: Vec<Value> = self.parsers[index].push(text).into_iter().flat_map(deltas).collect();
         if deltas.is_empty() && !scores.is_empty() {
-            deltas.push(json!({}));
+            deltas.push(if self.tools { json!({}) } else { json!({"content": ""}) });
         }
         let mut logprobs = self.logprobs(scores);
         deltas.into_iter().map(|delta| chunk(index, delta, logprobs.take(), None)).collect()
     }
 
     fn endings(&mut self, index: usize, reason: &'static str) -> Vec<Value> {
-        let held = self.end(index).map_or_else(Vec::new, deltas).into_iter();
+        let held = self.parsers[index].end().map_or_else(Vec::new, deltas).into_iter();
         let held = held.map(|delta| chunk(index, delta, Value::Null, None));
         held.chain([chunk(index, json!({}), Value::Null, Some(self.reason(index, reason)))]).collect()
     }

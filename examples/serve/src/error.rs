@@ -60,7 +60,7 @@ impl ApiError {
     pub fn overflow(prompt: usize, generated: usize, limit: usize) -> Self {
         let message = format!(
             "this model's context is {limit} tokens, and {} were asked for: {prompt} of the prompt and {generated} to \
-             generate; shorten the prompt or lower max_tokens",
+             generate; shorten the prompt or ask for fewer",
             prompt.saturating_add(generated)
         );
         ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
@@ -89,7 +89,7 @@ impl From<Error> for ApiError {
         match error {
             Error::Parameter { name, .. } => ApiError { param: Some(field(name).into()), ..bad("invalid_value") },
             Error::ContextOverflow { .. } => bad("context_length_exceeded"),
-            Error::Template { .. } => ApiError { param: Some("messages".into()), ..bad("invalid_value") },
+            Error::Template { .. } => bad("invalid_value"),
             Error::Unsupported { .. } => bad("unsupported"),
             _ => ApiError::internal(message),
         }

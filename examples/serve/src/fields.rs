@@ -15,6 +15,30 @@ pub struct Fields {
     fields: Map<String, Value>,
 }
 
+/// Where an endpoint has what an object with a `type` is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// In an object of its own, which is called as the type is: chats.
+    Nested,
+    /// Beside the type: responses.
+    Flat,
+}
+
+impl Layout {
+    /// What `object`, of which the type has been taken, is about.
+    ///
+    /// # Errors
+    /// A 400 that names the object which is missing, or a field that does not belong beside it.
+    pub fn open(self, mut object: Fields, kind: &str) -> Result<Fields> {
+        if self == Layout::Flat {
+            return Ok(object);
+        }
+        let inner = object.object(kind)?.ok_or_else(|| object.missing(kind))?;
+        object.end()?;
+        Ok(inner)
+    }
+}
+
 impl Fields {
     /// Parses a body.
     ///
@@ -51,9 +75,14 @@ impl Fields {
         self.fields.remove(name).filter(|value| !value.is_null())
     }
 
+    /// A field that stays where it is.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
     /// Whether a field is there.
     pub fn has(&self, name: &str) -> bool {
-        self.fields.get(name).is_some_and(|value| !value.is_null())
+        self.get(name).is_some()
     }
 
     /// A number within `range`.

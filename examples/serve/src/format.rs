@@ -1,5 +1,5 @@
-//! What the form of an answer must be: `response_format`, which is JSON or plain text, and vLLM's `structured_outputs`, which
-//! is JSON, a choice, or what a regular expression or a grammar says.
+//! What the form of an answer must be: `response_format` or `text.format`, which is JSON or plain text, and vLLM's
+//! `structured_outputs`, which is JSON, a choice, or what a regular expression or a grammar says.
 //!
 //! A grammar is compiled before the request is let in, so its source is bounded by what that may take.
 
@@ -10,8 +10,9 @@ use llama_structured::Grammars;
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
-use crate::fields::Fields;
+use crate::fields::{Fields, Layout};
 use crate::served::Served;
+use crate::tools::Tools;
 
 /// Most bytes of a schema, as JSON.
 const MAX_SCHEMA: usize = 256 << 10;
@@ -24,19 +25,50 @@ const MAX_CHOICES: usize = 1024;
 /// Most bytes of all of them.
 const MAX_CHOICE_BYTES: usize = 64 << 10;
 
-/// What the answer must be by `response_format`; `None` for any text.
+impl Layout {
+    /// What errors call a format, and the schema in it.
+    fn format(self) -> [&'static str; 2] {
+        match self {
+            Layout::Nested => ["response_format", "response_format.json_schema.schema"],
+            Layout::Flat => ["text.format", "text.format.schema"],
+        }
+    }
+}
+
+/// What the answer must be: of a form, by `format` or by `structured_outputs` among `fields`, or a call, by `tools`; `None` for
+/// any text.
 ///
 /// # Errors
-/// A 400 for a format that there is not, or a schema that cannot be kept to.
-pub fn response_format(served: &Served, fields: &mut Fields) -> Result<Option<Arc<dyn Grammar>>> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(None) };
+/// A 400 for what cannot be kept to, and for two that each say what the answer is.
+pub fn grammar(
+    served: &Served,
+    layout: Layout,
+    format: Option<Fields>,
+    fields: &mut Fields,
+    tools: Option<&Tools>,
+) -> Result<Option<Arc<dyn Grammar>>> {
+    let name = layout.format()[0];
+    let format = format.map_or(Ok(None), |format| by_format(served, layout, format))?;
+    let outputs = structured_outputs(served, fields)?;
+    let call = tools.map_or(Ok(None), |tools| tools.grammar(served))?;
+    let problem = match (&format, &outputs, &call) {
+        (Some(_), Some(_), _) => format!("{name} and structured_outputs each say what the answer is"),
+        (None, Some(_), Some(_)) => "tool_choice demands a call, and structured_outputs says what the answer is".into(),
+        (Some(_), None, Some(_)) => format!("tool_choice demands a call, and {name} an answer in JSON"),
+        _ => return Ok(format.or(outputs).or(call)),
+    };
+    let param = if outputs.is_some() { "structured_outputs" } else { name };
+    Err(ApiError::value(param, format!("{problem}; leave out one of them")))
+}
+
+fn by_format(served: &Served, layout: Layout, mut format: Fields) -> Result<Option<Arc<dyn Grammar>>> {
+    let name = layout.format()[0];
     let grammar = match format.string("type")?.as_deref() {
         Some("text") => None,
-        Some("json_object") => Some(grammars(served, "response_format")?.json_object()?),
-        Some("json_schema") => Some(json_schema(served, &mut format)?),
+        Some("json_object") => Some(grammars(served, name)?.json_object()?),
+        Some("json_schema") => return json_schema(served, layout, format).map(Some),
         _ => {
-            let problem = "the type of response_format must be text, json_object or json_schema";
-            return Err(ApiError::value("response_format", problem));
+            return Err(ApiError::value(name, format!("the type of {name} must be text, json_object or json_schema")));
         }
     };
     format.end()?;
@@ -44,14 +76,13 @@ pub fn response_format(served: &Served, fields: &mut Fields) -> Result<Option<Ar
 }
 
 /// A schema with a name. `strict` changes nothing: the answer keeps to the schema either way.
-fn json_schema(served: &Served, format: &mut Fields) -> Result<Arc<dyn Grammar>> {
-    const PARAM: &str = "response_format.json_schema.schema";
-    let mut named = format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
+fn json_schema(served: &Served, layout: Layout, format: Fields) -> Result<Arc<dyn Grammar>> {
+    let mut named = layout.open(format, "json_schema")?;
     named.ignore(&["name", "description", "strict"]);
     let object = |schema: &Value| schema.is_object().then(|| schema.clone());
     let schema = named.checked("schema", "an object", object)?.ok_or_else(|| named.missing("schema"))?;
     named.end()?;
-    by_schema(served, PARAM, &schema)
+    by_schema(served, layout.format()[1], &schema)
 }
 
 /// What the answer must be by `structured_outputs`; `None` where it is absent.

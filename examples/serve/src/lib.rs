@@ -1,5 +1,5 @@
-//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, completions, embeddings and labels, whole or as a
-//! stream, for one user or many at once.
+//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, responses, completions, embeddings and labels, whole
+//! or as a stream, for one user or many at once.
 //!
 //! Two threads do the work. One owns the engine and does nothing but step it (`worker.rs`). The other has the network
 //! (`listen.rs`): connections are tasks of a single-threaded runtime, and what takes time of its own, parsing, templates and
@@ -13,12 +13,12 @@
 //! | `route.rs` | who asks, what for; the walk itself is the function `work` |
 //! | `body.rs` | the body, within its bounds |
 //! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
-//! | `chat.rs`, `completions.rs`, `embeddings.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
+//! | `chat.rs`, `completions.rs`, `responses/`, `embeddings.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
 //! | `tokens.rs` | what is answered without the engine: a text's tokens, and a text of tokens |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
 //! | `worker.rs` | the engine's thread |
 //! | `mailbox.rs` | events on their way back; dropping its reader cancels |
-//! | `texts.rs`, `calls.rs`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
+//! | `texts.rs`, `calls/`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
 //! | `board.rs` | what `/health` and `/metrics` tell |
 //!
 //! Every error is an [`error::ApiError`]: a status, and the object that OpenAI's clients read.
@@ -43,6 +43,7 @@ mod options;
 mod parameters;
 mod prompts;
 mod response;
+mod responses;
 mod route;
 mod scores;
 mod served;

@@ -1,4 +1,4 @@
-//! `messages`: a conversation as templates read it.
+//! A conversation as templates read it, and `messages`, the way in which a chat spells one.
 //!
 //! Calls of tools go to the template as Hugging Face's templates expect them: arguments as an object, where the API has a
 //! string of JSON, and the answer of a tool with the name of the function that it is from.
@@ -10,10 +10,12 @@ use serde_json::{Map, Value, json};
 
 use crate::calls;
 use crate::error::{ApiError, Result};
-use crate::fields::Fields;
+use crate::fields::{Fields, Layout};
 
 /// A conversation, at least one message long.
 pub struct Conversation {
+    /// The field of the request that it is in.
+    pub field: &'static str,
     /// What the template is given.
     pub messages: Vec<Message>,
     /// Functions that were called in it, by the ids of the calls.
@@ -21,15 +23,20 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Takes it out of `fields`.
+    /// Nothing yet, of what is in the request's `field`.
+    pub fn new(field: &'static str) -> Self {
+        Conversation { field, messages: Vec::new(), called: HashMap::new() }
+    }
+
+    /// Takes the `messages` out of `fields`.
     ///
     /// # Errors
     /// A 400 that names the field.
     pub fn take(fields: &mut Fields) -> Result<Self> {
-        let mut conversation = Conversation { messages: Vec::new(), called: HashMap::new() };
+        let mut conversation = Conversation::new("messages");
         for (place, message) in fields.list("messages")? {
             let message = conversation.message(Fields::at(&place, message)?)?;
-            conversation.messages.push(message);
+            conversation.push(message)?;
         }
         match conversation.messages.is_empty() {
             true => Err(ApiError::about("messages", "missing_required_parameter", "messages is missing or empty")),
@@ -42,16 +49,25 @@ impl Conversation {
         !self.called.is_empty()
     }
 
-    fn message(&mut self, mut fields: Fields) -> Result<Message> {
+    /// Adds a message as templates expect it.
+    ///
+    /// # Errors
+    /// [`Message::from_json`]'s.
+    pub fn push(&mut self, message: Value) -> Result<()> {
+        self.messages.push(Message::from_json(message)?);
+        Ok(())
+    }
+
+    fn message(&mut self, mut fields: Fields) -> Result<Value> {
         let role = role(&mut fields)?;
         let mut message = json!({"role": role});
         let calls = if role == "assistant" { self.calls(&mut fields)? } else { Vec::new() };
-        message["content"] = content(&mut fields, !calls.is_empty())?.into();
+        message["content"] = content(&mut fields, "content", &["text"], !calls.is_empty())?.into();
         if !calls.is_empty() {
             message["tool_calls"] = calls.into();
         }
         if role == "tool" {
-            let (id, function) = self.answered(&mut fields)?;
+            let (id, function) = self.answered(&mut fields, "tool_call_id")?;
             message["tool_call_id"] = id.into();
             message["name"] = function.into();
         }
@@ -62,7 +78,7 @@ impl Conversation {
             fields.unwanted(lacking, |_| false)?;
         }
         fields.end()?;
-        Ok(Message::from_json(message)?)
+        Ok(message)
     }
 
     fn calls(&mut self, fields: &mut Fields) -> Result<Vec<Value>> {
@@ -76,22 +92,31 @@ impl Conversation {
             let path = fields.path("type");
             return Err(ApiError::value(&path, format!("{path} must be function")));
         }
-        let mut function = fields.object("function")?.ok_or_else(|| fields.missing("function"))?;
+        self.add_call(id, Layout::Nested.open(fields, "function")?)
+    }
+
+    /// The call `id` as templates expect it: of `function`, a name and arguments and nothing else.
+    ///
+    /// # Errors
+    /// A 400 that names the field.
+    pub fn add_call(&mut self, id: String, mut function: Fields) -> Result<Value> {
         let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
         let arguments = arguments(&mut function)?;
         function.end()?;
-        fields.end()?;
         self.called.insert(id.clone(), name.clone());
         Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
     }
 
-    /// The call that a tool answers, and the function's name.
-    fn answered(&self, fields: &mut Fields) -> Result<(String, String)> {
-        let id = fields.string("tool_call_id")?.ok_or_else(|| fields.missing("tool_call_id"))?;
+    /// The call that a tool answers, whose id is in the field `name`, and the function's name.
+    ///
+    /// # Errors
+    /// A 400 that names the field, unless there was such a call before.
+    pub fn answered(&self, fields: &mut Fields, name: &str) -> Result<(String, String)> {
+        let id = fields.string(name)?.ok_or_else(|| fields.missing(name))?;
         match self.called.get(&id) {
             Some(function) => Ok((id, function.clone())),
             None => {
-                let path = fields.path("tool_call_id");
+                let path = fields.path(name);
                 Err(ApiError::value(&path, format!("{path} is the id of no call in a message before it")))
             }
         }
@@ -99,7 +124,10 @@ impl Conversation {
 }
 
 /// The template's name of a role. Templates know instructions of developers as the system's.
-fn role(fields: &mut Fields) -> Result<&'static str> {
+///
+/// # Errors
+/// A 400 about the field.
+pub fn role(fields: &mut Fields) -> Result<&'static str> {
     let path = fields.path("role");
     match fields.string("role")?.as_deref() {
         Some("system" | "developer") => Ok("system"),
@@ -111,22 +139,31 @@ fn role(fields: &mut Fields) -> Result<&'static str> {
     }
 }
 
-/// A string, or a list of parts that are text. A message that calls tools may say nothing, which is an empty string here:
-/// templates search what a message says.
-fn content(fields: &mut Fields, may_lack: bool) -> Result<String> {
-    let path = fields.path("content");
-    match fields.take("content") {
+/// What the field `name` says: a string, or a list of parts that are text, which they say by a type of `kinds`. A message that
+/// calls tools may say nothing, which is an empty string here: templates search what a message says.
+///
+/// # Errors
+/// A 400 about the field.
+pub fn content(fields: &mut Fields, name: &str, kinds: &[&str], may_lack: bool) -> Result<String> {
+    let path = fields.path(name);
+    match fields.take(name) {
         Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => parts.into_iter().map(|part| text_part(&path, part)).collect(),
+        Some(Value::Array(parts)) => parts.into_iter().map(|part| text_part(&path, part, kinds)).collect(),
         None if may_lack => Ok(String::new()),
         _ => Err(ApiError::value(&path, format!("{path} must be a string or a list of text parts"))),
     }
 }
 
-fn text_part(path: &str, part: Value) -> Result<String> {
+fn text_part(path: &str, part: Value, kinds: &[&str]) -> Result<String> {
     let mut fields = Fields::at(path, part)?;
-    if fields.string("type")?.as_deref() != Some("text") {
-        return Err(ApiError::lacking(path, format!("{path} has a part that is not text; the model reads text only")));
+    let kind = fields.string("type")?.unwrap_or_default();
+    if !kinds.contains(&kind.as_str()) {
+        let problem = format!("{path} has a part that is not text ({}); the model reads text only", kinds.join(", "));
+        return Err(ApiError::lacking(path, problem));
+    }
+    if kind == "output_text" {
+        // What came with a text when it was generated, and is none of it.
+        fields.ignore(&["annotations", "logprobs"]);
     }
     let text = fields.string("text")?;
     fields.end()?;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::board::{Board, Count};
 use crate::error::ApiError;
 use crate::mailbox::{Part, Receiver};
-use crate::texts::{Texts, event};
+use crate::work::Generated;
 
 /// A response's body.
 pub enum Body {
@@ -26,7 +26,7 @@ pub enum Body {
 /// A text on its way to a client. Dropped before its end, it cancels.
 pub struct Stream {
     receiver: Receiver,
-    texts: Box<Texts>,
+    texts: Box<dyn Generated>,
     board: Arc<Board>,
     next: Next,
 }
@@ -35,6 +35,7 @@ pub struct Stream {
 enum Next {
     Opening,
     Parts,
+    Closing,
     End,
 }
 
@@ -54,7 +55,7 @@ pub fn text(text: String) -> Response<Body> {
 }
 
 /// A response with a stream of events.
-pub fn stream(receiver: Receiver, texts: Box<Texts>, board: Arc<Board>) -> Response<Body> {
+pub fn stream(receiver: Receiver, texts: Box<dyn Generated>, board: Arc<Board>) -> Response<Body> {
     let stream = Stream { receiver, texts, board, next: Next::Opening };
     let mut response = Response::new(Body::Stream(Box::new(stream)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -96,24 +97,26 @@ fn whole(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
 impl Stream {
     /// The next events; none where what came says nothing to a client, such as half a character.
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<String>> {
-        if self.next == Next::End {
-            return Poll::Ready(None);
-        }
-        if self.next == Next::Opening {
-            self.next = Next::Parts;
-            return Poll::Ready(Some(self.texts.opening()));
+        match self.next {
+            Next::Opening => {
+                self.next = Next::Parts;
+                return Poll::Ready(Some(self.texts.opening()));
+            }
+            Next::Parts => {}
+            Next::Closing => return Poll::Ready(self.texts.closing()),
+            Next::End => return Poll::Ready(None),
         }
         let Poll::Ready(parts) = self.receiver.poll_parts(cx) else { return Poll::Pending };
         Poll::Ready(Some(match parts {
             Ok(Some(parts)) => parts.iter().map(|part: &Part| self.texts.events(part)).collect(),
             Ok(None) => {
-                self.next = Next::End;
-                self.texts.closing()
+                self.next = Next::Closing;
+                return Poll::Ready(self.texts.closing());
             }
             Err(error) => {
                 self.next = Next::End;
                 self.board.count(Count::Failed, 1);
-                event(&error.body())
+                self.texts.failure(&error)
             }
         }))
     }

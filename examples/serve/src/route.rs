@@ -23,7 +23,7 @@ use crate::served::Served;
 use crate::texts::now;
 use crate::work::{Answer, Work};
 use crate::worker::Job;
-use crate::{body, chat, classify, completions, embeddings, tokens};
+use crate::{body, chat, classify, completions, embeddings, responses, tokens};
 
 /// What all connections share.
 pub struct State {
@@ -60,6 +60,7 @@ fn endpoint(path: &str) -> Option<Endpoint> {
     Some(match path {
         "/v1/chat/completions" => Endpoint::Work(chat::read),
         "/v1/completions" => Endpoint::Work(completions::read),
+        "/v1/responses" => Endpoint::Work(responses::read),
         "/v1/embeddings" => Endpoint::Work(embeddings::read),
         "/v1/classify" | "/classify" => Endpoint::Work(classify::read),
         "/tokenize" => Endpoint::Reply(tokens::tokenize),
@@ -190,7 +191,7 @@ async fn work(state: &Arc<State>, request: Request<Incoming>, read: Read) -> Res
     receiver.accepted().await?;
     match answer {
         Answer::Texts(texts) if stream => Ok(response::stream(receiver, texts, state.board.clone())),
-        answer => Ok(response::json(&answer.whole(&receiver.whole().await?))),
+        answer => Ok(response::written(answer.whole(&receiver.whole().await?))),
     }
 }
 

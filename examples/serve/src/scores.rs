@@ -8,18 +8,18 @@ use serde_json::{Map, Value, json};
 /// What stands for a probability of zero: JSON has no infinity, and OpenAI's API has this number.
 const NEVER: f32 = -9999.0;
 
-/// As chat completions have them: an object for each token.
-pub fn chat(tokenizer: &Tokenizer, scores: &[Score]) -> Value {
+/// As chats and responses have them: an object for each token.
+pub fn objects(tokenizer: &Tokenizer, scores: &[Score]) -> Vec<Value> {
     let entry = |token, logprob| {
         let bytes = tokenizer.piece(token).unwrap_or_default();
         json!({"token": String::from_utf8_lossy(bytes), "logprob": number(logprob), "bytes": bytes})
     };
-    let content = scores.iter().map(|score| {
+    let objects = scores.iter().map(|score| {
         let mut object = entry(score.token, score.logprob);
         object["top_logprobs"] = score.top.iter().map(|top| entry(top.token, top.logprob)).collect();
         object
     });
-    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+    objects.collect()
 }
 
 /// As completions have them: four lists side by side. A prompt that is part of the text comes first; its first token follows

@@ -1,5 +1,5 @@
-//! Generated texts as answers: whole, or as the events of a stream. What the two endpoints share is here; how each spells a
-//! choice is a [`Style`].
+//! Generated texts as answers that are lists of choices. What chats and completions share is here; how each spells a choice is
+//! a [`Style`].
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
@@ -7,8 +7,10 @@ use std::time::SystemTime;
 use llama_core::engine::{Completion, Finish, Score};
 use serde_json::{Value, json};
 
+use crate::error::ApiError;
 use crate::mailbox::Part;
 use crate::served::Served;
+use crate::work::Generated;
 
 /// How an endpoint spells its answers.
 pub trait Style: Send {
@@ -35,6 +37,8 @@ pub struct Texts {
     prompt_tokens: usize,
     generated_tokens: usize,
     include_usage: bool,
+    /// The end of a stream has been written.
+    closed: bool,
 }
 
 impl Texts {
@@ -47,61 +51,12 @@ impl Texts {
             ("system_fingerprint", served.fingerprint.as_str().into()),
         ];
         let style = Box::new(style);
-        Texts { style, head, sequences, prompt_tokens, generated_tokens: 0, include_usage: false }
+        Texts { style, head, sequences, prompt_tokens, generated_tokens: 0, include_usage: false, closed: false }
     }
 
     /// The same; a stream says in the end how many tokens there were.
     pub fn including_usage(self, include_usage: bool) -> Self {
         Texts { include_usage, ..self }
-    }
-
-    /// Says that `model` made them.
-    pub fn say_by(&mut self, model: String) {
-        self.head[2] = ("model", model.into());
-    }
-
-    /// The whole answer.
-    pub fn whole(mut self, completions: &[Completion]) -> Value {
-        self.generated_tokens = completions.iter().map(|completion| completion.tokens.len()).sum();
-        let choices = completions.iter().enumerate();
-        let choices = choices.map(|(index, completion)| self.style.choice(index, completion, scores(completion, true)));
-        let choices = choices.collect();
-        let mut answer = self.object(self.style.objects()[0], choices);
-        answer["usage"] = self.usage();
-        answer
-    }
-
-    /// The events that begin a stream.
-    pub fn opening(&self) -> String {
-        let choices = (0..self.sequences).filter_map(|index| self.style.opening(index));
-        choices.map(|choice| self.event(vec![choice])).collect()
-    }
-
-    /// The events of a part.
-    pub fn events(&mut self, part: &Part) -> String {
-        let Part { index, completion, finished } = part;
-        self.generated_tokens += completion.tokens.len();
-        let scores = scores(completion, *finished);
-        let mut choices = Vec::new();
-        if !completion.text.is_empty() || !scores.is_empty() {
-            choices.extend(self.style.pieces(*index, &completion.text, scores));
-        }
-        if *finished {
-            choices.extend(self.style.endings(*index, reason(&completion.finish)));
-        }
-        choices.into_iter().map(|choice| self.event(vec![choice])).collect()
-    }
-
-    /// The events that end a stream.
-    pub fn closing(&self) -> String {
-        let mut events = String::new();
-        if self.include_usage {
-            let mut last = self.object(self.style.objects()[1], Vec::new());
-            last["usage"] = self.usage();
-            events.push_str(&event(&last));
-        }
-        events.push_str("data: [DONE]\n\n");
-        events
     }
 
     /// An event of a stream. Where the last one tells of usage, the others say that they do not.
@@ -126,8 +81,61 @@ impl Texts {
     }
 }
 
+impl Generated for Texts {
+    fn say_by(&mut self, model: String) {
+        self.head[2] = ("model", model.into());
+    }
+
+    fn whole(mut self: Box<Self>, completions: &[Completion]) -> String {
+        self.generated_tokens = completions.iter().map(|completion| completion.tokens.len()).sum();
+        let choices = completions.iter().enumerate();
+        let choices = choices.map(|(index, completion)| self.style.choice(index, completion, scores(completion, true)));
+        let choices = choices.collect();
+        let mut answer = self.object(self.style.objects()[0], choices);
+        answer["usage"] = self.usage();
+        answer.to_string()
+    }
+
+    fn opening(&mut self) -> String {
+        let choices = (0..self.sequences).filter_map(|index| self.style.opening(index));
+        choices.map(|choice| self.event(vec![choice])).collect()
+    }
+
+    fn events(&mut self, part: &Part) -> String {
+        let Part { index, completion, finished } = part;
+        self.generated_tokens += completion.tokens.len();
+        let scores = scores(completion, *finished);
+        let mut choices = Vec::new();
+        if !completion.text.is_empty() || !scores.is_empty() {
+            choices.extend(self.style.pieces(*index, &completion.text, scores));
+        }
+        if *finished {
+            choices.extend(self.style.endings(*index, reason(&completion.finish)));
+        }
+        choices.into_iter().map(|choice| self.event(vec![choice])).collect()
+    }
+
+    fn closing(&mut self) -> Option<String> {
+        if std::mem::replace(&mut self.closed, true) {
+            return None;
+        }
+        let mut events = String::new();
+        if self.include_usage {
+            let mut last = self.object(self.style.objects()[1], Vec::new());
+            last["usage"] = self.usage();
+            events.push_str(&event(&last));
+        }
+        events.push_str("data: [DONE]\n\n");
+        Some(events)
+    }
+
+    fn failure(&mut self, error: &ApiError) -> String {
+        event(&error.body())
+    }
+}
+
 /// An object as an event of a stream.
-pub fn event(object: &Value) -> String {
+fn event(object: &Value) -> String {
     format!("data: {object}\n\n")
 }
 
@@ -140,7 +148,7 @@ pub fn reason(finish: &Finish) -> &'static str {
 }
 
 /// The scores of the tokens that are part of the text: not the last one's if it only ended it.
-fn scores(completion: &Completion, finished: bool) -> &[Score] {
+pub fn scores(completion: &Completion, finished: bool) -> &[Score] {
     match completion.finish {
         Finish::End(_) | Finish::StopToken(_) if finished => {
             completion.scores.split_last().map_or(&[], |(_, scores)| scores)

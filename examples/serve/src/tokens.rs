@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::chat;
 use crate::error::{ApiError, Result};
-use crate::fields::{self, Fields};
+use crate::fields::{self, Fields, Layout};
 use crate::messages::Conversation;
 use crate::served::Served;
 use crate::tools::Tools;
@@ -74,7 +74,7 @@ fn of_messages(served: &Served, fields: &mut Fields) -> Result<Vec<u32>> {
         fields.unwanted(name, |value| *value == json!(false))?;
     }
     let opened = fields.switch("add_generation_prompt")?.unwrap_or(true);
-    let tools = Tools::take(fields)?;
+    let tools = Tools::take(fields, Layout::Nested)?;
     let conversation = Conversation::take(fields)?;
     chat::prompt(served, &conversation, tools.as_ref(), opened)
 }

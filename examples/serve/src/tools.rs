@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::calls::{Parser, Spelling};
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, shown};
+use crate::fields::{Fields, Layout, shown};
 use crate::format::{grammars, within};
 use crate::served::Served;
 
@@ -40,6 +40,9 @@ pub struct Tools {
 
 /// A function as the request describes it.
 struct Function {
+    /// Where the request has its name and its schema.
+    name_at: String,
+    parameters_at: String,
     /// Letters, digits, `_` and `-`: it stands in a grammar as it is.
     name: String,
     description: Option<String>,
@@ -61,9 +64,9 @@ impl Tools {
     ///
     /// # Errors
     /// A 400 that names the field.
-    pub fn take(fields: &mut Fields) -> Result<Option<Self>> {
-        let functions = functions(fields)?;
-        let choice = choice(fields, &functions)?;
+    pub fn take(fields: &mut Fields, layout: Layout) -> Result<Option<Self>> {
+        let functions = functions(fields, layout)?;
+        let choice = choice(fields, layout, &functions)?;
         let parallel = fields.checked("parallel_tool_calls", "true or false", Value::as_bool)?.unwrap_or(true);
         let most = if parallel { usize::MAX } else { 1 };
         Ok(match choice {
@@ -79,11 +82,11 @@ impl Tools {
         self.functions.iter().map(Function::json).collect()
     }
 
-    /// Parsers for `texts` texts.
-    pub fn parsers(&self, texts: usize, spelling: Spelling) -> Vec<Parser> {
-        let names = self.functions.iter().map(|function| function.name.clone()).collect::<BTreeSet<_>>();
-        let names = Arc::new(names);
-        (0..texts).map(|_| Parser::new(names.clone(), self.most, spelling)).collect()
+    /// What reads a text of the model: words, and calls of `tools` where there are any.
+    pub fn parser(tools: Option<&Self>, served: &Served) -> Parser {
+        let Some(Tools { functions, most, .. }) = tools else { return Parser::of_words() };
+        let names = functions.iter().map(|function| function.name.clone()).collect::<BTreeSet<_>>();
+        Parser::new(Arc::new(names), *most, Spelling::of(served.template.as_ref()))
     }
 
     /// Texts that are one call, where one is demanded.
@@ -95,9 +98,7 @@ impl Tools {
         let grammars = &grammars(served, "tool_choice")?.named("tools");
         let grammar = grammars.lark(&lark(&self.functions[demanded.clone()]));
         grammar.map(Some).map_err(|error| match self.culprit(grammars, demanded.clone()) {
-            Some((number, error)) => {
-                ApiError::value(&format!("tools[{number}].function.parameters"), error.to_string())
-            }
+            Some((number, error)) => ApiError::value(&self.functions[number].parameters_at, error.to_string()),
             None => ApiError::value("tools", error.to_string()),
         })
     }
@@ -139,43 +140,43 @@ fn lark(functions: &[Function]) -> String {
     format!("start: {}\n", functions.iter().map(rule).collect::<Vec<_>>().join("\n    | "))
 }
 
-fn functions(fields: &mut Fields) -> Result<Vec<Function>> {
+fn functions(fields: &mut Fields, layout: Layout) -> Result<Vec<Function>> {
     let tools = fields.list("tools")?;
     within("tools", "entries", tools.len(), MAX_TOOLS)?;
     within("tools", "bytes", tools.iter().map(|(_, tool)| tool.to_string().len()).sum(), MAX_BYTES)?;
     let mut names = BTreeSet::new();
     let functions = tools.into_iter().map(|(place, tool)| {
-        let function = function(Fields::at(&place, tool)?)?;
+        let function = function(Fields::at(&place, tool)?, layout)?;
         match names.insert(function.name.clone()) {
             true => Ok(function),
             false => {
                 let problem = format!("{place} has the name of another function, {}", function.name);
-                Err(ApiError::value(&format!("{place}.function.name"), problem))
+                Err(ApiError::value(&function.name_at, problem))
             }
         }
     });
     functions.collect()
 }
 
-fn function(mut fields: Fields) -> Result<Function> {
+fn function(mut fields: Fields, layout: Layout) -> Result<Function> {
     if fields.string("type")?.as_deref() != Some("function") {
         let path = fields.path("type");
         return Err(ApiError::lacking(&path, format!("{path} must be function: this server has no other tools")));
     }
-    let mut function = fields.object("function")?.ok_or_else(|| fields.missing("function"))?;
-    fields.end()?;
+    let mut function = layout.open(fields, "function")?;
+    let (name_at, parameters_at) = (function.path("name"), function.path("parameters"));
     let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(may_name) {
-        let path = function.path("name");
-        let problem = format!("{path} is {}; it must be 1 to {MAX_NAME} letters, digits, _ and -", shown(&name.into()));
-        return Err(ApiError::value(&path, problem));
+        let name = shown(&name.into());
+        let problem = format!("{name_at} is {name}; it must be 1 to {MAX_NAME} letters, digits, _ and -");
+        return Err(ApiError::value(&name_at, problem));
     }
     let description = function.string("description")?;
     let parameters = parameters(&mut function)?;
     // The schema of a call that is demanded is kept to either way.
     function.flag("strict")?;
     function.end()?;
-    Ok(Function { name, description, parameters })
+    Ok(Function { name_at, parameters_at, name, description, parameters })
 }
 
 fn may_name(c: char) -> bool {
@@ -192,14 +193,14 @@ fn parameters(function: &mut Fields) -> Result<Value> {
     Ok(given.unwrap_or_else(|| json!({"type": "object", "properties": {}, "additionalProperties": false})))
 }
 
-fn choice(fields: &mut Fields, functions: &[Function]) -> Result<Choice> {
+fn choice(fields: &mut Fields, layout: Layout, functions: &[Function]) -> Result<Choice> {
     let demanded = match fields.take("tool_choice") {
         None => return Ok(Choice::Offer),
         Some(Value::String(word)) if word == "none" => return Ok(Choice::Hide),
         Some(Value::String(word)) if word == "auto" => return Ok(Choice::Offer),
         Some(Value::String(word)) if word == "required" => 0..functions.len(),
         Some(named @ Value::Object(_)) => {
-            let number = named_function(Fields::at("tool_choice", named)?, functions)?;
+            let number = named_function(Fields::at("tool_choice", named)?, layout, functions)?;
             number..number + 1
         }
         Some(_) => return Err(unknown_choice()),
@@ -211,12 +212,11 @@ fn choice(fields: &mut Fields, functions: &[Function]) -> Result<Choice> {
 }
 
 /// Which function a choice is about.
-fn named_function(mut choice: Fields, functions: &[Function]) -> Result<usize> {
+fn named_function(mut choice: Fields, layout: Layout, functions: &[Function]) -> Result<usize> {
     if choice.string("type")?.as_deref() != Some("function") {
         return Err(unknown_choice());
     }
-    let mut function = choice.object("function")?.ok_or_else(|| choice.missing("function"))?;
-    choice.end()?;
+    let mut function = layout.open(choice, "function")?;
     let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
     let path = function.path("name");
     function.end()?;

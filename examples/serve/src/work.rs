@@ -1,12 +1,11 @@
 //! A request that has been understood: what the engine is to do, and what is made of that.
 
 use llama_core::engine::Completion;
-use serde_json::Value;
 
 use crate::classify::Verdicts;
 use crate::embeddings::Vectors;
 use crate::error::{ApiError, Result};
-use crate::texts::Texts;
+use crate::mailbox::Part;
 use crate::worker::Task;
 
 /// One request's work.
@@ -22,11 +21,27 @@ pub struct Work {
 /// An answer that is still to be filled.
 pub enum Answer {
     /// Generated texts.
-    Texts(Box<Texts>),
+    Texts(Box<dyn Generated>),
     /// Embeddings.
     Vectors(Vectors),
     /// Scores of labels.
     Verdicts(Verdicts),
+}
+
+/// Generated texts as an answer: whole, or as the events of a stream.
+pub trait Generated: Send {
+    /// Says that `model` made them.
+    fn say_by(&mut self, model: String);
+    /// The whole answer, in JSON.
+    fn whole(self: Box<Self>, completions: &[Completion]) -> String;
+    /// The events that begin a stream.
+    fn opening(&mut self) -> String;
+    /// The events of a part.
+    fn events(&mut self, part: &Part) -> String;
+    /// The next of the events that end a stream, until there are none: each may be as long as the whole answer.
+    fn closing(&mut self) -> Option<String>;
+    /// The event that ends a stream which failed.
+    fn failure(&mut self, error: &ApiError) -> String;
 }
 
 impl Work {
@@ -60,12 +75,12 @@ impl Work {
 }
 
 impl Answer {
-    /// The whole answer.
-    pub fn whole(self, completions: &[Completion]) -> Value {
+    /// The whole answer, in JSON.
+    pub fn whole(self, completions: &[Completion]) -> String {
         match self {
             Answer::Texts(texts) => texts.whole(completions),
-            Answer::Vectors(vectors) => vectors.whole(completions),
-            Answer::Verdicts(verdicts) => verdicts.whole(completions),
+            Answer::Vectors(vectors) => vectors.whole(completions).to_string(),
+            Answer::Verdicts(verdicts) => verdicts.whole(completions).to_string(),
         }
     }
 }

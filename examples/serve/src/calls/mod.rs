@@ -144,6 +144,11 @@ impl Parser {
         Parser { functions, left: most, spelling, calls: 0, order, tag, held, place }
     }
 
+    /// At the beginning of a text in which nothing is called: all of it is words.
+    pub fn of_words() -> Self {
+        Parser { place: Place::Text, ..Parser::new(Arc::default(), 0, Spelling::Objects) }
+    }
+
     /// Whether there was a call.
     pub fn called(&self) -> bool {
         self.calls > 0

@@ -155,6 +155,31 @@ fn a_reader_who_stops_is_dropped() {
 }
 
 #[test]
+fn so_is_one_of_a_response() {
+    let (engine, _) = long_answers();
+    let server = serve(engine, Bounds::default());
+    let address = server.address();
+    let mut reader = Client::connect(address);
+    let body = json!({
+        "input": "a", "max_output_tokens": 8000, "ignore_eos": true, "stream": true, "top_logprobs": 20,
+        "include": ["message.output_text.logprobs"],
+    });
+    reader.post("/v1/responses", &body.to_string());
+    assert_eq!(reader.head().unwrap().status, 200);
+    eventually("the stream is ended", || metric(address, "llama_streams_overrun_total") == 1);
+    eventually("its blocks are free", || metric(address, "llama_sequences_admitted") == 0);
+    let chunks = std::iter::from_fn(|| reader.chunk()).take_while(|chunk| !chunk.is_empty());
+    let told = String::from_utf8(chunks.flatten().collect()).unwrap();
+    let (_, last) = told.rsplit_once("event: response.failed\ndata: ").expect("who reads on learns of it");
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(
+        (&last["response"]["status"], &last["response"]["error"]["code"]),
+        (&json!("failed"), &json!("server_error"))
+    );
+    assert!(server.stop());
+}
+
+#[test]
 fn so_is_a_connection_that_takes_nothing() {
     let (engine, mut body) = long_answers();
     body["stream"] = false.into();

@@ -144,6 +144,21 @@ impl Reply {
         text.split_terminator("\n\n").map(event).collect()
     }
 
+    /// The objects of a response's stream, each of which is named before it and has its number.
+    pub fn named_events(&self) -> Vec<Value> {
+        let text = self.text();
+        let events = text.split_terminator("\n\n").enumerate().map(|(number, named)| {
+            let (name, object) = named.split_once('\n').unwrap();
+            let object = event(object);
+            assert_eq!(
+                (name.strip_prefix("event: "), &object["sequence_number"]),
+                (object["type"].as_str(), &number.into())
+            );
+            object
+        });
+        events.collect()
+    }
+
     /// Status, code and param of an error, which must have a message.
     pub fn error(&self) -> (u16, String, Option<String>) {
         let json = self.json();

@@ -157,6 +157,107 @@ const EMBEDDINGS: [Case; 4] = [
     ("extra", "extra", "1"),
 ];
 
+/// Those of responses that chats have not, or have in another place.
+const RESPONSES: [Case; 49] = [
+    ("input", "input", "null 1 true {} []"),
+    ("input", "input[0]", "[1] [null] [[]] [\"hi\"]"),
+    (
+        "input",
+        "input[0].type",
+        "[{\"type\":\"reasoning\",\"summary\":[]}] [{\"type\":\"item_reference\",\"id\":\"a\"}] [{\"type\":1}] [{\"type\":\"web_search_call\"}]",
+    ),
+    (
+        "input",
+        "input[0].role",
+        "[{}] [{\"role\":\"root\",\"content\":\"a\"}] [{\"role\":\"tool\",\"content\":\"a\"}] [{\"role\":\"function\",\"content\":\"a\"}]",
+    ),
+    (
+        "input",
+        "input[0].content",
+        "[{\"role\":\"user\"}] [{\"role\":\"user\",\"content\":1}] [{\"role\":\"user\",\"content\":[1]}] [{\"role\":\"user\",\"content\":[{\"type\":\"input_image\"}]}] [{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}] [{\"role\":\"assistant\",\"content\":[{\"type\":\"refusal\",\"refusal\":\"a\"}]}] [{\"role\":\"user\",\"content\":[{\"type\":\"input_text\"}]}]",
+    ),
+    (
+        "input",
+        "input[0].content.secret",
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"a\",\"secret\":1}]}]",
+    ),
+    (
+        "input",
+        "input[0].content.annotations",
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"a\",\"annotations\":[]}]}]",
+    ),
+    ("input", "input[0].phase", "[{\"role\":\"assistant\",\"content\":\"a\",\"phase\":\"commentary\"}]"),
+    ("input", "input[0].secret", "[{\"role\":\"user\",\"content\":\"a\",\"secret\":1}]"),
+    (
+        "input",
+        "input[0].call_id",
+        "[{\"type\":\"function_call\"}] [{\"type\":\"function_call_output\",\"output\":\"a\"}] [{\"type\":\"function_call_output\",\"output\":\"a\",\"call_id\":\"b\"}]",
+    ),
+    ("input", "input[0].name", "[{\"type\":\"function_call\",\"call_id\":\"a\"}]"),
+    (
+        "input",
+        "input[0].arguments",
+        "[{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\"}] [{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\",\"arguments\":{}}] [{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\",\"arguments\":\"[1]\"}] [{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\",\"arguments\":\"{\"}]",
+    ),
+    (
+        "input",
+        "input[1].output",
+        "[{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\",\"arguments\":\"{}\"},{\"type\":\"function_call_output\",\"call_id\":\"a\"}] [{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"f\",\"arguments\":\"{}\"},{\"type\":\"function_call_output\",\"call_id\":\"a\",\"output\":[{\"type\":\"input_file\"}]}]",
+    ),
+    ("messages", "messages", "[] [{\"role\":\"user\",\"content\":\"a\"}]"),
+    ("instructions", "instructions", "1 [] {} true"),
+    ("max_output_tokens", "max_output_tokens", "0 -1 1.5 18446744073709551616 \"5\""),
+    ("max_tokens", "max_tokens", "5"),
+    ("max_completion_tokens", "max_completion_tokens", "5"),
+    ("n", "n", "0 2 \"1\""),
+    ("temperature", "temperature", "2.5 1e39 \"1\""),
+    ("top_k", "top_k", "-1 1.5"),
+    ("seed", "seed", "1.5 []"),
+    ("stream", "stream", "1 \"true\""),
+    ("stream_options", "stream_options", "{} 1 {\"include_obfuscation\":false}"),
+    ("tools", "tools", "1 {} [{\"type\":\"function\",\"name\":\"f\"}]"),
+    ("tools", "tools[0]", "[1] [null] [[]]"),
+    (
+        "tools",
+        "tools[0].type",
+        "[{}] [{\"type\":\"web_search\"}] [{\"type\":\"mcp\",\"server_label\":\"a\"}] [{\"type\":\"custom\",\"name\":\"a\"}]",
+    ),
+    (
+        "tools",
+        "tools[0].name",
+        "[{\"type\":\"function\"}] [{\"type\":\"function\",\"name\":\"\"}] [{\"type\":\"function\",\"name\":\"a\\\"b\"}] [{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
+    ),
+    ("tools", "tools[1].name", "[{\"type\":\"function\",\"name\":\"f\"},{\"type\":\"function\",\"name\":\"f\"}]"),
+    (
+        "tools",
+        "tools[0].parameters",
+        "[{\"type\":\"function\",\"name\":\"f\",\"parameters\":1}] [{\"type\":\"function\",\"name\":\"f\",\"parameters\":{\"type\":\"string\"}}]",
+    ),
+    ("tools", "tools[0].secret", "[{\"type\":\"function\",\"name\":\"f\",\"secret\":1}]"),
+    ("tool_choice", "tool_choice", "\"required\" {} 1 {\"type\":\"allowed_tools\"}"),
+    ("text", "text", "1 [] \"a\""),
+    ("text", "text.format", "{\"format\":1} {\"format\":{}} {\"format\":{\"type\":\"xml\"}}"),
+    (
+        "text",
+        "text.format.schema",
+        "{\"format\":{\"type\":\"json_schema\",\"name\":\"a\"}} {\"format\":{\"type\":\"json_schema\",\"schema\":{\"type\":\"colour\"}}} {\"format\":{\"type\":\"json_schema\",\"schema\":1}}",
+    ),
+    ("text", "text.format.json_schema", "{\"format\":{\"type\":\"json_schema\",\"schema\":{},\"json_schema\":{}}}"),
+    ("text", "text.verbosity", "{\"verbosity\":\"low\"}"),
+    ("response_format", "response_format", "{\"type\":\"text\"}"),
+    ("include", "include", "1 {}"),
+    ("include", "include[0]", "[\"reasoning.encrypted_content\"] [1] [null]"),
+    ("top_logprobs", "top_logprobs", "1 -1 21"),
+    ("metadata", "metadata", "1 [] {\"a\":1} {\"a\":null}"),
+    ("store", "store", "true 1 \"no\""),
+    ("background", "background", "true"),
+    ("previous_response_id", "previous_response_id", "\"resp_1\" 1"),
+    ("conversation", "conversation", "\"conv_1\" {\"id\":\"a\"}"),
+    ("prompt", "prompt", "{\"id\":\"a\"} \"a\""),
+    ("reasoning", "reasoning", "{} {\"effort\":\"low\"}"),
+    ("truncation", "truncation", "\"auto\" 1"),
+];
+
 /// Sends every case, and returns how many there were.
 fn refused(address: SocketAddr, path: &str, base: Value, cases: &[Case]) -> usize {
     let mut client = Client::connect(address);
@@ -185,12 +286,18 @@ fn parameters() {
     let completion = json!({"prompt": "Once", "max_tokens": 4});
     let chat = json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4});
     let embedding = json!({"input": "Once"});
+    let response = json!({"input": "Hello", "max_output_tokens": 4});
     let mut count = refused(address, "/v1/completions", completion.clone(), &PARAMETERS);
     count += refused(address, "/v1/chat/completions", chat.clone(), &CHATS);
     count += refused(address, "/v1/embeddings", embedding.clone(), &EMBEDDINGS);
-    assert!(count >= 200, "{count} cases");
-    for (path, body) in [("/v1/completions", completion), ("/v1/chat/completions", chat), ("/v1/embeddings", embedding)]
-    {
+    count += refused(address, "/v1/responses", response.clone(), &RESPONSES);
+    assert!(count >= 300, "{count} cases");
+    for (path, body) in [
+        ("/v1/completions", completion),
+        ("/v1/chat/completions", chat),
+        ("/v1/embeddings", embedding),
+        ("/v1/responses", response),
+    ] {
         assert_eq!(post(address, path, &body).status, 200, "{path}");
     }
     assert_eq!(server.stats().blocks_used, 0);
@@ -200,7 +307,8 @@ fn parameters() {
 #[test]
 fn parameters_together() {
     let server = server();
-    let long = ["x"; 17];
+    let (long, long_text) = (["x"; 17], "a".repeat(300_000));
+    let pairs: Value = (0..17).map(|key| (key.to_string(), json!("a"))).collect();
     let bias: Value = (0..1025).map(|id| (id.to_string(), json!(1))).collect();
     for (path, code, body) in [
         ("/v1/completions", "unsupported_parameter", json!({"prompt": "a", "n": 1, "best_of": 3})),
@@ -234,6 +342,17 @@ fn parameters_together() {
             "invalid_value",
             json!({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}),
         ),
+        ("/v1/responses", "invalid_value", json!({"input": "a", "instructions": "a".repeat((1 << 20) + 1)})),
+        (
+            "/v1/responses",
+            "invalid_value",
+            json!({"input": "a", "text": {"format": {"type": "text", "name": long_text}}}),
+        ),
+        ("/v1/responses", "invalid_value", json!({"input": "a", "metadata": {"a": "a".repeat(513)}})),
+        ("/v1/responses", "invalid_value", json!({"input": "a", "metadata": {"a".repeat(65): "a"}})),
+        ("/v1/responses", "invalid_value", json!({"input": "a", "metadata": pairs})),
+        ("/v1/responses", "context_length_exceeded", json!({"input": "a", "instructions": "a b ".repeat(400)})),
+        ("/v1/responses", "context_length_exceeded", json!({"input": "a", "max_output_tokens": u64::MAX})),
         ("/v1/embeddings", "invalid_value", json!({"input": vec!["a"; 257]})),
         ("/v1/embeddings", "context_length_exceeded", json!({"input": "a ".repeat(2000)})),
     ] {
@@ -253,8 +372,18 @@ fn what_says_nothing_is_taken() {
         "store": false, "service_tier": "auto", "temperature": null, "stop": null, "top_p": 0, "modalities": ["text"],
         "unknown": null, "logit_bias": {"5": -100, "6": 100}, "stop_token_ids": [511], "seed": -5,
     });
-    let reply = post(server.address(), "/v1/chat/completions", &chat);
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    let response = json!({
+        "model": "stories", "input": [{"role": "user", "content": "a", "phase": null, "id": "b", "status": "completed"}],
+        "max_output_tokens": 2, "tools": [], "tool_choice": "none", "text": {"format": {"type": "text"}, "verbosity": null},
+        "user": "me", "metadata": {"a": "b"}, "store": false, "background": false, "service_tier": "auto", "include": [],
+        "truncation": "disabled", "previous_response_id": null, "reasoning": null, "conversation": null, "stop": null,
+        "safety_identifier": "a", "prompt_cache_key": "b", "top_logprobs": 0, "stream": true,
+        "stream_options": {"include_obfuscation": false},
+    });
+    for (path, body) in [("/v1/chat/completions", chat), ("/v1/responses", response)] {
+        let reply = post(server.address(), path, &body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
     assert!(server.stop());
 }
 

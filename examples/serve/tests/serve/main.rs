@@ -9,6 +9,7 @@ mod client;
 mod faults;
 mod hostile;
 mod process;
+mod responses;
 mod smollm2;
 mod structured;
 mod subject;

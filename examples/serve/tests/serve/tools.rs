@@ -16,7 +16,7 @@ use crate::client::{Reply, post};
 use crate::subject::{engine, engine_options, hooked, serve_template, server};
 
 /// Tools before the conversation and calls in it, in the manner of Llama 3.1.
-const TEMPLATE: &str = "\
+pub const TEMPLATE: &str = "\
 {{ bos_token }}{% if tools %}Tools:{% for tool in tools %} {{ tool | tojson }}{% endfor %}{{ '\n' }}{% endif %}{% for message in messages %}{% if message.tool_calls %}{% for call in message.tool_calls %}
 {{ call.id }} {{ '{\"name\": \"' + call.function.name + '\", \"parameters\": ' }}{{ call.function.arguments | tojson }}}
 {% endfor %}{{ message.content | trim }}{% elif message.role == 'tool' %}{{ message.tool_call_id }} {{ message.name }} said {{ message.content | tojson }}
@@ -24,10 +24,10 @@ const TEMPLATE: &str = "\
 {% endif %}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 
 /// The same without tools, calls and answers, which would not fit into the model's context.
-const SHORT: &str = "{{ bos_token }}{% if tools %}{% endif %}{{ messages[0].content }}";
+pub const SHORT: &str = "{{ bos_token }}{% if tools %}{% endif %}{{ messages[0].content }}";
 
 /// Calls in the manner of Mistral, which wants short names for them. `[TOOL_CALLS]` is no token of the model's.
-const MISTRAL: &str = "\
+pub const MISTRAL: &str = "\
 {{ bos_token }}{% if tools %}{% endif %}{% for message in messages %}{% if message.tool_calls %}[TOOL_CALLS]{% for call in message.tool_calls %}{% if call.id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}{{ call.function.name }}{% endfor %}{% else %}{{ message.content }}{% endif %}{% endfor %}";
 
 fn weather() -> Value {
@@ -63,14 +63,14 @@ fn ask(address: SocketAddr, body: &Value) -> Reply {
 
 /// A model that says what it is told to, token by token.
 #[derive(Clone, Default)]
-struct Script(Arc<Mutex<VecDeque<u32>>>);
+pub struct Script(Arc<Mutex<VecDeque<u32>>>);
 
 impl Script {
     fn server(&self) -> Server {
         self.server_of(SHORT)
     }
 
-    fn server_of(&self, template: &str) -> Server {
+    pub fn server_of(&self, template: &str) -> Server {
         let script = self.clone();
         let vocab = engine(engine_options()).model().config().vocab;
         let hook = move |_: &_, logits: &mut Vec<f32>| {
@@ -91,11 +91,16 @@ impl Script {
     }
 
     fn reply(&self, address: SocketAddr, text: &str, more: Value) -> Reply {
+        self.tell(text);
+        ask(address, &body(more))
+    }
+
+    /// What the model says next.
+    pub fn tell(&self, text: &str) {
         let engine = engine(engine_options());
         let mut tokens = engine.encode(text, Specials::AsText).unwrap();
         tokens.push(engine.end_tokens()[0]);
         *self.0.lock().unwrap() = tokens.into();
-        ask(address, &body(more))
     }
 }
 

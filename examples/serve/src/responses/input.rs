@@ -1,0 +1,118 @@
+//! `instructions` and `input`: a conversation as items, which become messages as a chat has them.
+//!
+//! What an assistant said and called in one turn is several items here, and one message for a template: a call joins the assistant's
+//! message right before it, and a text the calls right before it, as long as they have none. So what was answered comes back as the
+//! same message that a chat would have sent back.
+
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, shown};
+use crate::messages::{Conversation, content, role};
+
+const INPUT: &str = "input";
+/// Types of parts that are text: one that somebody wrote, and one that was generated.
+const WRITTEN: &str = "input_text";
+const GENERATED: &str = "output_text";
+
+/// Takes the conversation out of `fields`.
+///
+/// # Errors
+/// A 400 that names the field.
+pub fn take(fields: &mut Fields) -> Result<Conversation> {
+    let mut turns = Turns { conversation: Conversation::new(INPUT), messages: Vec::new() };
+    if let Some(text) = fields.string("instructions")? {
+        turns.messages.push(json!({"role": "system", "content": text}));
+    }
+    for (at, item) in items(fields)?.into_iter().enumerate() {
+        turns.add(Fields::at(&format!("{INPUT}[{at}]"), item)?)?;
+    }
+    turns.end()
+}
+
+/// A string is what a user says.
+fn items(fields: &mut Fields) -> Result<Vec<Value>> {
+    match fields.take(INPUT) {
+        Some(Value::String(text)) => Ok(vec![json!({"role": "user", "content": text})]),
+        Some(Value::Array(items)) if !items.is_empty() => Ok(items),
+        None | Some(Value::Array(_)) => {
+            Err(ApiError::about(INPUT, "missing_required_parameter", "input is missing or empty"))
+        }
+        Some(other) => {
+            Err(ApiError::value(INPUT, format!("input is {}; it must be a string or a list of items", shown(&other))))
+        }
+    }
+}
+
+/// The messages so far.
+struct Turns {
+    conversation: Conversation,
+    /// Those that may still be added to, as JSON.
+    messages: Vec<Value>,
+}
+
+impl Turns {
+    fn add(&mut self, mut item: Fields) -> Result<()> {
+        let kind = item.string("type")?;
+        // What an answer has beside what was said: nothing that the model would read.
+        item.ignore(&["id", "status"]);
+        match kind.as_deref() {
+            None | Some("message") => self.message(item),
+            Some("function_call") => self.call(item),
+            Some("function_call_output") => self.answer(item),
+            Some(other) => {
+                let path = item.path("type");
+                let kind = shown(&other.into());
+                let problem = format!("{path} is {kind}; it must be message, function_call or function_call_output");
+                Err(ApiError::lacking(&path, problem))
+            }
+        }
+    }
+
+    fn message(&mut self, mut item: Fields) -> Result<()> {
+        let role = role(&mut item)?;
+        if role == "tool" {
+            let path = item.path("role");
+            return Err(ApiError::value(&path, format!("{path} is tool; its answer is a function_call_output")));
+        }
+        let text = content(&mut item, "content", &[WRITTEN, GENERATED], false)?;
+        item.unwanted("phase", |_| false)?;
+        item.end()?;
+        match self.messages.last_mut() {
+            Some(last) if role == "assistant" && last.get("tool_calls").is_some() && last["content"] == "" => {
+                last["content"] = text.into();
+            }
+            _ => self.messages.push(json!({"role": role, "content": text})),
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, mut item: Fields) -> Result<()> {
+        let id = item.string("call_id")?.ok_or_else(|| item.missing("call_id"))?;
+        let call = self.conversation.add_call(id, item)?;
+        match self.messages.last_mut() {
+            Some(last) if last["role"] == "assistant" => match last.get_mut("tool_calls").and_then(Value::as_array_mut)
+            {
+                Some(calls) => calls.push(call),
+                None => last["tool_calls"] = json!([call]),
+            },
+            _ => self.messages.push(json!({"role": "assistant", "content": "", "tool_calls": [call]})),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, mut item: Fields) -> Result<()> {
+        let (id, function) = self.conversation.answered(&mut item, "call_id")?;
+        let text = content(&mut item, "output", &[WRITTEN], false)?;
+        item.end()?;
+        self.messages.push(json!({"role": "tool", "content": text, "tool_call_id": id, "name": function}));
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Conversation> {
+        for message in self.messages {
+            self.conversation.push(message)?;
+        }
+        Ok(self.conversation)
+    }
+}
