@@ -105,24 +105,24 @@ impl Chat<'_> {
     /// Answers the conversation so far, in print too.
     fn answer(&mut self) -> Result<String> {
         let prompt = self.prompt()?;
-        let (prompt_tokens, cached) = (prompt.len(), self.engine.stats().cached_tokens);
+        let prompt_tokens = prompt.len();
         let request = Request {
             max_tokens: Some(fitting(self.arguments.max_tokens, &self.engine, prompt_tokens)),
             sampling: self.arguments.sampling.sampling(),
             adapter: first_adapter(&self.engine),
             ..Request::new(prompt)
         };
-        let (start, mut first, mut tokens, mut answer) = (Instant::now(), None, 0, String::new());
+        let (start, mut first, mut tokens, mut cached, mut answer) = (Instant::now(), None, 0, 0, String::new());
         for event in self.engine.generate(request)? {
             let event = event?;
             first.get_or_insert_with(|| start.elapsed());
             tokens += usize::from(event.token.is_some());
+            cached += event.cached_tokens;
             print(&event.text)?;
             answer.push_str(&event.text);
         }
         print("\n\n")?;
         let first = first.unwrap_or_default();
-        let cached = self.engine.stats().cached_tokens - cached;
         note(format_args!(
             "[{prompt_tokens} prompt tokens, {cached} from the cache, TTFT {first:.1?}; {tokens} tokens, {:.1} tok/s]\n",
             rate(tokens.saturating_sub(1), start.elapsed() - first)

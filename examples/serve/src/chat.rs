@@ -46,7 +46,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
         parsers: tasks.iter().map(|_| Tools::parser(tools.as_ref(), served)).collect(),
         tools: tools.is_some(),
     };
-    let texts = Texts::new(served, style, tasks.len(), prompt.len()).including_usage(parameters.include_usage);
+    let texts = Texts::new(served, style, (1, tasks.len()), prompt.len()).including_usage(parameters.include_usage);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
 }
 

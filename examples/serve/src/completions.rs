@@ -57,15 +57,15 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     for prompt in &prompts {
         tasks.extend(parameters.requests(served, &prompt.tokens)?.map(Task::Generate));
     }
-    let (sequences, prompt_tokens) = (tasks.len(), prompts.iter().map(|prompt| prompt.tokens.len()).sum());
+    let (texts, prompt_tokens) = ((prompts.len(), choices), prompts.iter().map(|prompt| prompt.tokens.len()).sum());
     let style = Plain {
         tokenizer: served.tokenizer.clone(),
         scored,
         echo: if echo { prompts } else { Vec::new() },
         choices,
-        offsets: vec![0; sequences],
+        offsets: vec![0; tasks.len()],
     };
-    let texts = Texts::new(served, style, sequences, prompt_tokens).including_usage(parameters.include_usage);
+    let texts = Texts::new(served, style, texts, prompt_tokens).including_usage(parameters.include_usage);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream })
 }
 

@@ -34,7 +34,10 @@ pub struct Texts {
     /// What all objects of the answer begin with.
     head: [(&'static str, Value); 4],
     sequences: usize,
+    /// How many of them have the same prompt, one after the other.
+    choices: usize,
     prompt_tokens: usize,
+    cached_tokens: usize,
     generated_tokens: usize,
     include_usage: bool,
     /// The end of a stream has been written.
@@ -42,8 +45,13 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Nothing yet, of a request for `sequences` texts whose prompts have `prompt_tokens` tokens.
-    pub fn new(served: &Served, style: impl Style + 'static, sequences: usize, prompt_tokens: usize) -> Self {
+    /// Nothing yet, of a request for `choices` texts for each of so many `prompts`, which have `prompt_tokens` tokens together.
+    pub fn new(
+        served: &Served,
+        style: impl Style + 'static,
+        (prompts, choices): (usize, usize),
+        prompt_tokens: usize,
+    ) -> Self {
         let head = [
             ("id", format!("{}{}", style.id_prefix(), unique()).into()),
             ("created", now().into()),
@@ -51,7 +59,17 @@ impl Texts {
             ("system_fingerprint", served.fingerprint.as_str().into()),
         ];
         let style = Box::new(style);
-        Texts { style, head, sequences, prompt_tokens, generated_tokens: 0, include_usage: false, closed: false }
+        Texts {
+            style,
+            head,
+            sequences: prompts * choices,
+            choices,
+            prompt_tokens,
+            cached_tokens: 0,
+            generated_tokens: 0,
+            include_usage: false,
+            closed: false,
+        }
     }
 
     /// The same; a stream says in the end how many tokens there were.
@@ -77,7 +95,21 @@ impl Texts {
 
     fn usage(&self) -> Value {
         let (prompt, generated) = (self.prompt_tokens, self.generated_tokens);
-        json!({"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated})
+        json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": generated,
+            "total_tokens": prompt + generated,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        })
+    }
+
+    /// Counts what came of the text `index`. A prompt counts once, and what was cached of it as its first text has it: the others
+    /// find what that one computed.
+    fn count(&mut self, index: usize, completion: &Completion) {
+        self.generated_tokens += completion.tokens.len();
+        if index.is_multiple_of(self.choices) {
+            self.cached_tokens += completion.cached_tokens;
+        }
     }
 }
 
@@ -87,7 +119,7 @@ impl Generated for Texts {
     }
 
     fn whole(mut self: Box<Self>, completions: &[Completion]) -> String {
-        self.generated_tokens = completions.iter().map(|completion| completion.tokens.len()).sum();
+        completions.iter().enumerate().for_each(|(index, completion)| self.count(index, completion));
         let choices = completions.iter().enumerate();
         let choices = choices.map(|(index, completion)| self.style.choice(index, completion, scores(completion, true)));
         let choices = choices.collect();
@@ -103,7 +135,7 @@ impl Generated for Texts {
 
     fn events(&mut self, part: &Part) -> String {
         let Part { index, completion, finished } = part;
-        self.generated_tokens += completion.tokens.len();
+        self.count(*index, completion);
         let scores = scores(completion, *finished);
         let mut choices = Vec::new();
         if !completion.text.is_empty() || !scores.is_empty() {

@@ -69,6 +69,8 @@ pub struct Event {
     /// Of an [`Embed`](super::Embed), in the last event: its vector, `[hidden]`; without pooling in every event: the vectors
     /// of its next tokens, `[n, hidden]`. Of a classification, in the last event: the scores of its labels, `[labels]`.
     pub vector: Vec<f32>,
+    /// In the last event: how many tokens of its prompt the prefix cache held, so that they were not computed.
+    pub cached_tokens: usize,
     /// Set in a sequence's last event.
     pub finish: Option<Finish>,
 }
@@ -76,7 +78,7 @@ pub struct Event {
 impl Event {
     pub(super) fn new(id: SequenceId) -> Self {
         let (text, top, prompt, vector) = Default::default();
-        Event { id, token: None, text, logprob: None, top, prompt, vector, finish: None }
+        Event { id, token: None, text, logprob: None, top, prompt, vector, cached_tokens: 0, finish: None }
     }
 
     /// Whether there is anything to say.
@@ -101,6 +103,8 @@ pub struct Completion {
     pub prompt: Vec<Score>,
     /// The vector or vectors of an [`Embed`](super::Embed), or the scores of a classification.
     pub vector: Vec<f32>,
+    /// How many tokens of its prompt the prefix cache held, so that they were not computed.
+    pub cached_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
 }
@@ -109,7 +113,7 @@ impl Completion {
     /// Nothing yet. `finish` means nothing until the last event has been absorbed.
     pub fn new(id: SequenceId) -> Self {
         let (tokens, text, scores, prompt, vector) = Default::default();
-        Completion { id, tokens, text, scores, prompt, vector, finish: Finish::Cancelled }
+        Completion { id, tokens, text, scores, prompt, vector, cached_tokens: 0, finish: Finish::Cancelled }
     }
 
     /// Appends what one event brought.
@@ -121,6 +125,7 @@ impl Completion {
         }
         self.prompt.extend(event.prompt);
         self.vector.extend(event.vector);
+        self.cached_tokens += event.cached_tokens;
         if let Some(finish) = event.finish {
             self.finish = finish;
         }

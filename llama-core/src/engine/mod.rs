@@ -9,8 +9,8 @@
 //! A sequence that decodes may have tokens guessed ahead, which one step checks together ([`draft`]).
 //!
 //! What a sequence is told never depends on its company, on chunking, on a prefix-cache hit, on drafts or on having been
-//! preempted, provided the model's arithmetic does not. An error of one sequence is that sequence's [`Finish::Failed`]; an error of
-//! the model fails the step, which may be tried again: it left no trace.
+//! preempted, provided the model's arithmetic does not; only [`Event::cached_tokens`] tells of the cache. An error of one sequence
+//! is that sequence's [`Finish::Failed`]; an error of the model fails the step, which may be tried again: it left no trace.
 //!
 //! A prompt may also be asked for its hidden states in place of text, as one vector or as scores of a classifier's labels
 //! ([`Engine::embed`], [`Engine::classify`], and [`Engine::submit_embed`], [`Engine::submit_classify`] for servers): it goes

@@ -45,6 +45,9 @@ pub(super) struct Sequence {
     pool: Option<Pool>,
     /// Rows planned for the step at hand.
     chunk: usize,
+    /// Tokens that have had their KV, however it came, and how many of them had it from the prefix cache.
+    reached: usize,
+    cached: usize,
     finished: bool,
 }
 
@@ -80,6 +83,8 @@ impl Sequence {
             scored: if request.prompt_logprobs { 0 } else { prompt - 1 },
             pool: None,
             chunk: 0,
+            reached: 0,
+            cached: 0,
             finished: false,
         }
     }
@@ -293,8 +298,13 @@ impl Sequence {
     ) -> Checked {
         let (certain, drafted) = (self.known, self.planned_drafts());
         let mut event = Event::new(self.id);
+        // Whoever was preempted may find again what it had computed itself.
+        self.cached += self.table.computed().saturating_sub(self.reached);
         match self.take_outputs(&mut rows, end_tokens, &mut event, events) {
-            Ok(end) => self.table.commit(pool, &self.tokens, end - self.table.computed()),
+            Ok(end) => {
+                self.table.commit(pool, &self.tokens, end - self.table.computed());
+                self.reached = self.reached.max(end);
+            }
             Err(error) => {
                 self.table.discard(pool);
                 self.finish(Finish::Failed(error), &mut event);
@@ -318,6 +328,7 @@ impl Sequence {
         if !matches!(finish, Finish::Stop(_)) {
             self.text.flush(&mut event.text);
         }
+        event.cached_tokens = self.cached;
         event.finish = Some(finish);
         self.finished = true;
     }

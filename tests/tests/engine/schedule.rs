@@ -173,16 +173,20 @@ fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
     Request { max_tokens: Some(max_tokens), ..Request::new(prompt) }
 }
 
-/// Submits everything at once and checks everything.
-fn crowd(engine: &mut Engine, requests: &[Request]) {
+/// Submits everything at once and checks everything. Returns how many tokens of each prompt the cache held.
+fn crowd(engine: &mut Engine, requests: &[Request]) -> Vec<usize> {
     let ids: Vec<_> = requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
     let mut watch = Watch::default();
     while !engine.is_idle() {
         watch.step(engine);
     }
-    for (id, request) in ids.into_iter().zip(requests) {
-        assert_eq!(Expected::from(watch.completion(id)), expected(request, &[]), "sequence {id}");
-    }
+    let told = ids.into_iter().zip(requests).map(|(id, request)| {
+        let completion = watch.completion(id);
+        let cached = completion.cached_tokens;
+        assert_eq!(Expected::from(completion), expected(request, &[]), "sequence {id}");
+        cached
+    });
+    told.collect()
 }
 
 #[test]
@@ -190,9 +194,10 @@ fn a_quarter_of_the_blocks_needed_is_enough() {
     let requests: Vec<_> = (0..12).map(|i| greedy(toy::prompt(100 + i, 20), 100)).collect();
     // Each grows to 8 blocks; twelve of them want 96.
     let mut engine = toy::engine(toy::limits(64, 12, 12, 24), &EngineOptions::default());
-    crowd(&mut engine, &requests);
+    // What a sequence finds again of its own is not what it was spared.
+    assert_eq!(crowd(&mut engine, &requests), [0; 12]);
     let stats = engine.stats();
-    assert!(stats.preemptions > 0, "{stats:?}");
+    assert!(stats.preemptions > 0 && stats.cached_tokens > 0, "{stats:?}");
     assert_eq!((stats.blocks_used, stats.running, stats.waiting), (0, 0, 0));
 }
 
@@ -222,10 +227,10 @@ fn a_prefix_is_computed_once_and_the_last_token_always() {
     let (model, knobs) = toy::Toy::new(toy::limits(512, 4, 4, 64));
     let mut engine = Engine::new(model, None, &EngineOptions::default()).unwrap();
     let request = greedy(toy::prompt(3, 64), 1);
-    crowd(&mut engine, std::slice::from_ref(&request));
+    assert_eq!(crowd(&mut engine, std::slice::from_ref(&request)), [0]);
     assert_eq!(std::mem::take(&mut knobs.lock().unwrap().rows), 64);
     // The prompt fills four blocks exactly; the last one is computed again for its logits.
-    crowd(&mut engine, std::slice::from_ref(&request));
+    assert_eq!(crowd(&mut engine, std::slice::from_ref(&request)), [48]);
     assert_eq!(std::mem::take(&mut knobs.lock().unwrap().rows), 16);
     assert_eq!(engine.stats().cached_tokens, 48);
     // A conversation that goes on finds what was generated too.

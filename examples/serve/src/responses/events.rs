@@ -27,6 +27,7 @@ pub struct Response {
     /// Where scores are wanted.
     tokenizer: Option<Arc<Tokenizer>>,
     prompt_tokens: usize,
+    cached_tokens: usize,
     generated_tokens: usize,
     /// What is repeated of the request, as the fields of an object.
     echo: String,
@@ -57,6 +58,7 @@ impl Response {
             output,
             tokenizer: scored.then(|| served.tokenizer.clone()),
             prompt_tokens,
+            cached_tokens: 0,
             generated_tokens: 0,
             echo,
             events: 0,
@@ -67,6 +69,7 @@ impl Response {
     /// Takes in what has come, the last of it if it has `finished`.
     fn absorb(&mut self, completion: &Completion, finished: bool) -> Vec<Change> {
         self.generated_tokens += completion.tokens.len();
+        self.cached_tokens += completion.cached_tokens;
         let mut changes = self.output.push(&completion.text, scored(completion, finished));
         if finished {
             self.status = match completion.finish {
@@ -96,12 +99,11 @@ impl Response {
         format!("{{{},{}}}", fields(&object), self.echo)
     }
 
-    /// The engine does not say of a request how much of its prompt it has found in the cache.
     fn usage(&self) -> Value {
         let (prompt, generated) = (self.prompt_tokens, self.generated_tokens);
         json!({
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self.cached_tokens},
             "output_tokens": generated,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": prompt + generated,

@@ -45,8 +45,13 @@ fn check(reply: &Value, prompt: usize, expected: &Completion, engine: &Engine) {
     assert_eq!(choice["text"], expected.text, "{reply}");
     assert_eq!(choice["finish_reason"], finish_reason(&expected.finish), "{reply}");
     let generated = expected.tokens.len();
-    let usage = json!({"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated});
+    let cached = &reply["usage"]["prompt_tokens_details"];
+    let usage = json!({
+        "prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated,
+        "prompt_tokens_details": cached,
+    });
     assert_eq!(reply["usage"], usage);
+    assert!(cached["cached_tokens"].as_u64().unwrap() < prompt as u64, "{reply}");
     let lists = &choice["logprobs"];
     for (at, score) in expected.scores.iter().enumerate() {
         if lists["tokens"].get(at).is_none() {
@@ -124,6 +129,32 @@ fn a_chat_is_what_the_template_makes_of_it() {
     let bytes: Vec<u8> = serde_json::from_value(content[0]["bytes"].clone()).unwrap();
     assert_eq!(bytes, tokenizer.piece(expected.tokens[0]).unwrap());
     assert_eq!(content[0]["top_logprobs"][0]["token"], content[0]["token"], "the likeliest token was taken");
+    assert!(server.stop());
+}
+
+#[test]
+fn usage_says_what_the_cache_held_of_a_prompt() {
+    let server = server();
+    let address = server.address();
+    let cached = |path: &str, body: &Value| {
+        let usage = post(address, path, body).json()["usage"].take();
+        let details = ["prompt_tokens_details", "input_tokens_details"].map(|name| &usage[name]["cached_tokens"]);
+        details.into_iter().find_map(Value::as_u64).unwrap_or_else(|| panic!("{usage}"))
+    };
+    let prompt = |from: u32, tokens: u32| (from..from + tokens).collect::<Vec<_>>();
+    // Choices find what the first of them computed; a prompt's tokens count once all the same.
+    let body = json!({"prompt": [prompt(100, 40), prompt(200, 40)], "n": 3, "max_tokens": 4});
+    assert_eq!(cached("/v1/completions", &body), 0);
+    // Two whole blocks of each.
+    assert_eq!(cached("/v1/completions", &body), 64);
+    let (_, events) = both(address, "/v1/completions", json!({"prompt": prompt(300, 33), "max_tokens": 4}));
+    assert_eq!(events.last().unwrap()["usage"]["prompt_tokens_details"], json!({"cached_tokens": 32}));
+    let content = "Once upon a time there was a little girl who liked to play. ".repeat(2);
+    let chat = json!({"messages": [{"role": "user", "content": content}], "max_tokens": 2});
+    assert_eq!(cached("/v1/chat/completions", &chat), 0);
+    let again = cached("/v1/chat/completions", &chat);
+    assert!(again >= 16, "{again}");
+    assert_eq!(cached("/v1/responses", &json!({"input": content, "max_output_tokens": 2})), again);
     assert!(server.stop());
 }
 
