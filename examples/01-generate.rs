@@ -6,6 +6,7 @@
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "One two three four. One two" --drafts 4
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "$(cat long.txt)" --prefix long.kv
 //! cargo run --release --example 01-generate -- --model SmolLM2.gguf --prompt "The Moon is" --adapter MY-LORA
+//! cargo run --release --example 01-generate -- --model CodeLlama-7B.gguf --prompt "fn double(x: u32) -> u32 {" --suffix "}"
 //! ```
 //! With `--prefix` the second start computes of a long prompt only what is new.
 
@@ -33,6 +34,9 @@ struct Arguments {
     /// Tokens to generate at most; fewer where the context is full before [default: until it is]
     #[arg(long, short = 'n')]
     max_tokens: Option<usize>,
+    /// Fill in what belongs between the prompt and this text, with a model that was trained to
+    #[arg(long)]
+    suffix: Option<String>,
     /// Keep what is computed of the text in this file, and begin with what is in it already
     #[arg(long)]
     prefix: Option<PathBuf>,
@@ -44,9 +48,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let mut engine = arguments.model.load(1)?;
-    let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
-    let prompt_tokens = prompt.len();
-    let mut text = prompt.clone();
+    let request = match &arguments.suffix {
+        None => Request::new(engine.encode(&arguments.prompt, Specials::AsText)?),
+        Some(suffix) => engine.infill(&arguments.prompt, suffix)?,
+    };
+    let prompt_tokens = request.prompt.len();
+    let mut text = request.prompt.clone();
 
     let start = Instant::now();
     if let Some(path) = arguments.prefix.as_deref().filter(|path| path.exists()) {
@@ -57,7 +64,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         max_tokens: arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt_tokens)),
         sampling: arguments.sampling.sampling(),
         adapter: adapter.clone(),
-        ..Request::new(prompt)
+        ..request
     };
     let events = engine.generate(request)?;
     print(&arguments.prompt)?;
@@ -68,6 +75,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         text.extend(event.token);
         print(&event.text)
     });
+    print(arguments.suffix.as_deref().unwrap_or_default())?;
     print("\n")?;
     told?;
     let whole = start.elapsed();

@@ -14,7 +14,7 @@ use crate::fields::Fields;
 use crate::format::structured_outputs;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
-use crate::prompts::{Prompt, prompts};
+use crate::prompts::{Prompt, infilled, prompts};
 use crate::scores::Lists;
 use crate::served::Served;
 use crate::texts::{Style, Texts, reason};
@@ -29,7 +29,7 @@ const DEFAULT_TOKENS: usize = 16;
 /// # Errors
 /// A 400 that names the field.
 pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work> {
-    refuse_what_is_lacking(&mut fields)?;
+    fields.ignore(&["user"]);
     let echo = fields.flag("echo")?;
     let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
     let Parameters { choices, stream, .. } = parameters;
@@ -51,7 +51,17 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
         ));
     }
     request.grammar = structured_outputs(served, &mut fields)?;
-    let prompts = prompts(served, "prompt", &mut fields, bounds.sequences / choices)?;
+    let most = bounds.sequences / choices;
+    let prompts = match fields.string("suffix")?.filter(|suffix| !suffix.is_empty()) {
+        Some(_) if echo => {
+            return Err(ApiError::lacking("suffix", "echo is of a prompt alone; leave out echo or suffix"));
+        }
+        Some(suffix) => {
+            request.stop_tokens.extend(ends_of_middles(served, request.ignore_end));
+            infilled(served, &suffix, "prompt", &mut fields, most)?
+        }
+        None => prompts(served, "prompt", &mut fields, most)?,
+    };
     fields.end()?;
     let mut tasks = Vec::new();
     for prompt in &prompts {
@@ -69,10 +79,10 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream })
 }
 
-fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
-    fields.unwanted("suffix", |value| value == "")?;
-    fields.ignore(&["user"]);
-    Ok(())
+/// What ends a text before a suffix, beside what ends any.
+fn ends_of_middles(served: &Served, ignored: bool) -> &[u32] {
+    let infill = served.tokenizer.infill().filter(|_| !ignored);
+    infill.map_or(&[], |infill| &infill.end_tokens)
 }
 
 /// Choices that are texts.

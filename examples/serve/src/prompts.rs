@@ -1,4 +1,4 @@
-//! Prompts as the API spells them: a string, a list of token ids, or a list of either.
+//! Prompts as the API spells them: a string, a list of token ids, or a list of either; and a suffix for them to be continued to.
 
 use llama_core::text::{Specials, Tokenizer};
 use serde_json::Value;
@@ -20,6 +20,29 @@ pub struct Prompt {
 /// # Errors
 /// A 400 about the field.
 pub fn prompts(served: &Served, name: &str, fields: &mut Fields, most: usize) -> Result<Vec<Prompt>> {
+    listed(name, fields, most)?.iter().map(|value| prompt(served, name, value)).collect()
+}
+
+/// The same, each asking for what belongs between it and `suffix`.
+///
+/// # Errors
+/// A 400 about the field, or about the suffix.
+pub fn infilled(served: &Served, suffix: &str, name: &str, fields: &mut Fields, most: usize) -> Result<Vec<Prompt>> {
+    if served.tokenizer.infill().is_none() {
+        let problem = format!("the vocabulary of {} has no tokens for infilling; leave suffix out", served.name);
+        return Err(ApiError::lacking("suffix", problem));
+    }
+    let prompt = |value: &Value| {
+        let text = value.as_str().ok_or_else(|| {
+            ApiError::value(name, format!("{name} must be a string or a list of strings where there is a suffix"))
+        })?;
+        let tokens = served.tokenizer.encode_infill(text, suffix)?;
+        checked(served, name, Prompt { text: text.into(), tokens })
+    };
+    listed(name, fields, most)?.iter().map(prompt).collect()
+}
+
+fn listed(name: &str, fields: &mut Fields, most: usize) -> Result<Vec<Value>> {
     let Some(value) = fields.take(name) else {
         return Err(ApiError::about(name, "missing_required_parameter", format!("{name} is missing")));
     };
@@ -32,7 +55,7 @@ pub fn prompts(served: &Served, name: &str, fields: &mut Fields, most: usize) ->
         let problem = format!("{name} has {} entries; at most {most} are allowed", listed.len());
         return Err(ApiError::value(name, problem));
     }
-    listed.iter().map(|value| prompt(served, name, value)).collect()
+    Ok(listed)
 }
 
 fn prompt(served: &Served, name: &str, value: &Value) -> Result<Prompt> {
@@ -48,6 +71,10 @@ fn prompt(served: &Served, name: &str, value: &Value) -> Result<Prompt> {
             return Err(ApiError::value(name, problem));
         }
     };
+    checked(served, name, prompt)
+}
+
+fn checked(served: &Served, name: &str, prompt: Prompt) -> Result<Prompt> {
     if prompt.tokens.is_empty() {
         return Err(ApiError::value(name, format!("{name} is empty; it must hold at least one token")));
     }

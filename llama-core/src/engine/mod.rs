@@ -218,10 +218,22 @@ impl Engine {
     /// # Errors
     /// [`Error::Tokenizer`] where the engine has no tokenizer; otherwise as [`Tokenizer::encode_prompt`].
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
-        match &self.tokenizer {
-            Some(tokenizer) => tokenizer.encode_prompt(text, specials),
-            None => Err(Error::tokenizer("tokenizer", "this engine was made without one")),
-        }
+        self.own_tokenizer()?.encode_prompt(text, specials)
+    }
+
+    /// A request for what belongs between two texts ([`Tokenizer::encode_infill`]); it stops where a middle ends.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the engine has no tokenizer, otherwise as [`Tokenizer::encode_infill`].
+    pub fn infill(&self, prefix: &str, suffix: &str) -> Result<Request> {
+        let tokenizer = self.own_tokenizer()?;
+        let prompt = tokenizer.encode_infill(prefix, suffix)?;
+        let stop_tokens = tokenizer.infill().map_or_else(Vec::new, |infill| infill.end_tokens.clone());
+        Ok(Request { stop_tokens, ..Request::new(prompt) })
+    }
+
+    fn own_tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        self.tokenizer().ok_or_else(|| Error::tokenizer("tokenizer", "this engine was made without one"))
     }
 
     /// Queues a request. The queue has no end of its own: a server for strangers bounds how many it lets in.

@@ -132,6 +132,7 @@ impl Vocab {
         let has_row = |id: &u32| (*id as usize) < rows;
         self.strips.retain(|(id, _)| has_row(id));
         self.end_tokens.retain(has_row);
+        self.infill = self.infill.filter(|infill| infill.tokens().all(|id| has_row(&id)));
         for id in [&mut self.bos, &mut self.eos, &mut self.unk] {
             *id = id.filter(has_row);
         }

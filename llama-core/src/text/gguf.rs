@@ -7,6 +7,7 @@
 //! Converters up to spring 2024 wrote a model's added tokens as user-defined ones, which text may become. One that looks
 //! like `<|this|>` steers the model all the same.
 
+use super::infill::Infill;
 use super::pretokenize::Pattern;
 use super::tokenizer::Tokenizer;
 use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab, looks_like_control};
@@ -50,7 +51,39 @@ fn vocab(metadata: &Metadata) -> Result<Vocab> {
         None => bos.is_some() && (spm || metadata.string(&key("pre"))?.is_some_and(begins_with_bos)),
     };
     let add_eos = metadata.bool(&key("add_eos_token"))?.unwrap_or(false);
-    Ok(Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens, add_bos, add_eos, strips: Vec::new() })
+    Ok(Vocab {
+        tokens,
+        kinds,
+        scheme,
+        bos,
+        eos,
+        unk,
+        end_tokens,
+        add_bos,
+        add_eos,
+        strips: Vec::new(),
+        infill: infill(metadata)?,
+    })
+}
+
+/// Keys of what stands before a prefix, before a suffix, and before the middle; and what the first converters called them.
+const INFILL: [[&str; 2]; 3] = [
+    ["fim_pre_token_id", "prefix_token_id"],
+    ["fim_suf_token_id", "suffix_token_id"],
+    ["fim_mid_token_id", "middle_token_id"],
+];
+/// Keys of what ends a middle: padding, a repository, a file.
+const INFILL_ENDS: [&str; 3] = ["fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"];
+
+/// The tokens for infilling, if the file names them. Some files have -1 for none.
+fn infill(metadata: &Metadata) -> Result<Option<Infill>> {
+    let id = |name: &str| Ok::<_, Error>(metadata.u32(&key(name))?.filter(|&id| id != u32::MAX));
+    let either = |[name, old]: [&str; 2]| Ok::<_, Error>(id(name)?.or(id(old)?));
+    let [prefix, suffix, middle] = INFILL.map(either);
+    let (Some(prefix), Some(suffix)) = (prefix?, suffix?) else { return Ok(None) };
+    let ends = INFILL_ENDS.map(id).into_iter().collect::<Result<Vec<_>>>()?;
+    let end_tokens = ends.into_iter().flatten().collect();
+    Ok(Some(Infill { prefix, suffix, middle: middle?, suffix_first: false, end_tokens }))
 }
 
 /// Names of Llama 3's pre-tokenizer under which llama.cpp begins with `bos`; `dbrx` and `smaug-bpe` are not among them.

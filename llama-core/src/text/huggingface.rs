@@ -85,7 +85,7 @@ fn read(root: &Node<'_>, config: &Settings) -> Result<Vocab> {
         return Err(root.get("post_processor").unsupported());
     }
     let Table { tokens, kinds, .. } = table;
-    Ok(Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens: Vec::new(), add_bos, add_eos, strips })
+    Ok(Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens: Vec::new(), add_bos, add_eos, strips, infill: None })
 }
 
 /// A token in `tokenizer_config.json`: a string, or an object with `content`.

@@ -6,6 +6,7 @@ mod checkpoint;
 mod folder;
 mod gguf;
 mod huggingface;
+mod infill;
 mod json;
 mod merge;
 pub mod pretokenize;
@@ -18,6 +19,7 @@ mod tokenizer;
 mod vocab;
 
 pub use chat::{ChatTemplate, Date, Message, RenderOptions, Trust};
+pub use infill::Infill;
 pub use pretokenize::Pattern;
 pub use special::Specials;
 pub use stop::StopMatcher;

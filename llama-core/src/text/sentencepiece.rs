@@ -60,6 +60,7 @@ fn with_settings(model: Model, config: &Settings) -> Result<Vocab> {
         add_bos: config.get("add_bos_token").bool_or(true)?,
         add_eos: config.get("add_eos_token").bool_or(false)?,
         strips,
+        infill: None,
     })
 }
 

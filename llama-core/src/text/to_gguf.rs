@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::folder;
+use super::infill::Infill;
 use super::vocab::{Order, Scheme, SpacePrefix, TokenKind, Vocab};
 use crate::checkpoint::gguf::{Array, Value};
 use crate::checkpoint::{Checkpoint, Folder};
@@ -64,12 +65,16 @@ fn of_vocab(mut vocab: Vocab, rows: usize, ends: &[u32]) -> Result<Spelled> {
     let strips = vocab.strips.iter().any(|(id, _)| (*id as usize) < rows);
     out.note(strips, "a GGUF has no key for the white space that special tokens swallow: a text that has some there gets more tokens");
     scheme(&vocab, rows, &mut out)?;
+    let infill = Infill::of(&vocab);
     for (name, id) in [
         ("bos", vocab.bos),
         ("eos", vocab.eos),
         ("unknown", vocab.unk),
         ("eot", ends.first().copied()),
         ("eom", ends.get(1).copied()),
+        ("fim_pre", infill.as_ref().map(|infill| infill.prefix)),
+        ("fim_suf", infill.as_ref().map(|infill| infill.suffix)),
+        ("fim_mid", infill.as_ref().and_then(|infill| infill.middle)),
     ] {
         if let Some(id) = id {
             out.set(&format!("{name}_token_id"), Value::U32(id));

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use super::bytes;
+use super::infill::Infill;
 use super::merge::{Merge, Merges, Symbol};
 use super::pretokenize::Pattern;
 use super::special::{Part, Special, SpecialTokens, Specials};
@@ -46,6 +47,18 @@ pub struct Tokenizer {
     end_tokens: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
+    pub(super) infill: Option<Infill>,
+}
+
+/// Where a segment of a text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At the beginning of a sequence's text.
+    First,
+    /// After a special token, or after another text.
+    Later,
+    /// In the middle of a text, of which it is the rest.
+    Within,
 }
 
 /// What differs between the schemes once the tables are built.
@@ -63,7 +76,7 @@ impl Tokenizer {
     pub fn new(vocab: Vocab) -> Result<Self> {
         vocab.check()?;
         let (pieces, ends) = pieces(&vocab);
-        let end_tokens = vocab.all_end_tokens();
+        let (end_tokens, infill) = (vocab.all_end_tokens(), Infill::of(&vocab));
         let specials = special_tokens(&vocab)?;
         let byte_level = matches!(vocab.scheme, Scheme::ByteLevel { .. });
         let ordinary = ordinary_tokens(&vocab)?;
@@ -101,6 +114,7 @@ impl Tokenizer {
             end_tokens,
             add_bos,
             add_eos,
+            infill,
         })
     }
 
@@ -179,7 +193,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        let mut ids: Vec<u32> = self.prompt_start().collect();
         self.encode_from(text, specials, true, &mut ids)?;
         ids.extend(self.eos.filter(|_| self.add_eos));
         Ok(ids)
@@ -210,19 +224,32 @@ impl Tokenizer {
         &self.specials
     }
 
+    /// What a prompt begins with.
+    pub(super) fn prompt_start(&self) -> impl Iterator<Item = u32> + use<> {
+        self.bos.filter(|_| self.add_bos).into_iter()
+    }
+
     /// Appends the ids of `text`; `start` says whether it is the beginning of a sequence's text.
     pub(super) fn encode_from(&self, text: &str, specials: Specials, start: bool, ids: &mut Vec<u32>) -> Result<()> {
+        self.encode_parts(text, specials, if start { Place::First } else { Place::Later }, ids)
+    }
+
+    /// Appends the ids of `text`, which goes on in the middle of another: no space is put in front of it.
+    pub(super) fn encode_within(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        self.encode_parts(text, Specials::AsText, Place::Within, ids)
+    }
+
+    fn encode_parts(&self, text: &str, specials: Specials, mut place: Place, ids: &mut Vec<u32>) -> Result<()> {
         if text.len() > MAX_TEXT {
             let problem = format!("a text may have at most {MAX_TEXT} bytes");
             return Err(Error::parameter("text", format!("<{} bytes>", text.len()), problem));
         }
-        let mut first = start;
         self.specials.split(text, specials, |part| {
             match part {
                 Part::Token(id) => ids.push(id),
-                Part::Text(text) => self.encode_text(text, first, ids),
+                Part::Text(text) => self.encode_text(text, place, ids),
             }
-            first = false;
+            place = Place::Later;
         });
         Ok(())
     }
@@ -234,7 +261,7 @@ impl Tokenizer {
         }
     }
 
-    fn encode_text(&self, text: &str, first: bool, ids: &mut Vec<u32>) {
+    fn encode_text(&self, text: &str, place: Place, ids: &mut Vec<u32>) {
         match &self.rules {
             Rules::ByteLevel { pattern, whole_words } => {
                 let mut symbols = Vec::new();
@@ -245,7 +272,7 @@ impl Tokenizer {
             }
             Rules::SentencePiece { space_prefix, chars, inner_chars } => {
                 let mut symbols = Vec::with_capacity(text.len() + 1);
-                let prefix = puts_space(*space_prefix, text, first).then_some(SPACE);
+                let prefix = puts_space(*space_prefix, text, place).then_some(SPACE);
                 for c in prefix.into_iter().chain(text.chars()) {
                     let c = if c == ' ' { SPACE } else { c };
                     match chars.get(&c) {
@@ -301,13 +328,14 @@ impl Tokenizer {
 }
 
 /// Whether encoding puts a space in front of a segment.
-fn puts_space(rule: SpacePrefix, text: &str, first: bool) -> bool {
+fn puts_space(rule: SpacePrefix, text: &str, place: Place) -> bool {
     let spaced = text.starts_with([' ', SPACE]);
     match rule {
+        _ if place == Place::Within => false,
         SpacePrefix::Never => false,
         SpacePrefix::Every => true,
         SpacePrefix::EveryUnlessSpaced => !spaced,
-        SpacePrefix::FirstUnlessSpaced => first && !spaced,
+        SpacePrefix::FirstUnlessSpaced => place == Place::First && !spaced,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A vocabulary as a file states it, before anything is believed: the meeting point of GGUF and `tokenizer.json`.
 
+use super::infill::Infill;
 use super::pretokenize::Pattern;
 use crate::error::{Error, Result};
 
@@ -128,6 +129,8 @@ pub struct Vocab {
     pub add_eos: bool,
     /// Special tokens that swallow white space.
     pub strips: Vec<(u32, Strip)>,
+    /// Tokens for infilling, where the file names them. Which text comes first no file says.
+    pub infill: Option<Infill>,
 }
 
 /// Longest spelling of a special token, and of a scored SentencePiece token, in bytes. Real ones stay below 100. The
@@ -164,7 +167,8 @@ impl Vocab {
         let ids = named.into_iter().filter_map(|(field, id)| Some((field, id?)));
         let ends = self.end_tokens.iter().map(|&id| ("end tokens", id));
         let strips = self.strips.iter().map(|&(id, _)| ("added_tokens", id));
-        for (field, id) in ids.chain(ends).chain(strips) {
+        let infill = self.infill.iter().flat_map(Infill::tokens).map(|id| ("infilling", id));
+        for (field, id) in ids.chain(ends).chain(strips).chain(infill) {
             if id as usize >= self.tokens.len() {
                 let problem =
                     format!("id {id} is not in the vocabulary; one less than {} was expected", self.tokens.len());

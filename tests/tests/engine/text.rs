@@ -33,7 +33,8 @@ fn tokenizer() -> Arc<Tokenizer> {
     let scheme = Scheme::SentencePiece { order: Order::Scores(scores), space_prefix: SpacePrefix::Every };
     let (bos, eos, unk) = (Some(BOS), Some(END), Some(0));
     let (end_tokens, strips) = (vec![], vec![]);
-    let vocab = Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens, add_bos: true, add_eos: false, strips };
+    let vocab =
+        Vocab { tokens, kinds, scheme, bos, eos, unk, end_tokens, add_bos: true, add_eos: false, strips, infill: None };
     Arc::new(Tokenizer::new(vocab).unwrap())
 }
 

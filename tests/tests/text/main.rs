@@ -1,6 +1,7 @@
 //! Tokenizers and chat templates: on vocabularies of our own, on files of many origins, against other programs.
 
 mod files;
+mod infill;
 mod pretokenize;
 mod reference;
 mod sentencepiece;

@@ -9,7 +9,7 @@ use llama_core::text::{Specials, Tokenizer};
 use llama_tests::hostile::folder::{CONFIG, TENSORS, shard};
 use llama_tests::text::{from_environment, gguf, tiny_byte_level, tiny_sentencepiece, vectors};
 use proptest::prelude::*;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 /// The folder of a model of so many rows whose weights are 0, converted.
@@ -113,4 +113,22 @@ fn ends_that_have_no_known_name_get_a_key() {
     let tokens = strings(model.metadata().unwrap(), "tokens");
     assert_eq!((tokens.len(), tokens[299].as_str()), (300, "[PAD299]"));
     assert!(matches!(model.metadata().unwrap().get("tokenizer.ggml.merges"), Some(Value::Array(Array::String(_)))));
+}
+
+#[test]
+fn tokens_for_infilling_get_keys() {
+    let mut vocabulary = tiny_byte_level();
+    let added = vocabulary["added_tokens"].as_array_mut().unwrap();
+    let first = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
+    let spellings = ["<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"];
+    added.extend((first..).zip(spellings).map(|(id, content)| json!({"id": id, "content": content, "special": true})));
+    let text = vocabulary.to_string();
+    let (_place, model) = converted(text.as_bytes(), "{}", 300);
+    let model = model.unwrap();
+    for (key, id) in [("fim_suf", first), ("fim_pre", first + 1), ("fim_mid", first + 2)] {
+        let key = format!("tokenizer.ggml.{key}_token_id");
+        assert_eq!(model.metadata().unwrap().get(&key), Some(&Value::U32(id as u32)), "{key}");
+    }
+    let folders = Tokenizer::from_json(text.as_bytes(), None).unwrap();
+    assert_eq!(model.tokenizer().unwrap().infill(), folders.infill());
 }

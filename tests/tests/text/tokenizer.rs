@@ -239,6 +239,7 @@ fn scored(tokens: &[&str], kinds: &[TokenKind], scores: &[f32]) -> Vocab {
         add_bos: false,
         add_eos: false,
         strips: vec![],
+        infill: None,
     }
 }
 

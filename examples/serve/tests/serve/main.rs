@@ -8,6 +8,7 @@ mod classify;
 mod client;
 mod faults;
 mod hostile;
+mod infill;
 mod process;
 mod responses;
 mod smollm2;

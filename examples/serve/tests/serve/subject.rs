@@ -156,7 +156,7 @@ impl Model for Hooked {
     }
 }
 
-fn cpu() -> Cpu {
+pub fn cpu() -> Cpu {
     Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap()
 }
 
