@@ -8,12 +8,12 @@ use std::sync::Arc;
 use llama_core::Error;
 use llama_core::engine::{Completion, Score};
 use llama_core::text::{Date, RenderOptions, Tokenizer, Trust};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::calls::{Call, Parser, Said};
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, Layout};
-use crate::format::grammar;
+use crate::format::{grammar, within};
 use crate::messages::Conversation;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
@@ -36,9 +36,10 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let tools = Tools::take(&mut fields, Layout::Nested)?;
     let format = fields.object("response_format")?;
     parameters.request.grammar = grammar(served, Layout::Nested, format, &mut fields, tools.as_ref())?;
+    let turn = Turn::take(&mut fields)?;
     let conversation = Conversation::take(&mut fields)?;
     fields.end()?;
-    let prompt = prompt(served, &conversation, tools.as_ref(), true)?;
+    let prompt = prompt(served, &conversation, tools.as_ref(), turn)?;
     let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
     let style = Chat {
@@ -50,11 +51,49 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
 }
 
-/// The conversation as tokens, and where it is `opened` the beginning of the model's turn.
+/// How a conversation ends, and what else its template is to know.
+pub struct Turn {
+    /// The model's turn begins.
+    begun: bool,
+    /// The last message goes on.
+    open: bool,
+    variables: Map<String, Value>,
+}
+
+const VARIABLES: &str = "chat_template_kwargs";
+/// Most bytes of these as JSON.
+const MAX_VARIABLES: usize = 64 << 10;
+
+impl Turn {
+    /// The model's turn begins, and there is nothing else to know.
+    pub fn next() -> Self {
+        Turn { begun: true, open: false, variables: Map::new() }
+    }
+
+    /// Takes vLLM's parameters for it out of `fields`.
+    ///
+    /// # Errors
+    /// A 400 that names the field.
+    pub fn take(fields: &mut Fields) -> Result<Self> {
+        let begun = fields.switch("add_generation_prompt")?.unwrap_or(true);
+        let open = fields.flag("continue_final_message")?;
+        if begun && open {
+            let problem =
+                "continue_final_message needs add_generation_prompt = false: a new turn would begin otherwise";
+            return Err(ApiError::value("continue_final_message", problem));
+        }
+        let object = |value: &Value| value.as_object().cloned();
+        let variables = fields.checked(VARIABLES, "an object", object)?.unwrap_or_default();
+        within(VARIABLES, "bytes", json!(variables).to_string().len(), MAX_VARIABLES)?;
+        Ok(Turn { begun, open, variables })
+    }
+}
+
+/// The conversation as tokens, and how it goes on from there.
 ///
 /// # Errors
 /// A 400 for a model that cannot chat, or knows of no tools.
-pub fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools>, opened: bool) -> Result<Vec<u32>> {
+pub fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools>, turn: Turn) -> Result<Vec<u32>> {
     let Some(template) = &served.template else {
         let problem = format!("{} has no chat template, so it cannot chat; use /v1/completions", served.name);
         return Err(ApiError::about("model", "unsupported", problem));
@@ -66,10 +105,13 @@ pub fn prompt(served: &Served, conversation: &Conversation, tools: Option<&Tools
     }
     let mut options = RenderOptions::for_tokenizer(Date::today(), &served.tokenizer);
     options.tools = tools.map(Tools::json);
-    options.add_generation_prompt = opened;
+    options.add_generation_prompt = turn.begun;
+    options.continue_final_message = turn.open;
+    options.extra = turn.variables;
     let tokens = template.encode(&served.tokenizer, &conversation.messages, &options, Trust::Template);
     tokens.map_err(|error| match error {
         Error::Template { .. } => ApiError::value(conversation.field, error.to_string()),
+        Error::Parameter { name: "extra", .. } => ApiError::value(VARIABLES, error.to_string()),
         other => other.into(),
     })
 }

@@ -7,7 +7,7 @@ use llama_core::text::{Specials, Tokenizer};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::json;
 
-use crate::chat;
+use crate::chat::{Turn, prompt};
 use crate::error::{ApiError, Result};
 use crate::fields::{self, Fields, Layout};
 use crate::messages::Conversation;
@@ -70,13 +70,11 @@ fn of_messages(served: &Served, fields: &mut Fields) -> Result<Vec<u32>> {
         let problem = "prompt is missing, a text, and so are messages, a conversation";
         return Err(ApiError::about("prompt", "missing_required_parameter", problem));
     }
-    for name in ["add_special_tokens", "continue_final_message"] {
-        fields.unwanted(name, |value| *value == json!(false))?;
-    }
-    let opened = fields.switch("add_generation_prompt")?.unwrap_or(true);
+    fields.unwanted("add_special_tokens", |value| *value == json!(false))?;
+    let turn = Turn::take(fields)?;
     let tools = Tools::take(fields, Layout::Nested)?;
     let conversation = Conversation::take(fields)?;
-    chat::prompt(served, &conversation, tools.as_ref(), opened)
+    prompt(served, &conversation, tools.as_ref(), turn)
 }
 
 /// The text of `tokens`, the spelling of control tokens included, in JSON.

@@ -60,6 +60,64 @@ fn renders_as_transformers_does() {
     }
 }
 
+/// transformers 5.24's `render_jinja_template` with `continue_final_message`, on the templates of `cases.json` but Hermes', which
+/// it fails on without tools. `date_string` is given, which most of them print.
+#[test]
+fn a_last_message_goes_on_as_in_transformers() {
+    let cases = json(data().join("continued.json"));
+    let cases = cases.as_array().unwrap();
+    assert_eq!(cases.len(), 72);
+    for case in cases {
+        let mut options = RenderOptions {
+            add_generation_prompt: false,
+            continue_final_message: true,
+            bos_token: case["bos_token"].as_str().map(str::to_owned),
+            eos_token: case["eos_token"].as_str().map(str::to_owned),
+            ..RenderOptions::new(some_date())
+        };
+        options.extra.insert("date_string".into(), "26 Jul 2024".into());
+        let (name, messages) = (case["template"].as_str().unwrap(), messages(&case["messages"]));
+        let rendered = template(name).render(&messages, &options);
+        let what = format!("{name}, {}", case["name"]);
+        assert_eq!(rendered.unwrap_or_else(|e| panic!("{what}: {e}")), case["rendered"].as_str().unwrap(), "{what}");
+    }
+}
+
+#[test]
+fn a_last_message_that_cannot_go_on_is_refused() {
+    let open =
+        RenderOptions { add_generation_prompt: false, continue_final_message: true, ..RenderOptions::new(some_date()) };
+    let said = |template: &str, messages: Value| {
+        ChatTemplate::new(template).unwrap().render(&self::messages(&messages), &open)
+    };
+    let echo = "{% for message in messages %}[{{ message.content }}]{% endfor %}";
+    let one = |content: Value| literal!([{"role": "assistant", "content": content}]);
+    assert_eq!(said(echo, one(literal!("a "))).unwrap(), "[a ");
+    // What is said twice ends where it is said last, and a mark that somebody wrote is none.
+    assert_eq!(said("{{ messages[-1].content }}|{{ messages[-1].content }}!", one(literal!("a"))).unwrap(), "a|a");
+    assert_eq!(said(echo, one(literal!("a\u{10ffff} b"))).unwrap(), "[a\u{10ffff} b");
+    let parts = literal!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, {"type": "image"}]);
+    let last = "{% for part in messages[-1].content %}<{{ part.text }}>{% endfor %}";
+    assert_eq!(said(last, one(parts)).unwrap(), "<a><b");
+    for (template, messages) in [
+        (echo, literal!([])),
+        (echo, literal!([{"role": "assistant"}])),
+        (echo, one(Value::Null)),
+        (echo, one(literal!([]))),
+        (echo, one(literal!([{"type": "image"}]))),
+    ] {
+        let refused = said(template, messages).unwrap_err();
+        assert!(matches!(refused, Error::Parameter { name: "continue_final_message", .. }), "{refused}");
+    }
+    for template in ["nothing", "{{ messages[-1].content | replace('b', '') }}", "{{ messages[-1].content[:1] }}"] {
+        let refused = said(template, one(literal!("abc"))).unwrap_err();
+        assert!(matches!(refused, Error::Template { .. }), "{refused}");
+    }
+    let both = RenderOptions { add_generation_prompt: true, ..open.clone() };
+    let refused = ChatTemplate::new(echo).unwrap().render(&messages(&one(literal!("a"))), &both).unwrap_err();
+    assert!(matches!(refused, Error::Parameter { name: "continue_final_message", .. }), "{refused}");
+}
+
 /// The six conversations of the reference, with the template in the model's own file: text and ids.
 #[test]
 fn smollm2_prompts() {

@@ -12,7 +12,7 @@ mod output;
 
 use serde_json::{Value, json};
 
-use crate::chat::prompt;
+use crate::chat::{Turn, prompt};
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, Layout};
 use crate::format::grammar;
@@ -46,7 +46,7 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     let scored = request.sampling.logprobs.is_some();
     let conversation = input::take(&mut fields)?;
     fields.end()?;
-    let prompt = prompt(served, &conversation, tools.as_ref(), true)?;
+    let prompt = prompt(served, &conversation, tools.as_ref(), Turn::next())?;
     let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect();
     let output = Output::new(Tools::parser(tools.as_ref(), served));
     let response = Response::new(served, output, scored, prompt.len(), echo);

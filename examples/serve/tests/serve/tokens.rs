@@ -1,10 +1,11 @@
 //! Tokens over HTTP are the tokenizer's.
 
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Specials, Trust};
-use serde_json::json;
+use llama_serve::Options;
+use serde_json::{Value, json};
 
 use crate::client::post;
-use crate::subject::{TEMPLATE, engine, engine_options, server};
+use crate::subject::{TEMPLATE, engine, engine_options, serve_template, server};
 
 #[test]
 fn texts_become_tokens_and_come_back() {
@@ -40,6 +41,43 @@ fn conversations_do_too() {
         // What vLLM's clients may say is off.
         (body["add_special_tokens"], body["continue_final_message"]) = (false.into(), false.into());
         assert_eq!(post(server.address(), "/tokenize", &body).json()["tokens"], json!(want));
+    }
+    assert!(server.stop());
+}
+
+#[test]
+fn a_last_message_goes_on() {
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{{ mark }}\n{% endfor %}\
+                    {% if add_generation_prompt %}{{ who | default('assistant') }}:{% endif %}";
+    let server = serve_template(engine(engine_options()), template, Options::default());
+    let messages = json!([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Once </s>upon "}]);
+    let ask = |path: &str, more: Value| {
+        let mut body = json!({"messages": messages});
+        more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
+        post(server.address(), path, &body)
+    };
+    let tokens = |prompt: &str| post(server.address(), "/tokenize", &json!({"prompt": prompt})).json()["tokens"].take();
+    for (more, prompt) in [
+        (
+            json!({"add_generation_prompt": false, "continue_final_message": true, "chat_template_kwargs": {"mark": "!"}}),
+            "user: Hello!\nassistant: Once </s>upon",
+        ),
+        (
+            json!({"chat_template_kwargs": {"who": "bob", "mark": "</s>"}}),
+            "user: Hello</s>\nassistant: Once </s>upon</s>\nbob:",
+        ),
+        (json!({"add_generation_prompt": false}), "user: Hello\nassistant: Once </s>upon\n"),
+    ] {
+        // The template has no begin of sequence.
+        let expected = tokens(prompt);
+        let expected = &expected.as_array().unwrap()[1..];
+        assert_eq!(ask("/tokenize", more.clone()).json()["tokens"], json!(expected), "{more}");
+        let mut asked = more.clone();
+        (asked["temperature"], asked["max_tokens"]) = (0.into(), 20.into());
+        let said = ask("/v1/chat/completions", asked).json();
+        let body = json!({"prompt": expected, "temperature": 0, "max_tokens": 20});
+        let continued = post(server.address(), "/v1/completions", &body).json();
+        assert_eq!(said["choices"][0]["message"]["content"], continued["choices"][0]["text"], "{more}");
     }
     assert!(server.stop());
 }

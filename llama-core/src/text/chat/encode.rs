@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json};
 
+use super::open::Conversation;
 use super::{ChatTemplate, Message, RenderOptions};
 use crate::error::{Error, Result};
 use crate::text::special::{Part, Specials};
@@ -47,10 +48,11 @@ impl ChatTemplate {
         options: &RenderOptions,
         trust: Trust,
     ) -> Result<Vec<u32>> {
-        let prompt = self.render(messages, options)?;
+        let conversation = self.conversation(messages, options)?;
+        let prompt = self.render_conversation(&conversation, options)?;
         match trust {
             Trust::Everyone => tokenizer.encode(&prompt, Specials::Parse),
-            Trust::Template => self.with_path(self.encode_apart(tokenizer, messages, options, &prompt)),
+            Trust::Template => self.with_path(self.encode_apart(tokenizer, &conversation, options, &prompt)),
         }
     }
 
@@ -58,27 +60,28 @@ impl ChatTemplate {
     fn encode_apart(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[Message],
+        conversation: &Conversation<'_>,
         options: &RenderOptions,
         prompt: &str,
     ) -> Result<Vec<u32>> {
-        let disguise = Disguise::new(tokenizer, messages, options, prompt)?;
-        disguise.encode(&self.disguised_prompt(&disguise, messages, options, prompt)?)
+        let disguise = Disguise::new(tokenizer, &conversation.messages, options, prompt)?;
+        disguise.encode(&self.disguised_prompt(&disguise, conversation, options, prompt)?)
     }
 
     /// The prompt with the messages' share of control tokens disguised.
     fn disguised_prompt(
         &self,
         disguise: &Disguise<'_>,
-        messages: &[Message],
+        conversation: &Conversation<'_>,
         options: &RenderOptions,
         prompt: &str,
     ) -> Result<String> {
         let render = |cover| {
-            let messages = messages.iter().map(|m| Json::Object(disguise.object(&m.0, cover))).collect();
+            let messages = conversation.messages.iter().map(|m| Json::Object(disguise.object(&m.0, cover))).collect();
             let tools = options.tools.as_ref().map(|tools| tools.iter().map(|t| disguise.json(t, cover)).collect());
             let extra = disguise.object(&options.extra, cover);
-            self.render_json(&Json::Array(messages), &RenderOptions { tools, extra, ..options.clone() })
+            let options = RenderOptions { tools, extra, ..options.clone() };
+            conversation.cut(self.render_json(&Json::Array(messages), &options)?)
         };
         let all_ends = render(Cover::Ends)?;
         if disguise.reveal(&all_ends) == prompt {
@@ -113,15 +116,13 @@ struct Disguise<'a> {
 }
 
 /// Planes 15 and 16 are for private use.
-const PRIVATE: std::ops::RangeInclusive<u32> = 0xF_0000..=0x10_FFFF;
+pub(super) const PRIVATE: std::ops::RangeInclusive<u32> = 0xF_0000..=0x10_FFFF;
 
 impl<'a> Disguise<'a> {
     fn new(tokenizer: &'a Tokenizer, messages: &[Message], options: &RenderOptions, prompt: &str) -> Result<Self> {
         let ends = control_ends(tokenizer);
-        let mut used: BTreeSet<u32> = private_chars(prompt).collect();
-        messages.iter().for_each(|m| m.0.iter().for_each(|(k, v)| collect_private(k, v, &mut used)));
-        options.extra.iter().for_each(|(k, v)| collect_private(k, v, &mut used));
-        options.tools.iter().flatten().for_each(|t| collect_private("", t, &mut used));
+        let mut used = private_characters(messages, options);
+        used.extend(private_chars(prompt));
         let free = |base: &u32| used.range(*base..*base + ends.len() as u32).next().is_none();
         let last = PRIVATE.end() - ends.len() as u32;
         match (*PRIVATE.start()..=last).step_by(ends.len().max(1)).find(free) {
@@ -205,6 +206,15 @@ fn control_ends(tokenizer: &Tokenizer) -> Vec<char> {
         ends.extend(spelling.chars().next().into_iter().chain(spelling.chars().next_back()));
     }
     ends.into_iter().filter(|c| !c.is_whitespace()).collect()
+}
+
+/// Characters for private use in what a template is given.
+pub(super) fn private_characters(messages: &[Message], options: &RenderOptions) -> BTreeSet<u32> {
+    let mut used = BTreeSet::new();
+    messages.iter().for_each(|m| m.0.iter().for_each(|(k, v)| collect_private(k, v, &mut used)));
+    options.extra.iter().for_each(|(k, v)| collect_private(k, v, &mut used));
+    options.tools.iter().flatten().for_each(|t| collect_private("", t, &mut used));
+    used
 }
 
 fn private_chars(text: &str) -> impl Iterator<Item = u32> {

@@ -103,7 +103,7 @@ fn string_method(s: &str, method: &str, args: &[Value]) -> Result<Value, Error> 
 }
 
 /// What Python calls white space: Unicode's, and the four ASCII separators.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 

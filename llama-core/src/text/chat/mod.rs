@@ -11,6 +11,7 @@ mod encode;
 mod literals;
 mod meter;
 mod methods;
+mod open;
 mod source;
 mod tojson;
 
@@ -28,6 +29,7 @@ pub use date::Date;
 pub use encode::Trust;
 
 use self::meter::{Meter, Spent};
+use self::open::Conversation;
 use crate::checkpoint::{self, gguf::Metadata};
 use crate::error::{Error, InFile, Result};
 
@@ -95,6 +97,9 @@ pub struct RenderOptions {
     pub tools: Option<Vec<Json>>,
     /// End with the header of the assistant's turn.
     pub add_generation_prompt: bool,
+    /// End in the middle of the last message, after what it says, for the model to go on with it. Not with
+    /// `add_generation_prompt`.
+    pub continue_final_message: bool,
     /// Spelling of the begin-of-sequence token.
     pub bos_token: Option<String>,
     /// Spelling of the end-of-sequence token.
@@ -111,6 +116,7 @@ impl RenderOptions {
         RenderOptions {
             tools: None,
             add_generation_prompt: true,
+            continue_final_message: false,
             bos_token: None,
             eos_token: None,
             date,
@@ -192,11 +198,23 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Template`] with the template's own message where it raised one, or saying what went wrong: an operation on
-    /// a value of the wrong type, an unknown filter, or more work than its budget allows. [`Error::Parameter`] if an
-    /// extra variable has the name of a standard one.
+    /// a value of the wrong type, an unknown filter, or more work than its budget allows; or that it does not write a last
+    /// message which is to be continued. [`Error::Parameter`] if an extra variable has the name of a standard one, or there is
+    /// no message to be continued.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
-        let messages = messages.iter().map(|m| Json::Object(m.0.clone())).collect();
-        self.render_json(&Json::Array(messages), options)
+        self.render_conversation(&self.conversation(messages, options)?, options)
+    }
+
+    fn conversation<'m>(&self, messages: &'m [Message], options: &RenderOptions) -> Result<Conversation<'m>> {
+        let template = self.environment.get_template(NAME);
+        Conversation::new(messages, options, template.as_ref().map_or("", |template| template.source()))
+    }
+
+    fn render_conversation(&self, conversation: &Conversation<'_>, options: &RenderOptions) -> Result<String> {
+        let messages = conversation.messages.iter().map(|m| Json::Object(m.0.clone())).collect();
+        let prompt = self.render_json(&Json::Array(messages), options)?;
+        let cut = conversation.cut(prompt).and_then(|prompt| conversation.check(&prompt).map(|()| prompt));
+        self.with_path(cut)
     }
 
     /// Whether the source has `word` in it. A template without `tools` knows none: transformers goes by that, too.
