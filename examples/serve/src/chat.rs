@@ -29,7 +29,7 @@ use crate::worker::Task;
 /// A 400 that names the field.
 pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work> {
     refuse_what_is_lacking(&mut fields)?;
-    let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
+    let mut parameters = Parameters::take(served, &mut fields, bounds.choices)?;
     parameters.request.max_tokens = max_tokens(&mut fields)?;
     parameters.request.sampling.logprobs = logprobs(&mut fields)?;
     let tools = Tools::take(&mut fields)?;

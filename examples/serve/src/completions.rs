@@ -31,7 +31,7 @@ const DEFAULT_TOKENS: usize = 16;
 pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work> {
     refuse_what_is_lacking(&mut fields)?;
     let echo = fields.flag("echo")?;
-    let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
+    let mut parameters = Parameters::take(served, &mut fields, bounds.choices)?;
     let Parameters { choices, stream, .. } = parameters;
     let max_tokens = fields.integer("max_tokens", usize::from(!echo)..=usize::MAX)?;
     let best_of = fields.integer("best_of", 1..=bounds.choices)?;
