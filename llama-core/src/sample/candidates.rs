@@ -152,13 +152,15 @@ impl Candidates {
         }
     }
 
-    /// Keeps what is at least `p` times as probable as the most probable (Nguyen et al. 2024, arXiv:2407.01082).
+    /// Keeps what is at least `p` times as probable as the most probable that is left (Nguyen et al. 2024, arXiv:2407.01082).
     pub fn min_p(&mut self, p: f32) {
-        self.all.retain(|c| c.weight >= p);
+        // 1, unless the most probable of all was not typical.
+        let most = self.all.iter().fold(0.0, |most, c| c.weight.max(most));
+        self.all.retain(|c| c.weight >= p * most);
     }
 
-    /// Of the candidates that have `threshold` of all that are left, keeps the last in order; and all after it (XTC, from
-    /// text-generation-webui). What has no weight is no choice.
+    /// Of the candidates that have `threshold` of all that are left, keeps the last in order, and all after it (XTC, by p-e-w for
+    /// text-generation-webui, its pull request 6335). What has no weight is no choice.
     pub fn exclude_top(&mut self, threshold: f32) {
         let one = self.one;
         let enough = ((f64::from(threshold) * total(&self.all, one) as f64).ceil() as u64).max(1);

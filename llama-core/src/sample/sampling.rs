@@ -16,7 +16,7 @@ pub struct Sampling {
     pub top_k: usize,
     /// Keeps the fewest most probable tokens that reach this probability together; 1 keeps all. Above 0, at most 1.
     pub top_p: f32,
-    /// Keeps tokens at least this many times as probable as the most probable; 0 keeps all. 0 to 1.
+    /// Keeps tokens at least this many times as probable as the most probable that is left; 0 keeps all. 0 to 1.
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of tokens of prompt and text; 1 does nothing. Above 0.
     pub repetition_penalty: f32,
@@ -35,13 +35,13 @@ pub struct Sampling {
     pub xtc_probability: f32,
     /// What a top choice has at least; above 0.5 there are no two. 0 to 1.
     pub xtc_threshold: f32,
-    /// DRY, "don't repeat yourself": a token that would continue a repetition of the text's end, as it is found for `length`
-    /// tokens before, has `dry_multiplier * dry_base ^ (length - dry_allowed_length)` subtracted from its logit, where `length`
-    /// is the longest such. 0 does nothing. At least 0.
+    /// DRY, "don't repeat yourself": where a token came after the same `length` tokens before that the text ends with now,
+    /// `dry_multiplier * dry_base ^ (length - dry_allowed_length)` is subtracted from its logit, once, for the greatest `length`.
+    /// 0 does nothing. At least 0.
     pub dry_multiplier: f32,
     /// At least 1. What it grows to is bounded by the largest `f32`.
     pub dry_base: f32,
-    /// Shortest repetition that is penalised, in tokens; 0 penalises every token of the window but its first.
+    /// The least `length` that is penalised, in tokens; 0 penalises every token of the window but its first.
     pub dry_allowed_length: usize,
     /// How many of the last tokens DRY looks at, those of the prompt too; `usize::MAX` for all.
     pub dry_window: usize,

@@ -29,11 +29,11 @@ fn probabilities_if(excludes: bool, logits: &[f32], sampling: &Sampling) -> Vec<
     let weight = |i: usize| ((f64::from(logits[i]) - max) / f64::from(sampling.temperature)).exp();
     keep_typical(&mut order, weight, sampling.typical_p.into());
     let total: f64 = order.iter().map(|&i| weight(i)).sum();
-    let mut sum = 0.0;
+    let (mut sum, most) = (0.0, weight(order[0]));
     order.retain(|&i| {
         let kept = sum < f64::from(sampling.top_p) * total;
         sum += weight(i);
-        kept && weight(i) >= f64::from(sampling.min_p)
+        kept && weight(i) >= f64::from(sampling.min_p) * most
     });
     let mut left: f64 = order.iter().map(|&i| weight(i)).sum();
     let top = order.iter().take_while(|&&i| weight(i) >= f64::from(sampling.xtc_threshold) * left).count();
@@ -104,6 +104,8 @@ fn draws_have_the_exact_probabilities() {
     draws_follow(&logits, &Sampling { top_p: 0.6, ..plain.clone() });
     draws_follow(&logits, &Sampling { min_p: 0.2, ..plain.clone() });
     draws_follow(&logits, &Sampling { typical_p: 0.4, ..plain.clone() });
+    // The most probable token is not among the most typical, and the others are measured by those that are.
+    draws_follow(&logits, &Sampling { typical_p: 0.1, min_p: 0.9, ..plain.clone() });
     draws_follow(&logits, &Sampling { typical_p: 0.8, top_p: 0.7, top_k: 30, temperature: 0.7, ..plain.clone() });
     for (xtc_probability, xtc_threshold) in [(1.0, 0.05), (0.3, 0.04), (0.5, 0.0), (1.0, 0.5), (1.0, 0.51)] {
         draws_follow(&logits, &Sampling { xtc_probability, xtc_threshold, ..plain.clone() });
@@ -409,7 +411,10 @@ proptest! {
     /// Whatever the parameters: a token comes, and one that is allowed.
     #[test]
     fn a_token_always_comes(
-        logits in prop::collection::vec(prop_oneof![-1e3f32..1e3, f32::MIN..=f32::MAX], 30),
+        logits in prop_oneof![
+            prop::collection::vec(-3.0f32..3.0, 30),
+            prop::collection::vec(prop_oneof![-1e3f32..1e3, f32::MIN..=f32::MAX], 30),
+        ],
         tokens in prop::collection::vec(0u32..30, 0..60),
         sampling in any_sampling(),
         (typical_p, xtc_threshold) in (prop_oneof![Just(f32::from_bits(1)), 0.01f32..=1.0], 0.0f32..=0.6),
