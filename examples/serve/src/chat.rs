@@ -37,7 +37,8 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let conversation = Conversation::take(&mut fields)?;
     fields.end()?;
     let prompt = prompt(served, &conversation, tools.as_ref(), true)?;
-    let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
+    let tasks =
+        parameters.requests(served, &prompt)?.map(|request| Task::Generate(Box::new(request))).collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
     let spelling = Spelling::of(served.template.as_ref());
     let style = Chat {

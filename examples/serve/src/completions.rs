@@ -55,7 +55,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     fields.end()?;
     let mut tasks = Vec::new();
     for prompt in &prompts {
-        tasks.extend(parameters.requests(served, &prompt.tokens)?.map(Task::Generate));
+        tasks.extend(parameters.requests(served, &prompt.tokens)?.map(|request| Task::Generate(Box::new(request))));
     }
     let (sequences, prompt_tokens) = (tasks.len(), prompts.iter().map(|prompt| prompt.tokens.len()).sum());
     let style = Plain {

@@ -1,7 +1,7 @@
-//! From logits to a token: pure functions over slices, no allocation once a [`Sampler`] is made.
+//! From logits to a token: pure functions over slices, no allocation once a [`Sampler`] is made, with [room](Sampler::reserve).
 //!
 //! The order of the stages: bias, penalties, DRY, what is allowed, temperature, top-k, typical, top-p, min-p, XTC, draw. It is
-//! that of transformers and vLLM where they have a stage, and for the others that of llama.cpp, which takes the temperature last.
+//! that of transformers and vLLM for what both have, and for the others that of llama.cpp, which takes the temperature last.
 //! Temperature 0 takes the most probable token after bias, penalties and DRY; of equals the one with the lowest id.
 //!
 //! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own

@@ -41,7 +41,7 @@ fn a_step_picks_what_the_sampler_would() {
 }
 
 #[test]
-fn what_a_device_does_not_know_is_not_passed_over() {
+fn what_only_the_host_does_is_not_passed_over() {
     let with = picked(&for_the_host());
     let off = |s: Sampling| Sampling { xtc_probability: 0.0, dry_multiplier: 0.0, typical_p: 1.0, ..s };
     let without = picked(&for_the_host().into_iter().map(off).collect::<Vec<_>>());
