@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let (mut first, mut tokens, adapter) = (None, 0, first_adapter(&engine));
     let request = Request {
         max_tokens: arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt_tokens)),
-        sampling: arguments.sampling.sampling(),
+        sampling: arguments.sampling.sampling(&engine)?,
         adapter: adapter.clone(),
         ..request
     };

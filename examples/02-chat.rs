@@ -108,7 +108,7 @@ impl Chat<'_> {
         let prompt_tokens = prompt.len();
         let request = Request {
             max_tokens: Some(fitting(self.arguments.max_tokens, &self.engine, prompt_tokens)),
-            sampling: self.arguments.sampling.sampling(),
+            sampling: self.arguments.sampling.sampling(&self.engine)?,
             adapter: first_adapter(&self.engine),
             ..Request::new(prompt)
         };

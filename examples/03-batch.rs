@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use llama_core::engine::{Engine, Event, Finish, Request, SequenceId};
+use llama_core::sample::Sampling;
 use llama_core::text::Specials;
 use llama_core::{Error, Result};
 use llama_examples::{
@@ -52,10 +53,11 @@ struct Entry {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut entries = read_prompts(arguments)?;
     let mut engine = arguments.model.load(arguments.sequences)?;
+    let sampling = arguments.sampling.sampling(&engine)?;
     let bar = bar(entries.len() as u64, "{bar:40} {pos}/{len} prompts, {elapsed}");
     let mut submitted = HashMap::new();
     for entry in &mut entries {
-        match submit(&mut engine, arguments, &entry.text) {
+        match submit(&mut engine, arguments, sampling.clone(), &entry.text) {
             Ok(id) => {
                 submitted.insert(id, entry);
             }
@@ -83,11 +85,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(outcome)
 }
 
-fn submit(engine: &mut Engine, arguments: &Arguments, prompt: &str) -> Result<SequenceId> {
+fn submit(engine: &mut Engine, arguments: &Arguments, sampling: Sampling, prompt: &str) -> Result<SequenceId> {
     let prompt = engine.encode(prompt, Specials::AsText)?;
     engine.submit(Request {
         max_tokens: Some(fitting(arguments.max_tokens, engine, prompt.len())),
-        sampling: arguments.sampling.sampling(),
+        sampling,
         adapter: first_adapter(engine),
         ..Request::new(prompt)
     })

@@ -175,9 +175,33 @@ pub struct SamplingArgs {
     /// Drop tokens less likely than this fraction of the likeliest
     #[arg(long, default_value_t = 0.0)]
     pub min_p: f32,
+    /// Choose among the tokens whose surprise is nearest what is expected, and that together have this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub typical_p: f32,
+    /// How often to drop the likeliest tokens, all but the least likely of those with the --xtc-threshold
+    #[arg(long, default_value_t = 0.0)]
+    pub xtc_probability: f32,
+    /// Probability from which on a token is one of these
+    #[arg(long, default_value_t = 0.1)]
+    pub xtc_threshold: f32,
     /// Above 1: tokens already seen become less likely
     #[arg(long, default_value_t = 1.0)]
     pub repetition_penalty: f32,
+    /// Above 0: a token that would continue a repetition becomes less likely, by this where that is --dry-allowed-length long
+    #[arg(long, default_value_t = 0.0)]
+    pub dry_multiplier: f32,
+    /// And by so many times more for each token that it is longer
+    #[arg(long, default_value_t = 1.75)]
+    pub dry_base: f32,
+    /// Tokens that may be repeated
+    #[arg(long, default_value_t = 2)]
+    pub dry_allowed_length: usize,
+    /// Look for repetitions in so many of the last tokens [default: all]
+    #[arg(long)]
+    pub dry_window: Option<usize>,
+    /// A repetition ends where a token contains this; may be given several times [default: line breaks, :, " and *]
+    #[arg(long)]
+    pub dry_breaker: Vec<String>,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -351,15 +375,34 @@ impl Use for LoadDrafter<'_> {
 
 impl SamplingArgs {
     /// The same, as the engine takes it.
-    pub fn sampling(&self) -> Sampling {
-        Sampling {
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a `--dry-breaker` that no token contains.
+    pub fn sampling(&self, engine: &Engine) -> Result<Sampling> {
+        Ok(Sampling {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,
+            typical_p: self.typical_p,
+            xtc_probability: self.xtc_probability,
+            xtc_threshold: self.xtc_threshold,
             repetition_penalty: self.repetition_penalty,
+            dry_multiplier: self.dry_multiplier,
+            dry_base: self.dry_base,
+            dry_allowed_length: self.dry_allowed_length,
+            dry_window: self.dry_window.unwrap_or(usize::MAX),
+            dry_breakers: self.dry_breakers(engine)?.into(),
             seed: self.seed,
             ..Sampling::greedy()
+        })
+    }
+
+    fn dry_breakers(&self, engine: &Engine) -> Result<Vec<u32>> {
+        match engine.tokenizer().filter(|_| self.dry_multiplier != 0.0) {
+            None => Ok(Vec::new()),
+            Some(tokenizer) if self.dry_breaker.is_empty() => Ok(tokenizer.dry_breakers()),
+            Some(tokenizer) => tokenizer.containing(&self.dry_breaker),
         }
     }
 }

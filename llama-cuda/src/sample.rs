@@ -2,7 +2,7 @@
 //!
 //! `kernels/sample.cu` says what the launches do. A draw needs some words, and as many more as its biases and its penalties'
 //! window have entries. Those share a buffer of fixed size; draws that do not fit it are left to the host, which picks the
-//! same tokens.
+//! same tokens, and so are draws that the kernels do not know ([`Sampling::needs_host`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ impl Picker {
         })
     }
 
-    /// Picks a token for each of `draws` out of the rows at `logits`. False, and nothing done, if there is no room for
-    /// their histories and biases.
+    /// Picks a token for each of `draws` out of the rows at `logits`. False, and nothing done, if one of them is the host's, or
+    /// there is no room for their histories and biases.
     pub fn pick(
         &mut self,
         device: &Arc<Device>,
@@ -95,6 +95,9 @@ impl Picker {
         out: &mut Vec<Result<u32, Refusal>>,
     ) -> Result<bool> {
         assert!(draws.len() <= self.capacity, "{} draws of {}", draws.len(), self.capacity);
+        if draws.iter().any(|draw| draw.sampling.needs_host()) {
+            return Ok(false);
+        }
         self.copied.wait()?;
         let Some(used) = self.write(draws) else { return Ok(false) };
         self.words.write_from(0, &self.host, 4 * used)?;
@@ -204,23 +207,48 @@ fn write_biases(
     Some(end)
 }
 
+/// Every field has its place here, or its reason not to: a new one is not passed over.
 fn params_of(draw: &Draw<'_>, vocab: usize, words: [usize; 4]) -> params::Draw {
-    let (s, [bias, bias_end, generated, history_end]) = (draw.sampling, words.map(|word| word as u32));
+    let &Sampling {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        seed,
+        // Laid out in words.
+        penalty_window: _,
+        logit_bias: _,
+        // Off, or the draw would be the host's.
+        typical_p: _,
+        xtc_probability: _,
+        xtc_threshold: _,
+        dry_multiplier: _,
+        dry_base: _,
+        dry_allowed_length: _,
+        dry_window: _,
+        dry_breakers: _,
+        // Of no concern to a draw.
+        logprobs: _,
+    } = draw.sampling;
+    let [bias, bias_end, generated, history_end] = words.map(|word| word as u32);
     params::Draw {
         row: draw.row as u32,
-        temperature: s.temperature,
-        top_k: if cuts(s.top_k, vocab) { s.top_k as u32 } else { 0 },
-        top_p: s.top_p,
-        min_p: s.min_p,
-        repetition: s.repetition_penalty,
-        presence: s.presence_penalty,
-        frequency: s.frequency_penalty,
+        temperature,
+        top_k: if cuts(top_k, vocab) { top_k as u32 } else { 0 },
+        top_p,
+        min_p,
+        repetition: repetition_penalty,
+        presence: presence_penalty,
+        frequency: frequency_penalty,
         history: bias_end,
         generated,
         history_end,
         bias: bias / 2,
         bias_end: bias_end / 2,
-        seed: [s.seed as u32, (s.seed >> 32) as u32],
+        seed: [seed as u32, (seed >> 32) as u32],
         position: [draw.position as u32, (draw.position >> 32) as u32],
         unused: [0; 3],
     }

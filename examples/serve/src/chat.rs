@@ -22,7 +22,6 @@ use crate::served::Served;
 use crate::texts::{Style, Texts, reason};
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
-use crate::worker::Task;
 
 /// What a request asks for.
 ///
@@ -30,7 +29,7 @@ use crate::worker::Task;
 /// A 400 that names the field.
 pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work> {
     refuse_what_is_lacking(&mut fields)?;
-    let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
+    let mut parameters = Parameters::take(served, &mut fields, bounds.choices)?;
     parameters.request.max_tokens = max_tokens(&mut fields)?;
     parameters.request.sampling.logprobs = logprobs(&mut fields)?;
     let tools = Tools::take(&mut fields, Layout::Nested)?;
@@ -40,7 +39,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let conversation = Conversation::take(&mut fields)?;
     fields.end()?;
     let prompt = prompt(served, &conversation, tools.as_ref(), turn)?;
-    let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect::<Vec<_>>();
+    let tasks = parameters.tasks(served, &prompt)?.collect::<Vec<_>>();
     let scored = parameters.request.sampling.logprobs.is_some();
     let style = Chat {
         tokenizer: scored.then(|| served.tokenizer.clone()),

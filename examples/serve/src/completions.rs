@@ -19,7 +19,6 @@ use crate::scores::Lists;
 use crate::served::Served;
 use crate::texts::{Style, Texts, reason};
 use crate::work::{Answer, Work};
-use crate::worker::Task;
 
 /// Tokens generated where a request does not say how many: OpenAI's default.
 const DEFAULT_TOKENS: usize = 16;
@@ -31,7 +30,7 @@ const DEFAULT_TOKENS: usize = 16;
 pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work> {
     fields.ignore(&["user"]);
     let echo = fields.flag("echo")?;
-    let mut parameters = Parameters::take(&mut fields, bounds.choices)?;
+    let mut parameters = Parameters::take(served, &mut fields, bounds.choices)?;
     let Parameters { choices, stream, .. } = parameters;
     let max_tokens = fields.integer("max_tokens", usize::from(!echo)..=usize::MAX)?;
     let best_of = fields.integer("best_of", 1..=bounds.choices)?;
@@ -65,7 +64,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     fields.end()?;
     let mut tasks = Vec::new();
     for prompt in &prompts {
-        tasks.extend(parameters.requests(served, &prompt.tokens)?.map(Task::Generate));
+        tasks.extend(parameters.tasks(served, &prompt.tokens)?);
     }
     let (texts, prompt_tokens) = ((prompts.len(), choices), prompts.iter().map(|prompt| prompt.tokens.len()).sum());
     let style = Plain {

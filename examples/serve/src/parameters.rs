@@ -4,7 +4,10 @@
 //! that nobody knows beforehand.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use llama_core::Error;
 use llama_core::engine::Request;
 use llama_core::sample::{MAX_LOGPROBS, Sampling};
 use serde_json::Value;
@@ -12,9 +15,13 @@ use serde_json::Value;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
 use crate::served::Served;
+use crate::worker::Task;
 
 /// Most tokens that `logit_bias` may name: each costs every step a little.
 const MAX_BIASES: usize = 1024;
+
+/// Most strings in `dry_sequence_breakers`: the whole vocabulary is looked through for each.
+const MAX_BREAKERS: usize = 16;
 
 /// What a request wants of each of its texts, and of how they are sent.
 pub struct Parameters {
@@ -30,11 +37,11 @@ pub struct Parameters {
 
 impl Parameters {
     /// Takes them out of `fields`, all but `max_tokens` and log-probabilities, which the two endpoints spell in their own ways.
-    pub fn take(fields: &mut Fields, max_choices: usize) -> Result<Self> {
+    pub fn take(served: &Served, fields: &mut Fields, max_choices: usize) -> Result<Self> {
         let stream = fields.flag("stream")?;
         let request = Request {
             min_tokens: fields.integer("min_tokens", 0..=usize::MAX)?.unwrap_or(0),
-            sampling: sampling(fields)?,
+            sampling: sampling(served, fields)?,
             stop_strings: stop_strings(fields)?,
             stop_tokens: fields.tokens("stop_token_ids")?,
             ignore_end: fields.flag("ignore_eos")?,
@@ -49,7 +56,7 @@ impl Parameters {
     ///
     /// # Errors
     /// `context_length_exceeded` if that cannot fit.
-    pub fn requests(&self, served: &Served, prompt: &[u32]) -> Result<impl Iterator<Item = Request>> {
+    pub fn tasks(&self, served: &Served, prompt: &[u32]) -> Result<impl Iterator<Item = Task>> {
         let generated = self.request.max_tokens.unwrap_or(1);
         if prompt.len().saturating_add(generated) > served.context {
             return Err(ApiError::overflow(prompt.len(), generated, served.context));
@@ -57,25 +64,27 @@ impl Parameters {
         Ok((0..self.choices as u64).map(move |choice| {
             let mut request = Request { prompt: prompt.to_vec(), ..self.request.clone() };
             request.sampling.seed = request.sampling.seed.wrapping_add(choice);
-            request
+            Task::Generate(Box::new(request))
         }))
     }
 }
 
 /// `logprobs` and `top_logprobs` are not among them: endpoints differ in those.
-fn sampling(fields: &mut Fields) -> Result<Sampling> {
-    let mut number = |name, range, default| -> Result<f32> {
-        Ok(fields.number(name, range)?.map_or(default, |number| number as f32))
-    };
+fn sampling(served: &Served, fields: &mut Fields) -> Result<Sampling> {
+    let dry = dry(served, fields)?;
+    let mut number = |name, range, default| number(fields, name, range, default);
     let sampling = Sampling {
         temperature: number("temperature", 0.0..=2.0, 1.0)?,
         // 0 leaves the likeliest token, as the smallest positive number does.
         top_p: number("top_p", 0.0..=1.0, 1.0)?.max(f32::MIN_POSITIVE),
         min_p: number("min_p", 0.0..=1.0, 0.0)?,
+        typical_p: number("typical_p", 0.0..=1.0, 1.0)?.max(f32::MIN_POSITIVE),
+        xtc_probability: number("xtc_probability", 0.0..=1.0, 0.0)?,
+        xtc_threshold: number("xtc_threshold", 0.0..=1.0, 0.1)?,
         presence_penalty: number("presence_penalty", -2.0..=2.0, 0.0)?,
         frequency_penalty: number("frequency_penalty", -2.0..=2.0, 0.0)?,
         repetition_penalty: number("repetition_penalty", 0.01..=100.0, 1.0)?,
-        ..Sampling::greedy()
+        ..dry
     };
     Ok(Sampling {
         top_k: fields.integer("top_k", 0..=u32::MAX as usize)?.unwrap_or(0),
@@ -83,6 +92,42 @@ fn sampling(fields: &mut Fields) -> Result<Sampling> {
         seed: seed(fields)?,
         ..sampling
     })
+}
+
+/// What keeps a text from repeating itself, in llama.cpp's words. Breakers are looked for only where there is something to break.
+fn dry(served: &Served, fields: &mut Fields) -> Result<Sampling> {
+    let dry_multiplier = number(fields, "dry_multiplier", 0.0..=100.0, 0.0)?;
+    let dry_breakers = match breakers(fields)? {
+        _ if dry_multiplier == 0.0 => Arc::default(),
+        None => served.dry_breakers().clone(),
+        Some(texts) => {
+            let refused = |error: Error| ApiError::value("dry_sequence_breakers", error.to_string());
+            served.tokenizer.containing(&texts).map_err(refused)?.into()
+        }
+    };
+    let window = |value: &Value| value.as_i64().filter(|&last| last >= -1);
+    let window = fields.checked("dry_penalty_last_n", "an integer, -1 for all tokens, or at least 0", window)?;
+    Ok(Sampling {
+        dry_multiplier,
+        dry_base: number(fields, "dry_base", 1.0..=100.0, 1.75)?,
+        dry_allowed_length: fields.integer("dry_allowed_length", 0..=u32::MAX as usize)?.unwrap_or(2),
+        dry_window: window.map_or(usize::MAX, |last| usize::try_from(last).unwrap_or(usize::MAX)),
+        dry_breakers,
+        ..Sampling::greedy()
+    })
+}
+
+fn number(fields: &mut Fields, name: &str, range: RangeInclusive<f64>, default: f32) -> Result<f32> {
+    Ok(fields.number(name, range)?.map_or(default, |number| number as f32))
+}
+
+/// The strings that end a repetition, if the request has any of its own.
+fn breakers(fields: &mut Fields) -> Result<Option<Vec<String>>> {
+    let read = |value: &Value| {
+        let texts = value.as_array().filter(|texts| texts.len() <= MAX_BREAKERS)?;
+        texts.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
+    };
+    fields.checked("dry_sequence_breakers", &format!("a list of strings, at most {MAX_BREAKERS}"), read)
 }
 
 /// Any 64-bit integer, with or without sign.
@@ -138,4 +183,4 @@ fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool> {
 }
 
 /// How many alternatives may be asked for with each token.
-pub const ALTERNATIVES: std::ops::RangeInclusive<usize> = 0..=MAX_LOGPROBS;
+pub const ALTERNATIVES: RangeInclusive<usize> = 0..=MAX_LOGPROBS;

@@ -24,6 +24,8 @@ pub struct Served {
     pub ends: Vec<u32>,
     /// What JSON is in its tokens, once somebody has asked for any.
     grammars: OnceLock<Grammars>,
+    /// Tokens that end a repetition, once somebody has asked for any.
+    breakers: OnceLock<Arc<[u32]>>,
     /// Positions of one sequence, prompt and generated.
     pub context: usize,
     /// Tokens that the model has.
@@ -63,6 +65,7 @@ impl Served {
             template,
             ends: engine.end_tokens().to_vec(),
             grammars: OnceLock::new(),
+            breakers: OnceLock::new(),
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: engine.model().config().vocab,
             labels: engine.labels().to_vec(),
@@ -75,6 +78,11 @@ impl Served {
     /// What requests may call a model: its own name, then its adapters'.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.name.as_str()).chain(self.adapters.iter().map(String::as_str))
+    }
+
+    /// What ends a repetition where a request does not say.
+    pub fn dry_breakers(&self) -> &Arc<[u32]> {
+        self.breakers.get_or_init(|| self.tokenizer.dry_breakers().into())
     }
 
     /// What JSON is in the model's tokens. Who asks first waits half a second; two who do so at once both make it.

@@ -22,7 +22,7 @@ use crate::mailbox::Sender;
 /// What one sequence is to do.
 pub enum Task {
     /// Continue a prompt.
-    Generate(Request),
+    Generate(Box<Request>),
     /// Give a prompt's vector.
     Embed(Embed),
     /// Give the scores of the model's labels for a prompt.
@@ -117,7 +117,7 @@ impl Worker {
         let mut ids = Vec::with_capacity(tasks.len());
         for task in tasks {
             let id = match task {
-                Task::Generate(request) => self.engine.submit(request),
+                Task::Generate(request) => self.engine.submit(*request),
                 Task::Embed(embed) => self.engine.submit_embed(embed),
                 Task::Classify(prompt) => self.engine.submit_classify(prompt),
             };

@@ -55,7 +55,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut engine = arguments.model.load(1)?;
     let grammar = Some(grammar(&Grammars::of(&engine)?, &arguments.grammar)?);
     let prompt = engine.encode(&arguments.prompt, Specials::AsText)?;
-    let sampling = arguments.sampling.sampling();
+    let sampling = arguments.sampling.sampling(&engine)?;
     let max_tokens = arguments.max_tokens.map(|wanted| fitting(wanted, &engine, prompt.len()));
     let adapter = first_adapter(&engine);
     let request = Request { max_tokens, sampling, grammar, adapter, ..Request::new(prompt) };

@@ -57,6 +57,11 @@ impl Manner {
         self.sampling.logprobs
     }
 
+    /// Whether drawing takes what only the host's sampler does.
+    pub fn needs_host(&self) -> bool {
+        self.sampling.needs_host()
+    }
+
     fn early(&self, position: usize) -> Option<&Early> {
         self.early.as_ref().filter(|early| position < early.until)
     }

@@ -355,8 +355,8 @@ impl Engine {
         result
     }
 
-    /// Runs the model. Tokens are picked where the logits are; only sequences that want log-probabilities have the step's
-    /// logits brought here.
+    /// Runs the model. Tokens are picked where the logits are; only sequences that want log-probabilities, keep to a grammar or
+    /// draw as only the host's sampler does have the step's logits brought here.
     fn sample(&mut self) -> Result<()> {
         let mut draws = emptied(std::mem::take(&mut self.draws));
         let (mut row, mut wants_logits) = (0, false);
@@ -440,7 +440,7 @@ pub(crate) fn bytes(limits: &Limits, config: &Config, options: &EngineOptions) -
     let lists = (batch + sequences + draws + drafts) as u64;
     let states = if options.embeds(config) { states_bytes(limits, config) } else { 0 };
     let rows = [logits_bytes(limits, vocab), states, Classifier::bytes(config)];
-    let rest = [BlockPool::bytes(limits.blocks), Sampler::bytes(vocab), Allowed::bytes(vocab), lists];
+    let rest = [BlockPool::bytes(limits.blocks), Sampler::bytes(vocab, limits.context), Allowed::bytes(vocab), lists];
     rows.into_iter().chain(rest).fold(0, u64::saturating_add)
 }
 
@@ -464,6 +464,7 @@ fn roomy_outputs(limits: &Limits, vocab: usize) -> Result<Outputs> {
     let refused = |_| Error::refused("the engine's logits", logits_bytes(limits, vocab), "the sequences or the chunk");
     outputs.logits.try_reserve_exact(limits.outputs.saturating_mul(vocab)).map_err(refused)?;
     outputs.picks.reserve_exact(limits.outputs);
+    outputs.sampler.reserve(limits.context);
     Ok(outputs)
 }
 

@@ -246,8 +246,8 @@ impl Sequence {
         self.outputs(self.chunk)
     }
 
-    /// Whether a row of the planned chunk has to come to the host: to score the prompt, to report log-probabilities or to keep to
-    /// a grammar.
+    /// Whether a row of the planned chunk has to come to the host: to score the prompt, to report log-probabilities, to keep to a
+    /// grammar or to be drawn from as only the host's sampler does.
     /// Who was preempted may have scored the chunk's first rows before.
     pub fn wants_logits(&self) -> bool {
         let start = self.table.computed();
@@ -271,9 +271,10 @@ impl Sequence {
         picked.enumerate().map(move |(i, position)| self.draw(row + i, position))
     }
 
-    /// Whether its tokens may be picked where the logits are: nothing but the tokens is wanted, and any may come.
+    /// Whether its tokens may be picked where the logits are: nothing but the tokens is wanted, any may come, and whoever samples
+    /// there knows how to.
     fn picks_elsewhere(&self) -> bool {
-        self.manner.logprobs().is_none() && self.grammar.is_none()
+        self.manner.logprobs().is_none() && self.grammar.is_none() && !self.manner.needs_host()
     }
 
     fn draw(&self, row: usize, position: usize) -> Draw<'_> {

@@ -2,11 +2,12 @@
 
 use super::{History, Sampling};
 
-/// How often a token occurs in the window.
+/// What is noted of a token of the window.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tally {
-    seen: bool,
-    generated: u32,
+    pub seen: bool,
+    /// For penalties, how often it was generated; for DRY, the length of the longest match that it would continue.
+    pub number: u32,
 }
 
 /// Adds the biases, then applies the penalties. `tally` is all zeros, one for each token, and is left so.
@@ -17,17 +18,17 @@ pub(super) fn adjust(logits: &mut [f32], sampling: &Sampling, history: History<'
     if !sampling.penalises() {
         return;
     }
-    let window = history.tokens.len().saturating_sub(sampling.penalty_window)..history.tokens.len();
+    let window = history.start(sampling.penalty_window)..history.tokens.len();
     for i in window.clone() {
         let tally = &mut tally[history.tokens[i] as usize];
         tally.seen = true;
-        tally.generated += u32::from(i >= history.prompt);
+        tally.number += u32::from(i >= history.prompt);
     }
     for &token in &history.tokens[window] {
         let tally = std::mem::take(&mut tally[token as usize]);
         if tally.seen {
             let logit = &mut logits[token as usize];
-            *logit = penalised(*logit, sampling, tally.generated);
+            *logit = penalised(*logit, sampling, tally.number);
         }
     }
 }
@@ -51,7 +52,7 @@ mod tests {
         let mut logits = logits.to_vec();
         let mut tally = vec![Tally::default(); logits.len()];
         adjust(&mut logits, sampling, History { tokens, prompt }, &mut tally);
-        assert!(tally.iter().all(|t| !t.seen && t.generated == 0), "the tally must be left clean");
+        assert!(tally.iter().all(|t| !t.seen && t.number == 0), "the tally must be left clean");
         logits
     }
 

@@ -8,16 +8,25 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
+/// What a random number is for. A word of the counter, so that the numbers of one do not depend on those of another.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stream {
+    /// Which token is drawn.
+    Draw = 0,
+    /// Whether the most probable tokens are excluded.
+    Exclude = 1,
+}
+
 /// The 64 random bits that belong to a seed and a position.
-pub(super) fn bits(seed: u64, position: u64) -> u64 {
-    let words = philox([position as u32, (position >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
+pub(super) fn bits(seed: u64, position: u64, stream: Stream) -> u64 {
+    let counter = [position as u32, (position >> 32) as u32, stream as u32, 0];
+    let words = philox(counter, [seed as u32, (seed >> 32) as u32]);
     u64::from(words[0]) << 32 | u64::from(words[1])
 }
 
 /// The uniform number in `[0, 1)` that belongs to a seed and a position; a multiple of 2^-53.
-#[cfg(test)]
-pub(super) fn uniform(seed: u64, position: u64) -> f64 {
-    (bits(seed, position) >> 11) as f64 / (1u64 << 53) as f64
+pub(super) fn uniform(seed: u64, position: u64, stream: Stream) -> f64 {
+    (bits(seed, position, stream) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -56,17 +65,20 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_seed_and_position_counts() {
-        let draws = (0..64).flat_map(|bit| [uniform(1 << bit, 0), uniform(0, 1 << bit)]).chain([uniform(0, 0)]);
+    fn every_bit_of_seed_and_position_counts_and_so_does_the_stream() {
+        let draws = [Stream::Draw, Stream::Exclude].into_iter().flat_map(|stream| {
+            let bits = (0..64).flat_map(move |bit| [uniform(1 << bit, 0, stream), uniform(0, 1 << bit, stream)]);
+            bits.chain([uniform(0, 0, stream)])
+        });
         let mut bits: Vec<u64> = draws.map(f64::to_bits).collect();
         bits.sort_unstable();
         bits.dedup();
-        assert_eq!(bits.len(), 129);
+        assert_eq!(bits.len(), 2 * 129);
     }
 
     #[test]
     fn draws_are_spread_evenly() {
-        let mean = (0..100_000).map(|p| uniform(7, p)).sum::<f64>() / 1e5;
+        let mean = (0..100_000).map(|p| uniform(7, p, Stream::Draw)).sum::<f64>() / 1e5;
         assert!((mean - 0.5).abs() < 5.0 * (1.0f64 / 12.0 / 1e5).sqrt(), "{mean}");
     }
 }

@@ -1,5 +1,7 @@
 //! The sampler against exact probabilities, against a plain implementation of its definition, and at its limits.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -9,8 +11,15 @@ fn sample(logits: &[f32], sampling: &Sampling, position: u64) -> u32 {
     Sampler::new(logits.len()).sample(logits, sampling, History::default(), position).expect("a token").token
 }
 
-/// Exact probabilities of every token, in f64 and by sorting everything.
+/// Exact probabilities of every token, in f64 and by sorting everything: those with the top choices excluded as often as that
+/// happens.
 fn probabilities(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
+    let often = f64::from(sampling.xtc_probability);
+    let [with, without] = [true, false].map(|excludes| probabilities_if(excludes, logits, sampling));
+    with.iter().zip(&without).map(|(with, without)| often * with + (1.0 - often) * without).collect()
+}
+
+fn probabilities_if(excludes: bool, logits: &[f32], sampling: &Sampling) -> Vec<f64> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).expect("no NaN").then(a.cmp(&b)));
     if sampling.top_k > 0 {
@@ -18,14 +27,20 @@ fn probabilities(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
     }
     let max = f64::from(logits[order[0]]);
     let weight = |i: usize| ((f64::from(logits[i]) - max) / f64::from(sampling.temperature)).exp();
+    keep_typical(&mut order, weight, sampling.typical_p.into());
     let total: f64 = order.iter().map(|&i| weight(i)).sum();
-    let mut sum = 0.0;
+    let (mut sum, most) = (0.0, weight(order[0]));
     order.retain(|&i| {
         let kept = sum < f64::from(sampling.top_p) * total;
         sum += weight(i);
-        kept && weight(i) >= f64::from(sampling.min_p)
+        kept && weight(i) >= f64::from(sampling.min_p) * most
     });
-    let left: f64 = order.iter().map(|&i| weight(i)).sum();
+    let mut left: f64 = order.iter().map(|&i| weight(i)).sum();
+    let top = order.iter().take_while(|&&i| weight(i) >= f64::from(sampling.xtc_threshold) * left).count();
+    if excludes && top > 1 {
+        order.drain(..top - 1);
+        left = order.iter().map(|&i| weight(i)).sum();
+    }
     let mut p = vec![0.0; logits.len()];
     for i in order {
         p[i] = weight(i) / left;
@@ -33,8 +48,25 @@ fn probabilities(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
     p
 }
 
+/// Keeps those whose surprise is nearest the entropy, in their order.
+fn keep_typical(order: &mut Vec<usize>, weight: impl Fn(usize) -> f64, p: f64) {
+    let total: f64 = order.iter().map(|&i| weight(i)).sum();
+    let surprise = |i: usize| -(weight(i) / total).ln();
+    let entropy: f64 = order.iter().map(|&i| weight(i) / total * surprise(i)).sum();
+    let distance = |i: usize| (surprise(i) - entropy).abs();
+    let mut nearest = order.clone();
+    nearest.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)).then(a.cmp(&b)));
+    let mut sum = 0.0;
+    nearest.retain(|&i| {
+        let kept = p == 1.0 || sum < p * total;
+        sum += weight(i);
+        kept
+    });
+    order.retain(|i| nearest.contains(i));
+}
+
 fn some_logits(vocab: usize) -> Vec<f32> {
-    (0..vocab).map(|i| 4.0 * philox::uniform(99, i as u64) as f32).collect()
+    (0..vocab).map(|i| 4.0 * philox::uniform(99, i as u64, Stream::Draw) as f32).collect()
 }
 
 /// Pearson's statistic of 100,000 draws stays within five standard deviations of its mean, the degrees of freedom.
@@ -71,7 +103,95 @@ fn draws_have_the_exact_probabilities() {
     draws_follow(&logits, &Sampling { top_k: 7, ..plain.clone() });
     draws_follow(&logits, &Sampling { top_p: 0.6, ..plain.clone() });
     draws_follow(&logits, &Sampling { min_p: 0.2, ..plain.clone() });
+    draws_follow(&logits, &Sampling { typical_p: 0.4, ..plain.clone() });
+    // The most probable token is not among the most typical, and the others are measured by those that are.
+    draws_follow(&logits, &Sampling { typical_p: 0.1, min_p: 0.9, ..plain.clone() });
+    draws_follow(&logits, &Sampling { typical_p: 0.8, top_p: 0.7, top_k: 30, temperature: 0.7, ..plain.clone() });
+    for (xtc_probability, xtc_threshold) in [(1.0, 0.05), (0.3, 0.04), (0.5, 0.0), (1.0, 0.5), (1.0, 0.51)] {
+        draws_follow(&logits, &Sampling { xtc_probability, xtc_threshold, ..plain.clone() });
+        draws_follow(
+            &logits,
+            &Sampling { xtc_probability, xtc_threshold, min_p: 0.4, temperature: 0.5, ..plain.clone() },
+        );
+    }
     draws_follow(&logits, &Sampling { temperature: 1.7, top_k: 20, top_p: 0.8, min_p: 0.3, seed: 1 << 40, ..plain });
+}
+
+/// Off, whatever the other parameters of a sampler that is off say; and on, with limits that change nothing.
+#[test]
+fn what_is_off_changes_no_token() {
+    let logits = some_logits(300);
+    let tokens: Vec<u32> = (0..400).map(|i| i % 7).collect();
+    let history = History { tokens: &tokens, prompt: 10 };
+    let plain = Sampling { temperature: 0.8, top_p: 0.95, seed: 9, ..Sampling::greedy() };
+    let dry = Sampling { dry_multiplier: 9.0, ..plain.clone() };
+    let mut sampler = Sampler::new(300);
+    for sampling in [
+        Sampling { xtc_threshold: 0.0, dry_base: 9.0, dry_allowed_length: 0, ..plain.clone() },
+        Sampling { xtc_probability: 1.0, xtc_threshold: 0.51, ..plain.clone() },
+        Sampling { dry_window: 0, dry_allowed_length: 0, ..dry.clone() },
+        Sampling { dry_window: 1, ..dry.clone() },
+        Sampling { dry_allowed_length: 400, ..dry.clone() },
+        Sampling { dry_breakers: (0..7).collect(), ..dry.clone() },
+    ] {
+        for position in 0..200 {
+            let drawn = [&sampling, &plain].map(|sampling| sampler.pick(&logits, sampling, history, position));
+            assert_eq!(drawn[0], drawn[1], "{sampling:?}");
+        }
+    }
+    // Whether top choices are excluded does not move the number that is drawn with: who is excluded nowhere draws the same.
+    let rare = Sampling { xtc_probability: 0.5, xtc_threshold: 0.0, top_k: 1, ..plain };
+    assert!((0..50).all(|p| sampler.pick(&logits, &rare, history, p) == Ok(greatest(&logits).expect("one"))));
+}
+
+/// A repetition ends where its continuation costs more than another token, drawn or not; and what only DRY forbids may come if
+/// nothing else may.
+#[test]
+fn dry_ends_a_repetition() {
+    let mut logits = vec![0.0; 10];
+    logits[3] = 5.0;
+    let tokens = [1, 2, 3, 1, 2, 3, 1, 2];
+    let pick = |sampling: &Sampling, prompt| {
+        Sampler::new(10).pick(&logits, sampling, History { tokens: &tokens, prompt }, 7).expect("a token")
+    };
+    for temperature in [0.0, 1e-3] {
+        let dry = Sampling { temperature, dry_multiplier: 0.8, ..Sampling::greedy() };
+        for prompt in [0, 8] {
+            assert_eq!(pick(&Sampling { dry_multiplier: 0.1, ..dry.clone() }, prompt), 3, "0.1 * 1.75^3 is little");
+            assert_eq!(pick(&Sampling { dry_breakers: Arc::from([2]), ..dry.clone() }, prompt), 3);
+        }
+        let strong = Sampling { dry_multiplier: f32::MAX, dry_base: f32::MAX, ..dry.clone() };
+        assert_ne!(pick(&strong, 0), 3);
+        let logit_bias = (0..10).filter(|&token| token != 3).map(|token| (token, f32::NEG_INFINITY)).collect();
+        assert_eq!(pick(&Sampling { logit_bias, ..strong }, 0), 3);
+    }
+}
+
+/// Of the allowed tokens only: what is not allowed is no top choice, and something is left.
+#[test]
+fn top_choices_and_typical_tokens_are_those_allowed() {
+    let logits = some_logits(64);
+    let mut sampler = Sampler::new(64);
+    let sampling = Sampling {
+        temperature: 1.0,
+        typical_p: 0.5,
+        xtc_probability: 1.0,
+        xtc_threshold: 0.0,
+        dry_multiplier: f32::MAX,
+        dry_allowed_length: 0,
+        ..Sampling::greedy()
+    };
+    let tokens: Vec<u32> = (0..64).collect();
+    let history = History { tokens: &tokens, prompt: 0 };
+    for lone in 0..64 {
+        let mut allowed = Allowed::none(64);
+        allowed.allow(lone);
+        let sampled = sampler.sample_allowed(&logits, &sampling, history, u64::from(lone), &allowed).expect("a token");
+        assert_eq!(sampled.token, lone);
+        allowed.allow(63 - lone);
+        let sampled = sampler.sample_allowed(&logits, &sampling, history, u64::from(lone), &allowed).expect("a token");
+        assert!(allowed.allows(sampled.token));
+    }
 }
 
 #[test]
@@ -199,8 +319,12 @@ fn draws_are_the_same_on_every_machine() {
     let logits = some_logits(1000);
     let sampling =
         Sampling { temperature: 0.9, top_k: 400, top_p: 0.97, min_p: 0.01, seed: 2026, ..Sampling::greedy() };
-    let tokens: Vec<u32> = (0..12).map(|p| sample(&logits, &sampling, p)).collect();
-    assert_eq!(tokens, [476, 987, 716, 742, 670, 325, 994, 810, 670, 849, 343, 519]);
+    let drawn = |sampling: &Sampling| (0..12).map(|p| sample(&logits, sampling, p)).collect::<Vec<u32>>();
+    assert_eq!(drawn(&sampling), [476, 987, 716, 742, 670, 325, 994, 810, 670, 849, 343, 519]);
+    let typical = Sampling { typical_p: 0.6, ..sampling.clone() };
+    assert_eq!(drawn(&typical), [415, 982, 679, 702, 618, 306, 982, 785, 628, 823, 321, 498]);
+    let excluding = Sampling { xtc_probability: 0.5, xtc_threshold: 0.003, ..sampling };
+    assert_eq!(drawn(&excluding), [476, 987, 689, 718, 635, 267, 994, 810, 670, 848, 277, 481]);
 }
 
 #[test]
@@ -216,6 +340,11 @@ fn bad_parameters_are_named_with_value_and_range() {
         fails("top_p", s, Sampling { top_p: v, ..good() });
         fails("min_p", s, Sampling { min_p: v, ..good() });
         fails("repetition_penalty", s, Sampling { repetition_penalty: v, ..good() });
+        fails("typical_p", s, Sampling { typical_p: v, ..good() });
+        fails("xtc_probability", s, Sampling { xtc_probability: v, ..good() });
+        fails("xtc_threshold", s, Sampling { xtc_threshold: v, ..good() });
+        fails("dry_multiplier", s, Sampling { dry_multiplier: v, ..good() });
+        fails("dry_base", s, Sampling { dry_base: v, ..good() });
         let v = if v == -0.5 { -2.5 } else { v };
         let s = if v == -2.5 { "-2.5" } else { s };
         fails("presence_penalty", s, Sampling { presence_penalty: v, ..good() });
@@ -225,6 +354,14 @@ fn bad_parameters_are_named_with_value_and_range() {
     fails("top_p", "1.5", Sampling { top_p: 1.5, ..good() });
     fails("min_p", "1.5", Sampling { min_p: 1.5, ..good() });
     fails("repetition_penalty", "0", Sampling { repetition_penalty: 0.0, ..good() });
+    fails("typical_p", "0", Sampling { typical_p: 0.0, ..good() });
+    fails("typical_p", "1.5", Sampling { typical_p: 1.5, ..good() });
+    fails("xtc_probability", "1.5", Sampling { xtc_probability: 1.5, ..good() });
+    fails("xtc_threshold", "1.5", Sampling { xtc_threshold: 1.5, ..good() });
+    fails("dry_base", "0.9", Sampling { dry_base: 0.9, ..good() });
+    fails("dry_breakers", "10", Sampling { dry_breakers: Arc::from([3, 10]), ..good() });
+    fails("dry_breakers", "[.., 4, 3, ..]", Sampling { dry_breakers: Arc::from([1, 4, 3]), ..good() });
+    fails("dry_breakers", "[.., 3, 3, ..]", Sampling { dry_breakers: Arc::from([3, 3]), ..good() });
     fails("logprobs", "21", Sampling { logprobs: Some(21), ..good() });
     fails("logit_bias", "(10, 1)", Sampling { logit_bias: vec![(0, 1.0), (10, 1.0)], ..good() });
     for (v, s) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (101.0, "101")] {
@@ -269,6 +406,31 @@ proptest! {
             };
             prop_assert!(probabilities(&logits, &wider)[token] > 0.0, "{sampling:?} drew {token}");
         }
+    }
+
+    /// Whatever the parameters: a token comes, and one that is allowed.
+    #[test]
+    fn a_token_always_comes(
+        logits in prop_oneof![
+            prop::collection::vec(-3.0f32..3.0, 30),
+            prop::collection::vec(prop_oneof![-1e3f32..1e3, f32::MIN..=f32::MAX], 30),
+        ],
+        tokens in prop::collection::vec(0u32..30, 0..60),
+        sampling in any_sampling(),
+        (typical_p, xtc_threshold) in (prop_oneof![Just(f32::from_bits(1)), 0.01f32..=1.0], 0.0f32..=0.6),
+        (dry_multiplier, dry_base) in (prop_oneof![0.0f32..5.0, 0.0f32..=f32::MAX], prop_oneof![1.0f32..3.0, 1.0f32..=f32::MAX]),
+        (dry_allowed_length, dry_window, lone) in (0usize..4, 0usize..80, 0u32..30),
+    ) {
+        let dry = Sampling { dry_multiplier, dry_base, dry_allowed_length, dry_window, ..sampling };
+        let sampling = Sampling { typical_p, xtc_probability: 1.0, xtc_threshold, ..dry };
+        sampling.validate(30).expect("valid");
+        let history = History { tokens: &tokens, prompt: tokens.len() / 2 };
+        let mut sampler = Sampler::new(30);
+        prop_assert!(sampler.pick(&logits, &sampling, history, 0).is_ok());
+        let mut allowed = Allowed::none(30);
+        allowed.allow(lone);
+        let sampled = sampler.sample_allowed(&logits, &sampling, history, 0, &allowed).map(|sampled| sampled.token);
+        prop_assert_eq!(sampled, Ok(lone));
     }
 
     #[test]

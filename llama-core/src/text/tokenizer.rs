@@ -178,6 +178,39 @@ impl Tokenizer {
         Ok(&self.pieces[start..self.ends[i]])
     }
 
+    /// What [`Sampling::dry_breakers`](crate::sample::Sampling::dry_breakers) usually are: the tokens with a line break, a colon,
+    /// a quotation mark or an asterisk, as in llama.cpp. Looks through the whole vocabulary.
+    pub fn dry_breakers(&self) -> Vec<u32> {
+        const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+        let breaks = |id: &u32| self.piece(*id).is_ok_and(|piece| BREAKERS.iter().any(|text| contains(piece, text)));
+        (0..self.vocab() as u32).filter(breaks).collect()
+    }
+
+    /// Every token whose piece contains one of `texts`, ascending. Looks through the whole vocabulary for each.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a text that is empty, or that no token contains: it would find nothing.
+    pub fn containing(&self, texts: &[impl AsRef<str>]) -> Result<Vec<u32>> {
+        let refused = |text: &str, problem| Err(Error::parameter("text", format!("{text:?}"), problem));
+        let mut ids = Vec::new();
+        for text in texts.iter().map(AsRef::as_ref) {
+            let before = ids.len();
+            for id in 0..self.vocab() as u32 {
+                if contains(self.piece(id)?, text) {
+                    ids.push(id);
+                }
+            }
+            match ids.len() - before {
+                _ if text.is_empty() => return refused(text, "must not be empty"),
+                0 => return refused(text, "must be within a token; none contains it"),
+                _ => {}
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
     /// The ids of `text`, without begin or end of sequence.
     ///
     /// # Errors
@@ -325,6 +358,10 @@ impl Tokenizer {
         let text = bytes.strip_prefix(b" ").filter(|_| self.adds_space()).unwrap_or(&bytes);
         Ok(String::from_utf8_lossy(text).into_owned())
     }
+}
+
+fn contains(piece: &[u8], text: &str) -> bool {
+    !text.is_empty() && piece.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 /// Whether encoding puts a space in front of a segment.

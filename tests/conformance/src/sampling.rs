@@ -22,6 +22,20 @@ fn samplings(vocab: usize) -> Vec<Sampling> {
     ]
 }
 
+/// What a backend may leave to the host. In a list of their own, since one of them may take a step's draws with it.
+fn for_the_host() -> Vec<Sampling> {
+    let warm = |seed| Sampling { temperature: 0.9, seed, ..Sampling::greedy() };
+    let dry = Sampling { dry_multiplier: 4.0, dry_allowed_length: 0, ..warm(9) };
+    vec![
+        Sampling { typical_p: 0.3, ..warm(10) },
+        Sampling { xtc_probability: 0.7, xtc_threshold: 0.01, ..warm(11) },
+        dry.clone(),
+        Sampling { temperature: 0.0, ..dry.clone() },
+        Sampling { typical_p: 0.9, xtc_probability: 1.0, xtc_threshold: 0.0, top_k: 9, ..dry },
+        warm(12),
+    ]
+}
+
 /// `[samplings, vocab]` logits: ordinary ones, and rows of equals, of infinities and with a NaN.
 fn logits(random: &mut Random, rows: usize, vocab: usize) -> Vec<f32> {
     let mut logits: Vec<f32> = random.floats(rows * vocab).iter().map(|x| x * 6.0).collect();
@@ -41,8 +55,9 @@ impl<S: Subject> Suite<S> {
     /// Every way of sampling, on rows in another order than the draws', one of them twice.
     pub fn tokens_are_the_samplers(&self) {
         let mut random = Random(8);
-        for &&vocab in &self.pick(&[37usize, 512, 5000], &[0, 1]) {
-            let samplings = samplings(vocab);
+        let vocabs = self.pick(&[37usize, 512, 5000], &[0, 1]);
+        let cases = vocabs.iter().flat_map(|&&vocab| [(vocab, samplings(vocab)), (vocab, for_the_host())]);
+        for (vocab, samplings) in cases {
             let rows = samplings.len();
             let values = logits(&mut random, rows, vocab);
             let tokens: Vec<u32> = (0..20).map(|_| random.below(vocab) as u32).collect();

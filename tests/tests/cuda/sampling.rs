@@ -59,7 +59,8 @@ fn picks_what_the_cpu_picks(capability: Capability, samplings: &[Sampling], toke
             .unwrap_or_else(|error| panic!("{error}: {:?}", driver.last_finding()));
         assert_eq!(format!("{:?}", outputs.picks), expected);
     }
-    assert_eq!(outputs.logits.is_empty(), tokens.len() < 100_000, "logits stay where they are if they can");
+    let host = tokens.len() >= 100_000 || samplings.iter().any(Sampling::needs_host);
+    assert_eq!(outputs.logits.is_empty(), !host, "logits stay where they are if they can");
     driver
 }
 
@@ -92,6 +93,27 @@ fn a_history_without_room_is_left_to_the_host() {
     let penalised = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
     let driver = picks_what_the_cpu_picks(Capability::AMPERE, &[penalised, Sampling::greedy()], &tokens);
     assert_eq!(driver.mock().and_then(|mock| mock.launches().remove("sample_adjust")), None);
+}
+
+#[test]
+fn draws_that_the_kernels_do_not_know_are_left_to_the_host() {
+    let warm = Sampling { temperature: 0.9, seed: 1, ..Sampling::greedy() };
+    for sampling in [
+        Sampling { typical_p: 0.5, ..warm.clone() },
+        Sampling { xtc_probability: 1.0, xtc_threshold: 0.0, ..warm.clone() },
+        Sampling { dry_multiplier: 1e3, dry_allowed_length: 0, ..Sampling::greedy() },
+    ] {
+        let tokens: Vec<u32> = (0..VOCAB as u32).collect();
+        let driver = picks_what_the_cpu_picks(Capability::AMPERE, &[warm.clone(), sampling.clone()], &tokens);
+        let launches = driver.mock().map(|mock| mock.launches());
+        assert!(launches.is_none_or(|launches| !launches.contains_key("sample_adjust")), "{sampling:?}");
+    }
+    // What is off keeps nothing from the kernels.
+    let off =
+        Sampling { typical_p: 0.5, xtc_probability: 1.0, dry_multiplier: 9.0, dry_window: 0, ..Sampling::greedy() };
+    let driver = picks_what_the_cpu_picks(Capability::AMPERE, &[off, warm], &[]);
+    let Some(mock) = driver.mock() else { return };
+    assert_eq!(mock.launches().get("sample_adjust"), Some(&3));
 }
 
 #[test]

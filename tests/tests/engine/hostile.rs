@@ -1,5 +1,7 @@
 //! What no request and no option may do: each is refused with an error that names the parameter, and the engine goes on.
 
+use std::sync::Arc;
+
 use llama_core::Error;
 use llama_core::backend::{KvFormat, Limits};
 use llama_core::engine::{Engine, EngineOptions, Request};
@@ -57,6 +59,19 @@ fn samplings() -> Vec<(&'static str, Sampling)> {
         ("presence_penalty", Sampling { presence_penalty: -2.1, ..base() }),
         ("frequency_penalty", Sampling { frequency_penalty: 2.1, ..base() }),
         ("frequency_penalty", Sampling { frequency_penalty: -1e39f64 as f32, ..base() }),
+        ("typical_p", Sampling { typical_p: 0.0, ..base() }),
+        ("typical_p", Sampling { typical_p: 1.01, ..base() }),
+        ("xtc_probability", Sampling { xtc_probability: -0.1, ..base() }),
+        ("xtc_probability", Sampling { xtc_probability: 1.1, ..base() }),
+        ("xtc_threshold", Sampling { xtc_threshold: -0.1, ..base() }),
+        ("xtc_threshold", Sampling { xtc_threshold: 1.1, ..base() }),
+        ("dry_multiplier", Sampling { dry_multiplier: -0.1, ..base() }),
+        ("dry_base", Sampling { dry_base: 0.99, ..base() }),
+        ("dry_base", Sampling { dry_base: -2.0, ..base() }),
+        ("dry_breakers", Sampling { dry_breakers: Arc::from([97]), ..base() }),
+        ("dry_breakers", Sampling { dry_breakers: Arc::from([5, u32::MAX]), ..base() }),
+        ("dry_breakers", Sampling { dry_breakers: Arc::from([5, 4]), ..base() }),
+        ("dry_breakers", Sampling { dry_breakers: Arc::from([5, 5]), ..base() }),
         ("logit_bias", bias(97, 1.0)),
         ("logit_bias", bias(u32::MAX, 1.0)),
         ("logit_bias", bias(5, 100.5)),
@@ -74,6 +89,11 @@ fn samplings() -> Vec<(&'static str, Sampling)> {
             ("repetition_penalty", Sampling { repetition_penalty: odd, ..base() }),
             ("presence_penalty", Sampling { presence_penalty: odd, ..base() }),
             ("frequency_penalty", Sampling { frequency_penalty: odd, ..base() }),
+            ("typical_p", Sampling { typical_p: odd, ..base() }),
+            ("xtc_probability", Sampling { xtc_probability: odd, ..base() }),
+            ("xtc_threshold", Sampling { xtc_threshold: odd, ..base() }),
+            ("dry_multiplier", Sampling { dry_multiplier: odd, ..base() }),
+            ("dry_base", Sampling { dry_base: odd, ..base() }),
         ]);
     }
     cases

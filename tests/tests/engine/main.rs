@@ -9,6 +9,7 @@ mod grammar;
 mod hostile;
 mod min_tokens;
 mod prefix;
+mod samplers;
 mod schedule;
 mod text;
 mod toy;

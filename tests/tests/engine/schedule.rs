@@ -28,15 +28,25 @@ impl Arrival {
     }
 }
 
-/// Greedy or not, with and without penalties, which depend on the whole history.
+/// Greedy or not, with and without penalties and DRY, which depend on the whole history, and XTC, which has a random number of
+/// its own.
 fn sampling() -> impl Strategy<Value = Sampling> {
-    (prop_oneof![Just(0.0f32), Just(1.0)], any::<u64>(), any::<bool>(), prop::option::of(0usize..4)).prop_map(
-        |(temperature, seed, penalties, logprobs)| Sampling {
+    let plain = (prop_oneof![Just(0.0f32), Just(1.0)], any::<u64>(), any::<bool>(), prop::option::of(0usize..4));
+    (plain, prop_oneof![Just(0.0f32), Just(3.0)], prop_oneof![Just(0.0f32), Just(0.5)]).prop_map(
+        |((temperature, seed, penalties, logprobs), dry_multiplier, xtc_probability)| Sampling {
             temperature,
             seed,
             top_k: 40,
             repetition_penalty: if penalties { 1.5 } else { 1.0 },
             frequency_penalty: if penalties { 0.5 } else { 0.0 },
+            // The toy's texts repeat little more than single tokens.
+            dry_multiplier,
+            dry_allowed_length: 1,
+            dry_window: 50,
+            dry_breakers: Arc::from([3, 14]),
+            xtc_probability,
+            xtc_threshold: 0.05,
+            typical_p: if penalties { 1.0 } else { 0.9 },
             logprobs,
             ..Sampling::greedy()
         },

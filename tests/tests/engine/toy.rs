@@ -8,7 +8,7 @@ use llama_core::batch::{BLOCK, Batch, BlockId};
 use llama_core::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling};
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Request, Score};
 use llama_core::model::Model;
-use llama_core::sample::{Allowed, History, Sampled, Sampler};
+use llama_core::sample::{Allowed, Draw, History, Outputs, Sampled, Sampler};
 use llama_core::{Error, Result};
 
 pub const VOCAB: usize = 97;
@@ -51,6 +51,10 @@ pub struct Knobs {
     pub rows: usize,
     /// Rows of logits computed so far.
     pub outputs: usize,
+    /// Tokens asked for so far where the logits are.
+    pub draws: usize,
+    /// Of those, the ones that only the host's sampler knows how to draw.
+    pub host_draws: usize,
 }
 
 pub struct Toy {
@@ -159,6 +163,17 @@ impl Model for Toy {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn sample(&mut self, batch: &Batch, draws: &[Draw<'_>], outputs: &mut Outputs) -> Result<()> {
+        let mut knobs = self.knobs.lock().unwrap();
+        knobs.draws += draws.len();
+        knobs.host_draws += draws.iter().filter(|draw| draw.sampling.needs_host()).count();
+        drop(knobs);
+        outputs.clear();
+        self.forward(batch, &mut outputs.logits)?;
+        outputs.pick(draws);
         Ok(())
     }
 

@@ -3,10 +3,12 @@
 use llama_core::backend::Numerics;
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
-use llama_core::sample::{Draw, History, Outputs, Sampler, Sampling};
+use llama_core::sample::{Draw, History, Outputs, Refusal, Sampler, Sampling};
 use llama_tests::models::{Feed, Machine, bits, limits, stories260k};
 
 const IDS: [u32; 9] = [1, 403, 407, 261, 378, 432, 383, 285, 299];
+/// What draws look back on.
+const TOLD: [u32; 9] = [1, 403, 407, 261, 378, 432, 403, 403, 403];
 
 fn samplings() -> Vec<Sampling> {
     let warm = |seed| Sampling { temperature: 1.0, seed, ..Sampling::greedy() };
@@ -20,8 +22,37 @@ fn samplings() -> Vec<Sampling> {
     ]
 }
 
+/// What only the host's sampler does. Each picks another token than it would without.
+fn for_the_host() -> Vec<Sampling> {
+    let warm = |seed| Sampling { temperature: 1.0, seed, ..Sampling::greedy() };
+    let circle = Sampling { logit_bias: vec![(403, 100.0)], ..Sampling::greedy() };
+    vec![
+        Sampling { xtc_probability: 1.0, xtc_threshold: 0.0, ..warm(5) },
+        Sampling { dry_multiplier: 1e6, dry_allowed_length: 1, ..circle },
+        Sampling { typical_p: 1e-6, ..Sampling { temperature: 50.0, ..warm(6) } },
+        Sampling::greedy(),
+    ]
+}
+
 #[test]
 fn a_step_picks_what_the_sampler_would() {
+    let picks = picked(&samplings());
+    assert!(picks.last().unwrap().is_err(), "one row allows nothing");
+}
+
+#[test]
+fn what_only_the_host_does_is_not_passed_over() {
+    let with = picked(&for_the_host());
+    let off = |s: Sampling| Sampling { xtc_probability: 0.0, dry_multiplier: 0.0, typical_p: 1.0, ..s };
+    let without = picked(&for_the_host().into_iter().map(off).collect::<Vec<_>>());
+    for (i, sampling) in for_the_host().iter().enumerate() {
+        assert_eq!(with[i] != without[i], sampling.needs_host(), "{sampling:?}: {:?}", with[i]);
+    }
+}
+
+/// What every machine picks, which is what the sampler does.
+fn picked(samplings: &[Sampling]) -> Vec<Result<u32, Refusal>> {
+    let mut picks = Vec::new();
     let checkpoint = Checkpoint::open(stories260k()).unwrap();
     for machine in Machine::all() {
         let mut model = machine.load(&checkpoint, limits(1, IDS.len()), Numerics::Default);
@@ -30,12 +61,11 @@ fn a_step_picks_what_the_sampler_would() {
         Feed::new(&IDS, 1, 1, IDS.len()).push(&mut batch, IDS.len());
         model.forward(&batch, &mut logits).unwrap();
 
-        let samplings = samplings();
         // Some rows not at all.
-        let history = History { tokens: &IDS, prompt: 3 };
+        let history = History { tokens: &TOLD, prompt: 3 };
         let draws: Vec<Draw<'_>> = [0, 1, 3, 5, 7, 8]
             .into_iter()
-            .zip(&samplings)
+            .zip(samplings)
             .map(|(row, sampling)| Draw { row, sampling, history, position: row as u64 })
             .collect();
         let mut sampler = Sampler::new(vocab);
@@ -43,7 +73,6 @@ fn a_step_picks_what_the_sampler_would() {
             .iter()
             .map(|draw| sampler.pick(&logits[draw.row * vocab..][..vocab], draw.sampling, history, draw.position))
             .collect();
-        assert!(expected.last().unwrap().is_err(), "one row allows nothing");
         let mut outputs = Outputs::new(vocab);
         for wants_logits in [false, true] {
             outputs.wants_logits = wants_logits;
@@ -51,7 +80,9 @@ fn a_step_picks_what_the_sampler_would() {
             assert_eq!(outputs.picks, expected, "{machine:?}");
         }
         assert_eq!(bits(&outputs.logits), bits(&logits), "{machine:?}");
+        picks = expected;
     }
+    picks
 }
 
 #[test]

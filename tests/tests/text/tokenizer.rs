@@ -40,6 +40,27 @@ fn merges_and_specials() {
     assert_eq!(bytes.id("Ġhello"), bytes.encode(" hello", Specials::AsText).unwrap().first().copied());
 }
 
+#[test]
+fn tokens_are_found_by_what_they_contain() {
+    for tokenizer in both() {
+        let holds = |id: &u32, text: &str| String::from_utf8_lossy(tokenizer.piece(*id).unwrap()).contains(text);
+        let having = |texts: &[&str]| {
+            let any = |id: &u32| texts.iter().any(|text| holds(id, text));
+            (0..tokenizer.vocab() as u32).filter(any).collect::<Vec<u32>>()
+        };
+        for texts in [&["ll"][..], &["he", "ll"], &["<", "ll", "ll"], &[]] {
+            assert_eq!(tokenizer.containing(texts).unwrap(), having(texts), "{texts:?}");
+        }
+        assert!(tokenizer.containing(&["ll"]).unwrap().len() > 1);
+        assert_eq!(tokenizer.dry_breakers(), having(&["\n", ":", "\"", "*"]));
+        assert_eq!(tokenizer.dry_breakers().len(), 4, "a token for each byte");
+        for (text, problem) in [("", "must not be empty"), ("never in one", "must be within a token")] {
+            let error = tokenizer.containing(&["ll", text]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("parameter text = {text:?}: {problem}")), "{error}");
+        }
+    }
+}
+
 proptest! {
     /// Any text comes back, contains no control token, and streams in pieces that add up to it.
     #[test]

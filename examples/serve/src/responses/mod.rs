@@ -21,7 +21,6 @@ use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::served::Served;
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
-use crate::worker::Task;
 
 use events::Response;
 use output::Output;
@@ -36,7 +35,7 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     refuse_what_is_lacking(&mut fields)?;
     let echo = echo::take(&mut fields)?;
-    let mut parameters = Parameters::take(&mut fields, 1)?;
+    let mut parameters = Parameters::take(served, &mut fields, 1)?;
     let tools = Tools::take(&mut fields, Layout::Flat)?;
     let request = &mut parameters.request;
     request.max_tokens = fields.integer("max_output_tokens", 1..=usize::MAX)?;
@@ -47,7 +46,7 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     let conversation = input::take(&mut fields)?;
     fields.end()?;
     let prompt = prompt(served, &conversation, tools.as_ref(), Turn::next())?;
-    let tasks = parameters.requests(served, &prompt)?.map(Task::Generate).collect();
+    let tasks = parameters.tasks(served, &prompt)?.collect();
     let output = Output::new(Tools::parser(tools.as_ref(), served));
     let response = Response::new(served, output, scored, prompt.len(), echo);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(response)), stream: parameters.stream })

@@ -16,7 +16,18 @@ const PROMPTS: [&str; 4] = ["Once upon a time", "Lily and Ben went to the park",
 /// A request by its number, as the server is asked and as the engine is.
 fn case(engine: &Engine, number: usize) -> (Value, Request) {
     let text = PROMPTS[number % PROMPTS.len()];
+    let tokenizer = engine.tokenizer().unwrap();
     let sampling = Sampling {
+        typical_p: [1.0, 0.9][number / 3 % 2],
+        xtc_probability: [0.0, 0.5][number / 2 % 2],
+        dry_multiplier: [0.0, 0.8][number / 5 % 2],
+        dry_window: [usize::MAX, 20][number / 10 % 2],
+        dry_breakers: match (number / 5 % 2, number % 2) {
+            (0, _) => Vec::new(),
+            (_, 0) => tokenizer.dry_breakers(),
+            _ => tokenizer.containing(&["."]).unwrap(),
+        }
+        .into(),
         temperature: [1.0, 0.0, 0.7][number % 3],
         top_k: [0, 40][number % 2],
         top_p: [1.0, 0.9][number / 2 % 2],
@@ -31,6 +42,9 @@ fn case(engine: &Engine, number: usize) -> (Value, Request) {
         "model": "stories", "prompt": text, "max_tokens": max_tokens, "temperature": sampling.temperature,
         "top_k": sampling.top_k, "top_p": sampling.top_p, "frequency_penalty": sampling.frequency_penalty,
         "seed": number, "logprobs": sampling.logprobs, "stop": stops,
+        "typical_p": sampling.typical_p, "xtc_probability": sampling.xtc_probability,
+        "dry_multiplier": sampling.dry_multiplier, "dry_penalty_last_n": ([-1, 20][number / 10 % 2]),
+        "dry_sequence_breakers": ([Value::Null, json!(["."])][number % 2]),
     });
     let prompt = engine.encode(text, Specials::AsText).unwrap();
     (body, Request { max_tokens: Some(max_tokens), sampling, stop_strings: stops, ..Request::new(prompt) })

@@ -14,7 +14,7 @@ use crate::subject::{engine, engine_options, serve, serve_with, server};
 type Case = (&'static str, &'static str, &'static str);
 
 /// Fields of a completion, and the values that no server should take.
-const PARAMETERS: [Case; 25] = [
+const PARAMETERS: [Case; 33] = [
     ("temperature", "temperature", "-0.1 2.1 1e39 1e308 \"1\" true [] {} -1e-9"),
     ("top_p", "top_p", "-0.1 1.1 1e39 \"1\" [1]"),
     ("min_p", "min_p", "-0.1 1.0001 1e39 {}"),
@@ -22,6 +22,18 @@ const PARAMETERS: [Case; 25] = [
     ("presence_penalty", "presence_penalty", "-2.1 2.1 1e39 \"\""),
     ("frequency_penalty", "frequency_penalty", "-2.1 2.1 -1e39 []"),
     ("repetition_penalty", "repetition_penalty", "0 -1 1e39 1e-39 false"),
+    ("typical_p", "typical_p", "-0.1 1.1 1e39 \"1\" []"),
+    ("xtc_probability", "xtc_probability", "-0.1 1.1 1e39 true"),
+    ("xtc_threshold", "xtc_threshold", "-0.1 1.1 -1e39 {}"),
+    ("dry_multiplier", "dry_multiplier", "-0.1 100.5 1e39 \"1\""),
+    ("dry_base", "dry_base", "0 0.99 -2 100.5 1e39 []"),
+    ("dry_allowed_length", "dry_allowed_length", "-1 1.5 4294967296 18446744073709551616 \"2\""),
+    ("dry_penalty_last_n", "dry_penalty_last_n", "-2 1.5 9223372036854775808 \"-1\" []"),
+    (
+        "dry_sequence_breakers",
+        "dry_sequence_breakers",
+        "\"a\" {} [1] [null] [[\"a\"]] [\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\"]",
+    ),
     ("max_tokens", "max_tokens", "0 -1 1.5 18446744073709551616 -9223372036854775808 \"5\" [5]"),
     ("min_tokens", "min_tokens", "-1 1.5 5 18446744073709551615 18446744073709551616 \"1\" [1]"),
     ("n", "n", "0 -1 9 1000000 2147483648 1.0 \"2\""),
@@ -321,6 +333,16 @@ fn parameters_together() {
             json!({"prompt": "a", "echo": true, "logprobs": 1, "stream": true}),
         ),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop": long})),
+        (
+            "/v1/completions",
+            "invalid_value",
+            json!({"prompt": "a", "dry_multiplier": 1, "dry_sequence_breakers": ["a", "in no token at all"]}),
+        ),
+        (
+            "/v1/chat/completions",
+            "invalid_value",
+            json!({"messages": [{"role": "user", "content": "a"}], "dry_multiplier": 1, "dry_sequence_breakers": [""]}),
+        ),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop": "x".repeat(1025)})),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "logit_bias": bias})),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop_token_ids": vec![1; 257]})),
@@ -374,6 +396,7 @@ fn what_says_nothing_is_taken() {
         "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"},
         "store": false, "service_tier": "auto", "temperature": null, "stop": null, "top_p": 0, "modalities": ["text"],
         "unknown": null, "logit_bias": {"5": -100, "6": 100}, "stop_token_ids": [511], "seed": -5,
+        "typical_p": 0, "xtc_threshold": 0, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["in no token at all"],
     });
     let response = json!({
         "model": "stories", "input": [{"role": "user", "content": "a", "phase": null, "id": "b", "status": "completed"}],
