@@ -16,10 +16,12 @@
 
 mod bound;
 mod gguf;
+mod named;
 mod names;
 mod pairs;
 mod pattern;
 mod peft;
+mod room;
 mod set;
 
 use std::collections::BTreeMap;
@@ -28,8 +30,11 @@ use std::path::{Path, PathBuf};
 
 pub use bound::Bound;
 pub(crate) use bound::check_strength;
+pub use named::{Loaded, Named};
 use pairs::Pair;
-pub use set::{Adapters, Loaded};
+pub use room::AdapterRoom;
+pub(crate) use room::Place;
+pub use set::Adapters;
 
 use crate::checkpoint::{Name, Shard, confined, parent, safetensors};
 use crate::config::RopeLayout;
