@@ -44,7 +44,7 @@ impl Texts {
             ("id", format!("{}{}", style.id_prefix(), unique()).into()),
             ("created", now().into()),
             ("model", served.name.as_str().into()),
-            ("system_fingerprint", served.fingerprint.as_str().into()),
+            ("system_fingerprint", served.fingerprint().into()),
         ];
         let style = Box::new(style);
         Texts { style, head, sequences, prompt_tokens, generated_tokens: 0, include_usage: false }

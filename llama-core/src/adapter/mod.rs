@@ -40,8 +40,10 @@ use crate::checkpoint::{Name, Shard, confined, parent, safetensors};
 use crate::config::RopeLayout;
 use crate::error::{Error, InFile, Result};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT calls the two files of an adapter's folder.
+pub const CONFIG: &str = "adapter_config.json";
+/// The other.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 const MERGE: &str = "merge it into its base model with peft's merge_and_unload, and open the result";
 
 /// An opened adapter: which matrices it changes, by how much, and the map of its file.

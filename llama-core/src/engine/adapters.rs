@@ -47,7 +47,12 @@ impl Offered {
 impl Engine {
     /// Names of the adapters that requests may ask for.
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
-        self.offered().map(|(_, loaded)| loaded.name.as_str())
+        self.loaded_adapters().map(|loaded| loaded.name.as_str())
+    }
+
+    /// The same with their identities.
+    pub fn loaded_adapters(&self) -> impl Iterator<Item = &Loaded> {
+        self.offered().map(|(_, loaded)| loaded)
     }
 
     /// Has requests ask for `strength` times `adapter` by `name` from now on, in memory that the engine has had since it was loaded
