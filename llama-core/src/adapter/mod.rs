@@ -40,9 +40,9 @@ use crate::checkpoint::{Name, Shard, confined, parent, safetensors};
 use crate::config::RopeLayout;
 use crate::error::{Error, InFile, Result};
 
-/// What PEFT calls the two files of an adapter's folder.
+/// The file of an adapter's folder in which PEFT says what its scales are.
 pub const CONFIG: &str = "adapter_config.json";
-/// The other.
+/// The file of its tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 const MERGE: &str = "merge it into its base model with peft's merge_and_unload, and open the result";
 

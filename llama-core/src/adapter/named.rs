@@ -83,7 +83,7 @@ impl Named {
             }
             if !factors.is_empty() {
                 let name = format!("{} of adapter {}", name.gguf(), self.loaded.name);
-                products.push(Product::new(name, first_row, [rows, cols], &factors));
+                products.push(Product::new(name, first_row, [rows, cols], factors));
             }
             first_row += rows;
         }
@@ -103,18 +103,13 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// The sum of some products is one product, of as many ranks as all have: A's lie one below the other, B's side by side.
-    fn new(name: String, first_row: usize, [rows, cols]: [usize; 2], factors: &[[Vec<f32>; 2]]) -> Self {
-        let ranks: Vec<usize> = factors.iter().map(|[a, _]| a.len() / cols).collect();
-        let rank = ranks.iter().sum();
-        let mut b = Vec::with_capacity(rows * rank);
-        for row in 0..rows {
-            for ([_, of], rank) in factors.iter().zip(&ranks) {
-                b.extend_from_slice(&of[row * rank..][..*rank]);
-            }
-        }
-        let a = factors.iter().flat_map(|[a, _]| a).copied().collect();
-        Product { name, first_row, rows, cols, rank, a, b }
+    /// The sum of the products of `factors`.
+    fn new(name: String, first_row: usize, [rows, cols]: [usize; 2], factors: Vec<[Vec<f32>; 2]>) -> Self {
+        let [a, b] = match <[_; 1]>::try_from(factors) {
+            Ok([alone]) => alone,
+            Err(factors) => joined(&factors, [rows, cols]),
+        };
+        Product { name, first_row, rows, cols, rank: a.len() / cols, a, b }
     }
 
     /// As a backend takes it.
@@ -124,6 +119,18 @@ impl Product {
         let (a, b) = (view(self.rank, self.cols, &self.a)?, view(self.rows, self.rank, &self.b)?);
         Ok(LowRank { first_row: self.first_row, a, b })
     }
+}
+
+/// The sum of some products is one product, of as many ranks as all have: A's lie one below the other, B's side by side.
+fn joined(factors: &[[Vec<f32>; 2]], [rows, cols]: [usize; 2]) -> [Vec<f32>; 2] {
+    let ranks: Vec<usize> = factors.iter().map(|[a, _]| a.len() / cols).collect();
+    let mut b = Vec::with_capacity(factors.iter().map(|[_, b]| b.len()).sum());
+    for row in 0..rows {
+        for ([_, of], rank) in factors.iter().zip(&ranks) {
+            b.extend_from_slice(&of[row * rank..][..*rank]);
+        }
+    }
+    [factors.iter().flat_map(|[a, _]| a).copied().collect(), b]
 }
 
 /// A checksum of all that the adapter adds to a model of `base`'s shape, in its order of rows.

@@ -16,7 +16,8 @@ const MOST_RANKS: usize = 1 << 12;
 /// Room for adapters that are added to a model while it serves, of which there is none by default.
 ///
 /// It is of all matrices that an adapter may change, so what it takes is `adapters * rank * 4` bytes for each row and column of each
-/// ([`MemoryPlan::adapters`](crate::model::MemoryPlan::adapters) counts it): 45 MB for one of rank 16 beside a 1B model.
+/// ([`MemoryPlan::adapters`](crate::model::MemoryPlan::adapters) counts it): 45 MB for one of rank 16 beside a 1B model. A CPU packs
+/// ranks in sixteens, so that one of rank 4 takes more than a quarter of that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AdapterRoom {
     /// How many, beside those that the model is loaded with.

@@ -38,6 +38,7 @@ impl Leader {
     ///
     /// # Errors
     /// [`Parameter`](crate::Error::Parameter) if the model cannot be divided among so many ranks;
+    /// [`Unsupported`](crate::Error::Unsupported) where there is to be room for more adapters;
     /// [`Peer`](crate::Error::Peer) about a rank that goes away or cannot load; otherwise as [`Llama::load`].
     pub fn load<B: Backend>(
         self,
