@@ -163,7 +163,11 @@ impl<'a> Verbs<'a> {
             first_row += rows;
             Ok(part)
         };
-        self.cuda.adapter(rows, &parts.iter().map(&mut part).collect::<Result<Vec<_>>>()?, role)
+        let changes = parts.iter().map(&mut part).collect::<Result<Vec<_>>>()?;
+        let ranks: Vec<_> = parts.iter().map(|&rows| (rows, RANK)).collect();
+        let mut adapter = self.cuda.adapter([rows, cols], &ranks, role)?;
+        self.cuda.set_adapter(&mut adapter, &changes, role)?;
+        Ok(adapter)
     }
 
     /// Norm, SwiGLU, rotation and attention: a token of each of `sequences` after `context`, then a prompt.

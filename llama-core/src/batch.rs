@@ -8,7 +8,7 @@ pub const BLOCK: usize = 16;
 /// Number of a block in the KV cache's pool, `0 .. Limits::blocks`.
 pub type BlockId = u32;
 
-/// Number of an adapter among those that a model was loaded with.
+/// Number of a place for an adapter that a model has: first those of the adapters that it was loaded with.
 pub type AdapterId = u32;
 
 /// The tokens of one step, sequence after sequence, without padding.

@@ -15,21 +15,17 @@
 
 use std::collections::HashMap;
 
-use crate::batch::{AdapterId, BLOCK, BlockId};
+use crate::batch::{BLOCK, BlockId};
 use crate::error::{Error, Result};
 
-/// Stands for one exact list of tokens that fills whole blocks. Never reused within a pool.
+/// Stands for one exact list of tokens that fills whole blocks, computed by the model as it is or with one adapter. Never reused
+/// within a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix(u64);
 
 impl Prefix {
     /// No tokens: what precedes a sequence's first block.
     pub const EMPTY: Prefix = Prefix(0);
-
-    /// What precedes the first block of a sequence that is computed with `adapter`: its blocks are not another's.
-    pub fn empty(adapter: Option<AdapterId>) -> Prefix {
-        adapter.map_or(Prefix::EMPTY, |id| Prefix(1 + u64::from(id)))
-    }
 }
 
 /// What a published block is found by.
@@ -87,8 +83,7 @@ impl BlockPool {
         index.try_reserve(2 * blocks).map_err(refused)?;
         all.resize(blocks, Block::default());
         blank.extend((0..count).rev());
-        // The first ones are what an adapter's sequences begin with.
-        let last_prefix = 1 + u64::from(AdapterId::MAX);
+        let last_prefix = Prefix::EMPTY.0;
         Ok(BlockPool { blocks: all, blank, index, oldest: None, newest: None, idle: 0, last_prefix })
     }
 
@@ -155,6 +150,11 @@ impl BlockPool {
         }
     }
 
+    /// No tokens, as [`Prefix::EMPTY`], for sequences whose blocks nobody else shall find: those of an adapter.
+    pub fn another_empty(&mut self) -> Prefix {
+        self.new_prefix()
+    }
+
     /// The block that holds `tokens` after `before`, with a reference for the caller, and the prefix through it.
     pub fn find(&mut self, before: Prefix, tokens: &[u32; BLOCK]) -> Option<(BlockId, Prefix)> {
         let id = *self.index.get(&Key { before, tokens: *tokens })?;
@@ -175,9 +175,7 @@ impl BlockPool {
             self.release(id);
             return found;
         }
-        self.last_prefix += 1;
-        let key = Key { before, tokens: *tokens };
-        let through = Prefix(self.last_prefix);
+        let (key, through) = (Key { before, tokens: *tokens }, self.new_prefix());
         self.blocks[id as usize].published = Some(Published { key, through });
         self.index.insert(key, id);
         (id, through)
@@ -199,6 +197,11 @@ impl BlockPool {
         for id in 0..self.blocks.len() {
             self.forget(id as BlockId);
         }
+    }
+
+    fn new_prefix(&mut self) -> Prefix {
+        self.last_prefix += 1;
+        Prefix(self.last_prefix)
     }
 
     fn share(&mut self, id: BlockId) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::adapter::{Adapter, Adapters};
+use crate::adapter::{Adapter, AdapterRoom, Adapters};
 use crate::backend::{Backend, Limits};
 use crate::batch::BLOCK;
 use crate::checkpoint::Checkpoint;
@@ -41,6 +41,15 @@ impl Loader {
     /// As [`Adapters::add`].
     pub fn adapter(mut self, name: &str, adapter: Adapter, strength: f32) -> Result<Self> {
         self.adapters.add(name, adapter, strength, self.checkpoint.config())?;
+        Ok(self)
+    }
+
+    /// Keeps room for adapters that are added while the engine serves ([`Engine::add_adapter`]).
+    ///
+    /// # Errors
+    /// As [`Adapters::set_room`].
+    pub fn adapter_room(mut self, room: AdapterRoom) -> Result<Self> {
+        self.adapters.set_room(room)?;
         Ok(self)
     }
 

@@ -24,10 +24,14 @@ pub(crate) const ADAPTERS: usize = 16;
 /// Matrices begin at multiples of so many bytes: a load of four numbers.
 const ALIGN: usize = 16;
 
-/// What one adapter adds to one weight.
+/// What one adapter adds to one weight: a span that stays where it is, so that steps which were recorded find whatever comes there.
 #[derive(Debug)]
 pub struct Adapter {
     span: Span,
+    /// Of the weight.
+    rows: usize,
+    cols: usize,
+    /// Of what is there; none where that is nothing.
     ranks: u32,
 }
 
@@ -43,30 +47,33 @@ pub(crate) struct Group {
 }
 
 impl Adapter {
-    /// Lays out `parts` in memory that `take` gives for so many bytes.
+    /// One that adds nothing to a weight of `[rows, cols]`, in memory that [`Adapter::bytes`] says how much there must be of.
+    pub(crate) fn new([rows, cols]: [usize; 2], span: Span) -> Adapter {
+        Adapter { span, rows, cols, ranks: 0 }
+    }
+
+    /// Lays out `parts` over what is there.
     ///
     /// # Panics
-    /// If the parts' shapes do not fit each other or a weight of so many `rows`.
-    pub(crate) fn new(rows: usize, parts: &[LowRank<'_>], take: impl FnOnce(u64) -> Result<Span>) -> Result<Adapter> {
-        let cols = parts.first().map_or(0, |part| part.a.cols());
+    /// If the parts' shapes do not fit each other, the weight or the memory.
+    pub(crate) fn set(&mut self, parts: &[LowRank<'_>]) -> Result<()> {
+        let Adapter { span, rows, cols, ranks } = self;
         for LowRank { first_row, a, b } in parts {
-            let fits = first_row + b.rows() <= rows && (a.rows(), a.cols()) == (b.cols(), cols);
+            let fits = first_row + b.rows() <= *rows && (a.rows(), a.cols()) == (b.cols(), *cols);
             assert!(fits, "{} and {} at row {first_row} of {rows}", a.name(), b.name());
         }
-        let places = Places::new(cols, &shapes(parts));
-        let span = take(places.bytes as u64)?;
-        span.write(0, &image(&places, parts, span.address()))?;
-        Ok(Adapter { span, ranks: parts.iter().map(|part| part.a.rows() as u32).sum() })
+        *ranks = 0;
+        if !parts.is_empty() {
+            let places = Places::new(*cols, &shapes(parts));
+            span.write(0, &image(&places, parts, span.address()))?;
+        }
+        *ranks = parts.iter().map(|part| part.a.rows() as u32).sum();
+        Ok(())
     }
 
     /// Bytes on the device for parts of these `(rows, rank)` beside a weight of `cols` columns.
     pub(crate) fn bytes(cols: usize, parts: &[(usize, usize)]) -> u64 {
         Places::new(cols, parts).bytes as u64
-    }
-
-    /// Ranks of all parts.
-    pub(crate) fn ranks(&self) -> usize {
-        self.ranks as usize
     }
 }
 
@@ -76,7 +83,7 @@ impl Group {
         adapters.chunks(ADAPTERS).enumerate().map(|(i, some)| {
             let mut group = Group { first: (i * ADAPTERS) as u32, heads: [0; ADAPTERS], ranks: 0 };
             for (head, adapter) in group.heads.iter_mut().zip(some) {
-                let Some(adapter) = adapter else { continue };
+                let Some(adapter) = adapter.as_ref().filter(|adapter| adapter.ranks > 0) else { continue };
                 *head = adapter.span.address();
                 group.ranks = group.ranks.max(adapter.ranks);
             }

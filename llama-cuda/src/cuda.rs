@@ -275,12 +275,16 @@ impl Backend for Cuda {
         Ok(Weight { rows, cols, segments: segments.into() })
     }
 
-    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
-        let take = |bytes| self.arena.borrow_mut().span(&self.device, "adapters", bytes);
-        let adapter = Adapter::new(rows, parts, take)?;
+    fn adapter(&self, shape: [usize; 2], parts: &[(usize, usize)], _role: Role) -> Result<Adapter> {
+        let span = self.arena.borrow_mut().span(&self.device, "adapters", Adapter::bytes(shape[1], parts))?;
         // The plan is told of one width for all that is multiplied.
-        self.widest.set(self.widest.get().max(adapter.ranks()));
-        Ok(adapter)
+        self.widest.set(self.widest.get().max(parts.iter().map(|(_, rank)| rank).sum()));
+        Ok(Adapter::new(shape, span))
+    }
+
+    fn set_adapter(&self, adapter: &mut Adapter, parts: &[LowRank<'_>], _role: Role) -> Result<()> {
+        self.catch_up()?;
+        adapter.set(parts)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {

@@ -228,10 +228,13 @@ impl Backend for Cpu {
         Ok(weight)
     }
 
-    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
-        let adapter = Adapter::new(&mut self.weights.borrow_mut(), rows, parts, &self.threads)?;
-        self.scratch(0, parts.iter().map(|part| part.a.rows().max(part.a.cols())).max().unwrap_or(0))?;
-        Ok(adapter)
+    fn adapter(&self, [rows, cols]: [usize; 2], parts: &[(usize, usize)], _role: Role) -> Result<Adapter> {
+        self.scratch(0, parts.iter().map(|&(_, rank)| rank).sum::<usize>().max(cols))?;
+        Adapter::new(&mut self.weights.borrow_mut(), [rows, cols], parts)
+    }
+
+    fn set_adapter(&self, adapter: &mut Adapter, parts: &[LowRank<'_>], _role: Role) -> Result<()> {
+        adapter.set(parts, &self.threads)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {

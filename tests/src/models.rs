@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use llama_core::Result;
-use llama_core::adapter::{Adapters, Loaded};
+use llama_core::adapter::{Adapters, Loaded, Named};
 use llama_core::backend::{KvFormat, Limits, Numerics, Reference};
 use llama_core::batch::{AdapterId, BLOCK, Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
@@ -158,8 +158,12 @@ impl Model for Ranked {
         self.model().identity()
     }
 
-    fn adapters(&self) -> &[Loaded] {
+    fn adapters(&self) -> &[Option<Loaded>] {
         self.model().adapters()
+    }
+
+    fn add_adapter(&mut self, named: &Named, free: &[AdapterId]) -> Result<AdapterId> {
+        self.model_mut().add_adapter(named, free)
     }
 
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {

@@ -40,7 +40,9 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
     let numbers = [0u8; 4 * 8 * 128];
     let floats = |rows, cols| TensorView::new("adapter", Format::F32, rows, cols, &numbers[..4 * rows * cols]);
     let change = LowRank { first_row: 0, a: floats(8, 64)?, b: floats(128, 8)? };
-    let adapters = [None, Some(b.adapter(128, &[change], Role::Local)?)];
+    let mut adapter = b.adapter([128, 64], &[(128, 8)], Role::Local)?;
+    b.set_adapter(&mut adapter, &[change], Role::Local)?;
+    let adapters = [None, Some(adapter)];
     let (mut kv, mut plan) = (b.kv_cache(&shape, &limits)?, b.plan(&shape, &limits)?);
     let new = |rows, cols| b.tensor(rows, cols, Role::Activation);
     let mut residual = b.tensor(600, 64, Role::Residual)?;

@@ -8,14 +8,20 @@ use std::path::Path;
 use std::process::Command;
 
 use llama_core::Loader;
-use llama_core::engine::{EngineOptions, Request};
+use llama_core::adapter::{Adapter, AdapterRoom, Named};
+use llama_core::checkpoint::{Checkpoint, Name};
+use llama_core::engine::{Engine, EngineOptions, Request};
 use llama_core::format::Format;
 use llama_kernels::{Cpu, CpuOptions};
+use llama_tests::adapters::{self, Change};
 use llama_tests::hostile::gguf::{self, Gguf, Tensor, Value};
 
 const CHILD: &str = "LLAMA_TESTS_PEAK_MEMORY";
 const CACHE: &str = "LLAMA_TESTS_PEAK_MEMORY_CACHE";
 const CONTEXT: usize = 16;
+const ROOM: AdapterRoom = AdapterRoom { adapters: 4, rank: 16 };
+/// Adapters that come and go, one after the other.
+const COMING: usize = 40;
 
 #[test]
 fn the_peak_is_the_plan() {
@@ -25,6 +31,7 @@ fn the_peak_is_the_plan() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write(&path, Format::Q8_0);
+    write_adapters(&path);
     let child = |cache: Option<&str>| {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "the_peak_is_the_plan", "--nocapture"]).env(CHILD, &path);
@@ -42,14 +49,20 @@ fn the_peak_is_the_plan() {
     child(None);
 }
 
-/// What a process holds before it knows a model is not in the plan: its code, the threads, what a file's header says,
+/// What a process holds before it knows a model is not in the plan: its code, the threads, what the files' headers say,
 /// the tokenizer.
 fn child(model: &Path) {
     let cpu = Cpu::new(CpuOptions { threads: Some(2), compact: true, ..CpuOptions::default() }).unwrap();
     let options = EngineOptions { context: Some(CONTEXT), sequences: 1, chunk: CONTEXT, ..EngineOptions::default() };
-    let loader = Loader::open(model).unwrap().options(options);
+    let loader = Loader::open(model).unwrap().options(options).adapter_room(ROOM).unwrap();
     let _like_the_engines = loader.checkpoint().tokenizer().unwrap();
-    let plan = loader.memory_plan(&cpu).unwrap().total();
+    let named = |name: usize| {
+        let adapter = Adapter::open(model.with_file_name(format!("{name}.gguf"))).unwrap();
+        Named::new(name.to_string(), adapter, 1.0, loader.checkpoint().config()).unwrap()
+    };
+    let coming: Vec<_> = (0..ROOM.adapters).map(named).collect();
+    let plan = loader.memory_plan(&cpu).unwrap();
+    let (adapters, plan) = (plan.adapters, plan.total());
     let before = status("VmRSS:");
     let cache = std::env::var_os(CACHE);
     let cpu = match &cache {
@@ -59,13 +72,39 @@ fn child(model: &Path) {
     let mut engine = loader.load(cpu).unwrap();
     let loaded = status("VmHWM:") - before;
     let prompt = vec![1; CONTEXT - 2];
-    engine.complete(Request { max_tokens: Some(1), ..Request::new(prompt) }).unwrap();
+    engine.complete(Request { max_tokens: Some(1), ..Request::new(prompt.clone()) }).unwrap();
+    come_and_go(&mut engine, &coming);
+    engine.complete(Request { max_tokens: Some(1), adapter: Some("0".into()), ..Request::new(prompt) }).unwrap();
     let peak = status("VmHWM:") - before;
-    println!("plan {plan}, peak {peak}, of which loading {loaded}; before {before}");
+    println!("{} plan {plan}, peak {peak}, of which loading {loaded}; before {before}", adapters);
     assert!(plan > 140 << 20, "{plan} is too little for a hundredth to be seen");
     // Of a mapped file, what is never looked at is never in memory: rows of the embedding.
     let least = if cache.is_some() { plan / 2 } else { plan - plan / 100 };
     assert!((least..=plan + plan / 100).contains(&peak), "plan {plan}, peak {peak}, cache {cache:?}");
+}
+
+/// Fills the room, and has one after another make room for the next: what comes gets the memory of what was removed.
+fn come_and_go(engine: &mut Engine, all: &[Named]) {
+    all.iter().for_each(|named| engine.add_named(named).unwrap());
+    for i in 0..COMING {
+        let named = &all[i % all.len()];
+        engine.remove_adapter(&named.loaded().name).unwrap();
+        engine.add_named(named).unwrap();
+    }
+}
+
+/// Adapters of all matrices beside the model, as many as there is room for.
+fn write_adapters(model: &Path) {
+    let checkpoint = Checkpoint::open(model).unwrap();
+    let config = checkpoint.config();
+    for name in 0..ROOM.adapters {
+        let of = |matrix| Change::random(matrix, ROOM.rank, config, name as u64);
+        let layers = (0..config.layers)
+            .flat_map(|l| [Name::Q(l), Name::K(l), Name::V(l), Name::O(l), Name::Gate(l), Name::Up(l), Name::Down(l)]);
+        let all: Vec<_> = layers.chain([Name::Head]).map(of).collect();
+        let file = adapters::gguf(&all, config.head_dim, 1.0).bytes();
+        std::fs::write(model.with_file_name(format!("{name}.gguf")), file).unwrap();
+    }
 }
 
 /// A figure of this process in bytes.

@@ -56,6 +56,12 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// What `model` names is none, or not any more.
+    pub fn no_such_model(message: impl Into<String>) -> Self {
+        let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
+        ApiError { param: Some("model".into()), ..error }
+    }
+
     /// A prompt and what was asked for do not fit into the context.
     pub fn overflow(prompt: usize, generated: usize, limit: usize) -> Self {
         let message = format!(
@@ -87,6 +93,8 @@ impl From<Error> for ApiError {
         let message = error.to_string();
         let bad = |code| ApiError::new(StatusCode::BAD_REQUEST, code, message.clone());
         match error {
+            // One that was unloaded on the request's way to the engine.
+            Error::Parameter { name: "adapter", .. } => ApiError::no_such_model(message),
             Error::Parameter { name, .. } => ApiError { param: Some(field(name).into()), ..bad("invalid_value") },
             Error::ContextOverflow { .. } => bad("context_length_exceeded"),
             Error::Template { .. } => bad("invalid_value"),

@@ -14,6 +14,7 @@
 //! | `body.rs` | the body, within its bounds |
 //! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
 //! | `chat.rs`, `completions.rs`, `responses/`, `embeddings.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
+//! | `adapters.rs` | adapters that come and go |
 //! | `tokens.rs` | what is answered without the engine: a text's tokens, and a text of tokens |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
 //! | `worker.rs` | the engine's thread |
@@ -25,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod board;
 mod body;
 mod budget;
@@ -102,11 +104,12 @@ impl Server {
     /// Listens and starts both threads.
     ///
     /// # Errors
-    /// [`Error::Io`] if the address cannot be had, or the system refuses threads; [`Error::Tokenizer`] for an engine without
+    /// [`Error::Io`] if the address cannot be had, the system refuses threads, or there is no [`Options::adapter_folder`]; [`Error::Tokenizer`] for an engine without
     /// a tokenizer.
     pub fn start(model: Model, options: Options) -> Result<Self> {
         let Model { engine, template, name } = model;
-        let served = Served::new(&engine, template, name)?;
+        let served = Arc::new(Served::new(&engine, template, name)?);
+        let options = options.resolved()?;
         let at = options.address.to_string();
         let io = |error| Error::io(&at, error);
         let runtime = runtime().map_err(io)?;
@@ -116,14 +119,14 @@ impl Server {
         };
         let address = listener.local_addr().map_err(io)?;
         let board = Arc::new(Board::default());
-        // As many jobs as there are places, so there is room for every job that was admitted.
-        let (jobs, received) = sync_channel(options.bounds.sequences);
-        let worker = Worker::new(engine, received, board.clone());
+        // As many orders as there are places, so there is room for every job that was admitted, and one for an adapter.
+        let (orders, received) = sync_channel(options.bounds.sequences + 1);
+        let worker = Worker::new(engine, received, board.clone(), served.clone());
         let (stop, stopped) = watch::channel(false);
         if options.signals {
             runtime.spawn(stop_on_signal(stop.clone()));
         }
-        let state = Arc::new(State::new(served, options, board.clone(), jobs));
+        let state = Arc::new(State::new(served, options, board.clone(), orders));
         let network = spawn("network", move || run(runtime, listener, state, stopped)).map_err(io)?;
         let engine = spawn("engine", move || worker.run()).map_err(io)?;
         Ok(Server { address, board, stop, network, engine })

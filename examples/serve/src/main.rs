@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use llama_core::adapter::AdapterRoom;
 use llama_core::engine::EngineOptions;
 use llama_core::{Error, Result};
 use llama_examples::{ModelArgs, exit, note, shipped_model};
@@ -38,6 +39,15 @@ struct Arguments {
     /// A name besides localhost that this server goes by, where it listens on a loopback address without keys
     #[arg(long)]
     host_name: Vec<String>,
+    /// Adapters that may be loaded while the server runs, beside those of --adapter, out of --adapter-folder
+    #[arg(long, value_name = "N", requires = "adapter_folder")]
+    adapter_room: Option<usize>,
+    /// The most ranks that one of them may have for a matrix
+    #[arg(long, value_name = "R", default_value_t = 16, requires = "adapter_room")]
+    adapter_rank: usize,
+    /// Where they are: whoever may ask may have adapters of this folder loaded, and all unloaded
+    #[arg(long, value_name = "DIR", requires = "adapter_room")]
+    adapter_folder: Option<PathBuf>,
     /// Sequences worked through side by side
     #[arg(long, default_value_t = 16)]
     sequences: usize,
@@ -71,6 +81,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn model(arguments: &Arguments) -> Result<Model> {
     let loader = arguments.model.open()?;
+    let loader = match arguments.adapter_room {
+        Some(adapters) => loader.adapter_room(AdapterRoom { adapters, rank: arguments.adapter_rank })?,
+        None => loader,
+    };
     let template = loader.checkpoint().chat_template()?;
     let options = EngineOptions { embeddings: true, ..arguments.model.engine_options(arguments.sequences) };
     let engine = arguments.model.load_with(loader, options)?;
@@ -95,6 +109,7 @@ fn options(arguments: &Arguments) -> Result<Options> {
         address: SocketAddr::new(arguments.host, arguments.port),
         api_keys: arguments.api_key_file.as_deref().map_or(Ok(Vec::new()), keys)?,
         hosts: arguments.host_name.clone(),
+        adapter_folder: arguments.adapter_folder.clone(),
         signals: true,
         bounds,
     })

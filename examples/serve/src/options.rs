@@ -1,7 +1,10 @@
 //! Where a server listens, whom it answers, and how much it lets in.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use llama_core::{Error, Result};
 
 /// Options of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,9 @@ pub struct Options {
     /// Names that requests may call this server by, besides `localhost` and addresses. They matter where it listens on a
     /// loopback address without keys: a page from elsewhere that has had its own name resolved to this machine is refused.
     pub hosts: Vec<String>,
+    /// Let adapters come from this folder, and go, while the server runs: whoever may ask at all may then have them loaded and
+    /// unloaded. None: there is no way to.
+    pub adapter_folder: Option<PathBuf>,
     /// End on SIGTERM and ctrl-C.
     pub signals: bool,
     /// How much is let in.
@@ -46,12 +52,28 @@ pub struct Bounds {
     pub drain_time: Duration,
 }
 
+impl Options {
+    /// The same with the folder's own path, that no link leads to.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no such folder.
+    pub(crate) fn resolved(mut self) -> Result<Self> {
+        if let Some(folder) = &mut self.adapter_folder {
+            *folder = folder.canonicalize().map_err(|error| Error::io(&*folder, error))?;
+            // That it is a folder.
+            std::fs::read_dir(&*folder).map_err(|error| Error::io(&*folder, error))?;
+        }
+        Ok(self)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             api_keys: Vec::new(),
             hosts: Vec::new(),
+            adapter_folder: None,
             signals: false,
             bounds: Bounds::default(),
         }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -10,8 +11,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use crate::adapters::Change;
 use crate::board::{Board, Count};
 use crate::budget::{Budget, Share};
 use crate::error::{ApiError, Result};
@@ -22,19 +24,21 @@ use crate::response::{self, Body};
 use crate::served::Served;
 use crate::texts::now;
 use crate::work::{Answer, Work};
-use crate::worker::Job;
-use crate::{body, chat, classify, completions, embeddings, responses, tokens};
+use crate::worker::{Job, Order};
+use crate::{adapters, body, chat, classify, completions, embeddings, responses, tokens};
 
 /// What all connections share.
 pub struct State {
     /// The model's facts.
-    pub served: Served,
+    pub served: Arc<Served>,
     /// Whom the server answers, and how much it lets in.
     pub options: Options,
     /// Figures and health.
     pub board: Arc<Board>,
     /// To the engine's thread.
-    pub jobs: SyncSender<Job>,
+    pub orders: SyncSender<Order>,
+    /// Held by whoever has an adapter come or go.
+    changing: Mutex<()>,
     sequences: Arc<Budget>,
     prompt_tokens: Arc<Budget>,
     bodies: Arc<Budget>,
@@ -49,11 +53,15 @@ type Read = fn(&Served, &Bounds, Fields) -> Result<Work>;
 /// What answers an endpoint's request without the engine, in JSON.
 type Reply = fn(&Served, Fields) -> Result<String>;
 
+/// What makes of an endpoint's request what is to be done about adapters of a folder.
+type Alter = fn(&Served, &Path, Fields) -> Result<Change>;
+
 /// An endpoint that is asked by a body.
 #[derive(Clone, Copy)]
 enum Endpoint {
     Work(Read),
     Reply(Reply),
+    Alter(Alter),
 }
 
 fn endpoint(path: &str) -> Option<Endpoint> {
@@ -65,25 +73,42 @@ fn endpoint(path: &str) -> Option<Endpoint> {
         "/v1/classify" | "/classify" => Endpoint::Work(classify::read),
         "/tokenize" => Endpoint::Reply(tokens::tokenize),
         "/detokenize" => Endpoint::Reply(tokens::detokenize),
+        "/v1/load_lora_adapter" => Endpoint::Alter(adapters::load),
+        "/v1/unload_lora_adapter" => Endpoint::Alter(adapters::unload),
         _ => return None,
     })
 }
 
 impl State {
     /// A server that has just started.
-    pub fn new(served: Served, options: Options, board: Arc<Board>, jobs: SyncSender<Job>) -> Self {
+    pub fn new(served: Arc<Served>, options: Options, board: Arc<Board>, orders: SyncSender<Order>) -> Self {
         let Bounds { sequences, prompt_tokens, bodies, connections, .. } = options.bounds;
         State {
             served,
             options,
             board,
-            jobs,
+            orders,
+            changing: Mutex::new(()),
             sequences: Budget::new(sequences),
             prompt_tokens: Budget::new(prompt_tokens),
             bodies: Budget::new(bodies),
             connections: Arc::new(Semaphore::new(connections)),
             started: now(),
         }
+    }
+
+    /// How a model, or an adapter, is listed.
+    fn model(&self, name: &str) -> Value {
+        let mut model = json!({"id": name, "object": "model", "created": self.started, "owned_by": "llama-serve"});
+        if name != self.served.name {
+            model["parent"] = self.served.name.as_str().into();
+        }
+        model
+    }
+
+    /// Gives the engine's thread something to do.
+    fn order(&self, order: Order) -> Result<()> {
+        self.orders.try_send(order).map_err(|_| ApiError::unavailable("the engine takes no more requests"))
     }
 
     fn metrics(&self) -> String {
@@ -122,28 +147,22 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
     match (request.method(), endpoint) {
         (&Method::POST, Endpoint::Work(read)) => work(state, request, read).await,
         (&Method::POST, Endpoint::Reply(reply)) => answer(state, request, reply).await,
+        (&Method::POST, Endpoint::Alter(alter)) => change(state, request, alter).await,
         _ => Ok(response::wrong_method("POST")),
     }
 }
 
 /// Answers that need no engine.
 fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>> {
-    let served = &state.served;
-    let model = |name: &str| {
-        let mut model = json!({"id": name, "object": "model", "created": state.started, "owned_by": "llama-serve"});
-        if name != served.name {
-            model["parent"] = served.name.as_str().into();
-        }
-        model
-    };
+    let (served, model) = (&state.served, |name: &str| state.model(name));
     let answer = match path {
         "/health" => state.board.health().map(|()| response::json(&json!({"status": "ok"}))),
         "/metrics" => Ok(response::text(state.metrics())),
-        "/v1/models" => {
-            Ok(response::json(&json!({"object": "list", "data": served.names().map(model).collect::<Vec<_>>()})))
-        }
+        "/v1/models" => Ok(response::json(
+            &json!({"object": "list", "data": served.names().iter().map(|name| model(name)).collect::<Vec<_>>()}),
+        )),
         _ => match path.strip_prefix("/v1/models/").map(unescaped) {
-            Some(name) if served.names().any(|known| known == name) => Ok(response::json(&model(&name))),
+            Some(name) if name == served.name || served.has(&name) => Ok(response::json(&model(&name))),
             Some(name) => Err(no_such_model(&name, served)),
             None => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
         },
@@ -186,8 +205,7 @@ async fn work(state: &Arc<State>, request: Request<Incoming>, read: Read) -> Res
     let Work { tasks, answer, stream } = work;
     let bound = stream.then_some(state.options.bounds.unread);
     let (sender, receiver) = mailbox(tasks.len(), bound, places);
-    let job = Job { tasks, sender };
-    state.jobs.try_send(job).map_err(|_| ApiError::unavailable("the engine takes no more requests"))?;
+    state.order(Order::Job(Job { tasks, sender }))?;
     receiver.accepted().await?;
     match answer {
         Answer::Texts(texts) if stream => Ok(response::stream(receiver, texts, state.board.clone())),
@@ -204,6 +222,28 @@ async fn answer(state: &Arc<State>, request: Request<Incoming>, reply: Reply) ->
         reply(&state.served, fields)
     });
     reply.await.map(response::written)
+}
+
+/// The walk of a request that an adapter come or go, one at a time.
+async fn change(state: &Arc<State>, request: Request<Incoming>, alter: Alter) -> Result<Response<Body>> {
+    let Some(folder) = state.options.adapter_folder.clone() else { return Err(no_changes()) };
+    check_kind(request.headers())?;
+    let body = body::receive(request.into_body(), &state.options.bounds, &state.bodies).await?;
+    let _turn = state.changing.lock().await;
+    let change = understand(state, body, move |state, fields| alter(&state.served, &folder, fields)).await?;
+    let mut model = state.model(change.name());
+    if matches!(change, Change::Unload(_)) {
+        model = json!({"id": change.name(), "object": "model", "deleted": true});
+    }
+    let (reply, done) = oneshot::channel();
+    state.order(Order::Change(change, reply))?;
+    done.await.unwrap_or_else(|_| Err(ApiError::internal("the engine's thread did not answer")))?;
+    Ok(response::json(&model))
+}
+
+fn no_changes() -> ApiError {
+    let message = "adapters of this server do not come and go; start it with --adapter-room and --adapter-folder";
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
 }
 
 /// Parsing, templates and tokenizing take time that grows with the request: they have threads of their own.
@@ -245,17 +285,15 @@ fn full(what: &str, budget: &Budget) -> ApiError {
 /// The adapter that a request asks for in the model's stead. Who leaves the model's name out means the model itself.
 fn adapter(fields: &mut Fields, served: &Served) -> Result<Option<String>> {
     match fields.string("model")? {
-        Some(name) if served.adapters.contains(&name) => Ok(Some(name)),
+        Some(name) if served.has(&name) => Ok(Some(name)),
         Some(name) if name != served.name => Err(no_such_model(&name, served)),
         _ => Ok(None),
     }
 }
 
 fn no_such_model(name: &str, served: &Served) -> ApiError {
-    let names: Vec<_> = served.names().collect();
-    let message = format!("there is no model {}; this server has {}", shown(&Value::from(name)), names.join(", "));
-    let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
-    ApiError { param: Some("model".into()), ..error }
+    let names = served.names().join(", ");
+    ApiError::no_such_model(format!("there is no model {}; this server has {names}", shown(&Value::from(name))))
 }
 
 /// A body that says what it is must say JSON: a page from elsewhere can make a browser send other kinds unasked.

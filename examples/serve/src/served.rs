@@ -1,10 +1,10 @@
 //! What is served: the engine's facts that a request is checked against before it gets there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use llama_core::batch::BLOCK;
-use llama_core::config::ProblemType;
+use llama_core::config::{Config, ProblemType};
 use llama_core::engine::Engine;
 use llama_core::text::{ChatTemplate, Tokenizer};
 use llama_core::{Error, Result};
@@ -15,7 +15,9 @@ pub struct Served {
     /// What requests call it.
     pub name: String,
     /// Adapters beside it, each of which requests may ask for in its stead.
-    pub adapters: Vec<String>,
+    adapters: RwLock<Adapters>,
+    /// Its sizes.
+    pub config: Config,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes a prompt, where the model has been taught any.
@@ -36,8 +38,15 @@ pub struct Served {
     pub problem_type: ProblemType,
     /// Columns of an embedding.
     pub hidden: usize,
-    /// Changes with whatever may change an answer: model, its sizes, backend, version.
-    pub fingerprint: String,
+    /// All that may change an answer, but for adapters: model, its sizes, backend, version.
+    model: String,
+}
+
+/// Those that requests may ask for at the moment.
+struct Adapters {
+    names: Vec<String>,
+    /// Changes with whatever may change an answer.
+    fingerprint: String,
 }
 
 impl Served {
@@ -50,34 +59,51 @@ impl Served {
             return Err(Error::tokenizer("tokenizer", "a server needs an engine with one"));
         };
         let (name, limits) = (name.into(), engine.model().limits());
-        let mut hash = DefaultHasher::new();
-        let adapters: Vec<_> = engine.adapters().map(str::to_owned).collect();
-        if adapters.contains(&name) {
+        if engine.adapters().any(|adapter| adapter == name) {
             return Err(Error::parameter("adapter", name, "is the model's name, too: give one of them another"));
         }
-        let (config, loaded) = (engine.model().config(), engine.model().adapters());
-        let model = format!("{name} {config:?} {loaded:?} {}", engine.model().backend());
-        (model, env!("CARGO_PKG_VERSION")).hash(&mut hash);
+        let config = engine.model().config().clone();
+        let model = format!("{name} {config:?} {} {}", engine.model().backend(), env!("CARGO_PKG_VERSION"));
         Ok(Served {
             name,
-            adapters,
+            adapters: RwLock::new(Adapters::of(engine, &model)),
+            model,
             tokenizer: tokenizer.clone(),
             template,
             ends: engine.end_tokens().to_vec(),
             grammars: OnceLock::new(),
             breakers: OnceLock::new(),
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
-            vocab: engine.model().config().vocab,
+            vocab: config.vocab,
             labels: engine.labels().to_vec(),
-            problem_type: engine.model().config().problem_type,
-            hidden: engine.model().config().hidden,
-            fingerprint: format!("fp_{:016x}", hash.finish()),
+            problem_type: config.problem_type,
+            hidden: config.hidden,
+            config,
         })
     }
 
+    /// Takes down which adapters the engine has now.
+    pub fn update(&self, engine: &Engine) {
+        *self.adapters.write().unwrap_or_else(PoisonError::into_inner) = Adapters::of(engine, &self.model);
+    }
+
+    /// Whether requests may ask for an adapter of that name.
+    pub fn has(&self, adapter: &str) -> bool {
+        self.adapters().names.iter().any(|known| known == adapter)
+    }
+
     /// What requests may call a model: its own name, then its adapters'.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.name.as_str()).chain(self.adapters.iter().map(String::as_str))
+    pub fn names(&self) -> Vec<String> {
+        std::iter::once(&self.name).chain(&self.adapters().names).cloned().collect()
+    }
+
+    /// Changes with whatever may change an answer: model, its sizes, adapters, backend, version.
+    pub fn fingerprint(&self) -> String {
+        self.adapters().fingerprint.clone()
+    }
+
+    fn adapters(&self) -> RwLockReadGuard<'_, Adapters> {
+        self.adapters.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What ends a repetition where a request does not say.
@@ -96,6 +122,18 @@ impl Served {
                 let made = Grammars::new(&self.tokenizer, &self.ends)?;
                 Ok(self.grammars.get_or_init(|| made))
             }
+        }
+    }
+}
+
+impl Adapters {
+    fn of(engine: &Engine, model: &str) -> Self {
+        let mut hash = DefaultHasher::new();
+        let loaded: Vec<_> = engine.loaded_adapters().collect();
+        format!("{model} {loaded:?}").hash(&mut hash);
+        Adapters {
+            names: engine.adapters().map(str::to_owned).collect(),
+            fingerprint: format!("fp_{:016x}", hash.finish()),
         }
     }
 }

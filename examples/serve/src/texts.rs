@@ -56,7 +56,7 @@ impl Texts {
             ("id", format!("{}{}", style.id_prefix(), unique()).into()),
             ("created", now().into()),
             ("model", served.name.as_str().into()),
-            ("system_fingerprint", served.fingerprint.as_str().into()),
+            ("system_fingerprint", served.fingerprint().into()),
         ];
         let style = Box::new(style);
         Texts {

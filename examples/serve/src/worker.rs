@@ -1,9 +1,9 @@
-//! The thread that owns the engine: it takes jobs in, steps, and puts what happened into mailboxes. It waits for nobody but
-//! new jobs, and only when there is nothing to do.
+//! The thread that owns the engine: it takes orders in, steps, and puts what happened into mailboxes. It waits for nobody but
+//! new orders, and only when there is nothing to do.
 //!
 //! Before each step it cancels what nobody wants any more, so whoever goes away frees his blocks within a step. A step that
 //! fails ends what was on its way; the next step is free to succeed. A panic leaves an engine that nobody can vouch for: it is let
-//! go, all jobs from then on are refused, and `/health` says why.
+//! go, all orders from then on are refused, and `/health` says why.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -15,9 +15,13 @@ use std::thread;
 
 use llama_core::engine::{Embed, Engine, Event, Request, SequenceId, Stats};
 
+use tokio::sync::oneshot;
+
+use crate::adapters::Change;
 use crate::board::{Board, Count};
-use crate::error::ApiError;
+use crate::error::{ApiError, Result};
 use crate::mailbox::Sender;
+use crate::served::Served;
 
 /// What one sequence is to do.
 pub enum Task {
@@ -27,6 +31,14 @@ pub enum Task {
     Embed(Embed),
     /// Give the scores of the model's labels for a prompt.
     Classify(Vec<u32>),
+}
+
+/// What comes to the engine's thread.
+pub enum Order {
+    /// A request.
+    Job(Job),
+    /// An adapter that comes or goes, and where to tell whether it did.
+    Change(Change, oneshot::Sender<Result<()>>),
 }
 
 /// A request on its way to the engine.
@@ -40,7 +52,8 @@ pub struct Job {
 /// The engine and what it is at.
 pub struct Worker {
     engine: Engine,
-    jobs: Receiver<Job>,
+    orders: Receiver<Order>,
+    served: Arc<Served>,
     active: HashMap<SequenceId, Active>,
     board: Arc<Board>,
     /// Empty between steps.
@@ -66,13 +79,13 @@ impl Task {
 }
 
 impl Worker {
-    /// A worker that takes jobs from `jobs` and writes its figures on `board`.
-    pub fn new(engine: Engine, jobs: Receiver<Job>, board: Arc<Board>) -> Self {
+    /// A worker that takes orders from `orders`, writes its figures on `board`, and in `served` which adapters there are.
+    pub fn new(engine: Engine, orders: Receiver<Order>, board: Arc<Board>, served: Arc<Served>) -> Self {
         board.stepped(engine.stats());
-        Worker { engine, jobs, active: HashMap::new(), board, events: Vec::new() }
+        Worker { engine, orders, served, active: HashMap::new(), board, events: Vec::new() }
     }
 
-    /// Works until nobody can send jobs any more and all are done.
+    /// Works until nobody can send orders any more and all are done.
     pub fn run(mut self) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.turn())) {
@@ -85,7 +98,7 @@ impl Worker {
 
     /// Takes in what has come, drops what has gone, and steps. False if there will be nothing more to do.
     fn turn(&mut self) -> bool {
-        if !self.take_jobs() {
+        if !self.take_orders() {
             return false;
         }
         if self.board.abort.load(Ordering::Relaxed) {
@@ -96,18 +109,30 @@ impl Worker {
         true
     }
 
-    /// Waits for a job only where nothing else is to be done.
-    fn take_jobs(&mut self) -> bool {
+    /// Waits for an order only where nothing else is to be done.
+    fn take_orders(&mut self) -> bool {
         if self.active.is_empty() && self.engine.is_idle() {
-            match self.jobs.recv() {
-                Ok(job) => self.start(job),
+            match self.orders.recv() {
+                Ok(order) => self.take(order),
                 Err(_) => return false,
             }
         }
-        while let Ok(job) = self.jobs.try_recv() {
-            self.start(job);
+        while let Ok(order) = self.orders.try_recv() {
+            self.take(order);
         }
         true
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Job(job) => self.start(job),
+            Order::Change(change, reply) => {
+                let done = change.apply(&mut self.engine);
+                self.served.update(&self.engine);
+                // Whoever asked may be gone; it is done all the same.
+                let _ = reply.send(done);
+            }
+        }
     }
 
     /// Submits all of a job, or nothing of it.
@@ -182,14 +207,18 @@ impl Worker {
     fn refuse_all(self, panic: &(dyn Any + Send)) {
         let why = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let trouble = format!("the engine panicked ({}); restart the server", why.unwrap_or("without a message"));
-        let Worker { engine, jobs, active, board, .. } = self;
+        let Worker { engine, orders, active, board, .. } = self;
         let stats = Stats { running: 0, waiting: 0, blocks_used: 0, ..board.stats() };
         board.failed(stats, &trouble);
         let error = ApiError::internal(&trouble);
         active.into_values().for_each(|active| active.sender.fail(error.clone()));
         let_go(engine);
-        while let Ok(job) = jobs.recv() {
-            job.sender.fail(ApiError::unavailable(&trouble));
+        while let Ok(order) = orders.recv() {
+            let error = ApiError::unavailable(&trouble);
+            match order {
+                Order::Job(job) => job.sender.fail(error),
+                Order::Change(_, reply) => drop(reply.send(Err(error))),
+            }
         }
     }
 }

@@ -16,10 +16,12 @@
 
 mod bound;
 mod gguf;
+mod named;
 mod names;
 mod pairs;
 mod pattern;
 mod peft;
+mod room;
 mod set;
 
 use std::collections::BTreeMap;
@@ -28,15 +30,20 @@ use std::path::{Path, PathBuf};
 
 pub use bound::Bound;
 pub(crate) use bound::check_strength;
+pub use named::{Loaded, Named};
 use pairs::Pair;
-pub use set::{Adapters, Loaded};
+pub use room::AdapterRoom;
+pub(crate) use room::Place;
+pub use set::Adapters;
 
 use crate::checkpoint::{Name, Shard, confined, parent, safetensors};
 use crate::config::RopeLayout;
 use crate::error::{Error, InFile, Result};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// The file of an adapter's folder in which PEFT says what its scales are.
+pub const CONFIG: &str = "adapter_config.json";
+/// The file of its tensors.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 const MERGE: &str = "merge it into its base model with peft's merge_and_unload, and open the result";
 
 /// An opened adapter: which matrices it changes, by how much, and the map of its file.

@@ -281,7 +281,7 @@ pub trait Backend: Send + 'static {
 
     /// Bytes that [`Backend::weight`] will hold for parts of these formats and `[out, in]` shapes.
     fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64;
-    /// Bytes that [`Backend::adapter`] will hold for a weight of `cols` columns and parts of these `(rows, rank)`.
+    /// Bytes that [`Backend::adapter`] will hold for a weight of `cols` columns and parts of at most these `(rows, rank)`.
     fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64;
     /// Bytes that [`Backend::kv_cache`] will hold.
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64;
@@ -307,13 +307,19 @@ pub trait Backend: Send + 'static {
     fn gain(&self, view: TensorView<'_>) -> Result<Self::Tensor>;
     /// Stacks the rows of `parts`, which have equal columns, into one weight.
     fn weight(&self, parts: &[Part<'_>]) -> Result<Self::Weight>;
-    /// What an adapter adds to a weight of so many `rows`, whose product is a tensor of `role` or is added to one: `parts` by
-    /// ascending rows, which do not overlap.
-    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<Self::Adapter>;
+    /// Memory for what an adapter adds to a weight of `[rows, cols]`, whose product is a tensor of `role` or is added to one: of the
+    /// weight's matrices as many `parts`, each of at most so many `(rows, rank)`. It adds nothing until it is set.
+    fn adapter(&self, shape: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<Self::Adapter>;
     /// An empty KV cache of `limits.blocks` blocks.
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<Self::KvCache>;
     /// An empty plan that any batch within `limits` fits.
     fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<Self::Plan>;
+
+    // ---- between steps ----
+
+    /// Has an adapter add `parts` to its weight in the stead of whatever it added, in the memory that it has: by ascending rows,
+    /// which do not overlap, each within one of the parts that it was made for, or none at all. `role` is what it was made for.
+    fn set_adapter(&self, adapter: &mut Self::Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()>;
 
     // ---- once a step ----
 

@@ -86,6 +86,8 @@ struct Integers {
 
 /// Products that are added to runs of a weight's rows.
 pub struct Adapter {
+    /// The most that its parts may hold.
+    bytes: u64,
     parts: Vec<Product>,
 }
 
@@ -277,11 +279,19 @@ impl Backend for Reference {
         Ok(Weight { cols, rows })
     }
 
-    fn adapter(&self, _rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Adapter> {
+    fn adapter(&self, [_, cols]: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<Adapter> {
+        Ok(Adapter { bytes: self.adapter_bytes(cols, parts, role), parts: Vec::new() })
+    }
+
+    fn set_adapter(&self, adapter: &mut Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()> {
+        let shapes: Vec<_> = parts.iter().map(|part| (part.b.rows(), part.a.rows())).collect();
+        let bytes = self.adapter_bytes(parts.first().map_or(0, |part| part.a.cols()), &shapes, role);
+        assert!(bytes <= adapter.bytes, "parts of {shapes:?} in {} bytes", adapter.bytes);
         let matrix = |view: &TensorView<'_>| Matrix { rows: view.rows(), cols: view.cols(), data: view.to_f32() };
         let product =
             |part: &LowRank<'_>| Product { first_row: part.first_row, a: matrix(&part.a), b: matrix(&part.b) };
-        Ok(Adapter { parts: parts.iter().map(product).collect() })
+        adapter.parts = parts.iter().map(product).collect();
+        Ok(())
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {

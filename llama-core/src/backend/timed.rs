@@ -110,8 +110,12 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("weight", |b| b.weight(parts))
     }
 
-    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<B::Adapter> {
-        self.time("adapter", |b| b.adapter(rows, parts, role))
+    fn adapter(&self, shape: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<B::Adapter> {
+        self.time("adapter", |b| b.adapter(shape, parts, role))
+    }
+
+    fn set_adapter(&self, adapter: &mut B::Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()> {
+        self.time("set_adapter", |b| b.set_adapter(adapter, parts, role))
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::KvCache> {

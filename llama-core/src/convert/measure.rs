@@ -209,7 +209,8 @@ impl<B: Backend> Backend for Measured<B> {
         fn reserve(&self, total: u64, weights: u64) -> Result<()>;
         fn tensor(&self, rows: usize, cols: usize, role: Role) -> Result<B::Tensor>;
         fn gain(&self, view: TensorView<'_>) -> Result<B::Tensor>;
-        fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<B::Adapter>;
+        fn adapter(&self, shape: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<B::Adapter>;
+        fn set_adapter(&self, adapter: &mut B::Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()>;
         fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::KvCache>;
         fn plan(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::Plan>;
         fn prepare(&self, plan: &mut B::Plan, batch: &Batch) -> Result<()>;

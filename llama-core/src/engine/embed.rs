@@ -113,10 +113,10 @@ impl Engine {
             return Err(Error::parameter("embeddings", false, problem));
         }
         embed.check(vocab, self.model.limits())?;
-        let adapter = self.adapter(embed.adapter.as_deref())?;
+        let variant = self.variant(embed.adapter.as_deref())?;
         let pool = Pool::new(pooling, then, embed.prompt.len(), hidden);
         let id = self.next_id();
-        self.scheduler.submit(Sequence::pooling(id, embed.prompt, adapter, pool, self.prefix_cache));
+        self.scheduler.submit(Sequence::pooling(id, embed.prompt, variant, pool, self.prefix_cache));
         Ok(id)
     }
 

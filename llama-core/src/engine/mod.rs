@@ -35,6 +35,7 @@
 //! For programs that want one answer there are [`Engine::generate`], an iterator, and [`Engine::complete`]; they step
 //! the engine too, so whatever else was submitted gets on meanwhile, and its events wait for the next step.
 
+mod adapters;
 pub mod draft;
 mod embed;
 mod event;
@@ -71,6 +72,7 @@ use crate::model::Model;
 use crate::sample::{Allowed, Draw, Outputs, Refusal, Sampler};
 use crate::text::{Specials, Tokenizer};
 
+use adapters::Offered;
 use draft::{Draft, Drafter, Lookup};
 use manner::Manner;
 use scheduler::Scheduler;
@@ -111,6 +113,7 @@ pub struct Engine {
     end_tokens: Vec<u32>,
     prefix_cache: bool,
     scheduler: Scheduler,
+    offered: Offered,
     submitted: u64,
     steps: u64,
     rows: u64,
@@ -149,12 +152,14 @@ impl Engine {
         let end_tokens = options.end_tokens.clone().unwrap_or_else(named);
         request::in_vocabulary("end_tokens", &end_tokens, vocab)?;
         let states = options.embeds(model.config()).then(|| roomy_states(&limits, model.config())).transpose()?;
+        let mut scheduler = Scheduler::new(limits, options.drafts)?;
         Ok(Engine {
+            offered: Offered::all(&*model, scheduler.pool_mut()),
             model,
             tokenizer,
             end_tokens,
             prefix_cache: options.prefix_cache,
-            scheduler: Scheduler::new(limits, options.drafts)?,
+            scheduler,
             submitted: 0,
             steps: 0,
             rows: 0,
@@ -203,11 +208,6 @@ impl Engine {
         self.tokenizer.as_ref()
     }
 
-    /// Names of the adapters that requests may ask for.
-    pub fn adapters(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.model.adapters().iter().map(|loaded| loaded.name.as_str())
-    }
-
     /// The tokens that end a generation.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
@@ -246,12 +246,12 @@ impl Engine {
         let config = self.model.config();
         check_generates(config)?;
         let max_tokens = request.check(config.vocab, self.model.limits(), self.tokenizer.is_some())?;
-        let adapter = self.adapter(request.adapter.as_deref())?;
+        let variant = self.variant(request.adapter.as_deref())?;
         let id = self.next_id();
         let stop_strings = std::mem::take(&mut request.stop_strings);
         let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
         let manner = Manner::take(&mut request, &self.end_tokens);
-        self.scheduler.submit(Sequence::new(id, request, adapter, max_tokens, manner, text, self.prefix_cache));
+        self.scheduler.submit(Sequence::new(id, request, variant, max_tokens, manner, text, self.prefix_cache));
         Ok(id)
     }
 
@@ -309,18 +309,6 @@ impl Engine {
     fn withdraw(&mut self, id: SequenceId) -> Option<Sequence> {
         self.drafter.forget(id);
         self.scheduler.remove(id)
-    }
-
-    /// The number of the adapter that a request names.
-    fn adapter(&self, name: Option<&str>) -> Result<Option<AdapterId>> {
-        let Some(name) = name else { return Ok(None) };
-        match self.adapters().position(|known| known == name) {
-            Some(id) => Ok(Some(id as AdapterId)),
-            None => {
-                let known: Vec<_> = self.adapters().collect();
-                Err(Error::parameter("adapter", name, format!("is none of those loaded: {known:?}")))
-            }
-        }
     }
 
     fn next_id(&mut self) -> SequenceId {

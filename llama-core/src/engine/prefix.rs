@@ -18,6 +18,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::Engine;
+use super::adapters::Variant;
 use crate::batch::{AdapterId, BLOCK, BlockId};
 use crate::checkpoint::checksum;
 use crate::error::{Error, Result};
@@ -41,7 +42,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Parameter`] if the cache has none of them; [`Error::Io`]; what the backend says.
     pub fn save_prefix(&mut self, tokens: &[u32], path: impl AsRef<Path>) -> Result<usize> {
-        self.save(None, tokens, path.as_ref())
+        self.save(self.variant(None)?, tokens, path.as_ref())
     }
 
     /// The same of what was computed with `adapter`.
@@ -49,14 +50,14 @@ impl Engine {
     /// # Errors
     /// As [`Engine::save_prefix`]; [`Error::Parameter`] if there is no such adapter.
     pub fn save_adapted_prefix(&mut self, adapter: &str, tokens: &[u32], path: impl AsRef<Path>) -> Result<usize> {
-        self.save(self.adapter(Some(adapter))?, tokens, path.as_ref())
+        self.save(self.variant(Some(adapter))?, tokens, path.as_ref())
     }
 
-    fn save(&mut self, adapter: Option<AdapterId>, tokens: &[u32], path: &Path) -> Result<usize> {
-        let (blocks, _) = find(self.scheduler.pool_mut(), Prefix::empty(adapter), tokens);
+    fn save(&mut self, variant: Variant, tokens: &[u32], path: &Path) -> Result<usize> {
+        let (blocks, _) = find(self.scheduler.pool_mut(), variant.start, tokens);
         let saved = blocks.len() * BLOCK;
         let written = if saved > 0 {
-            whole::written(path, |partial| self.write_blocks((&tokens[..saved], adapter), &blocks, partial))
+            whole::written(path, |partial| self.write_blocks((&tokens[..saved], variant.adapter), &blocks, partial))
         } else {
             let problem = format!("the cache holds no {BLOCK} of them: complete a request that begins with them first");
             Err(Error::parameter("tokens", tokens.len(), problem))
@@ -76,8 +77,8 @@ impl Engine {
             return Err(Error::parameter("prefix_cache", false, "this engine shares no prefixes: switch it on"));
         }
         let mut source = Source::open(path.as_ref())?;
-        let (ids, adapter) = self.header(&mut source)?;
-        let (mut blocks, mut through) = find(self.scheduler.pool_mut(), Prefix::empty(adapter), &ids);
+        let (ids, variant) = self.header(&mut source)?;
+        let (mut blocks, mut through) = find(self.scheduler.pool_mut(), variant.start, &ids);
         let known = blocks.len();
         if let Err(error) = self.read_blocks(&mut source, ids.len() / BLOCK, &mut blocks) {
             release(self.scheduler.pool_mut(), blocks);
@@ -103,7 +104,8 @@ impl Engine {
         let mut target = Target::create(partial)?;
         target.put(&MAGIC)?;
         target.put(bytemuck::cast_slice(&[ORDER, VERSION]))?;
-        let adapter = adapter.map_or(NO_ADAPTER, |id| self.model.adapters()[id as usize].identity);
+        let loaded = adapter.and_then(|id| self.model.adapters()[id as usize].as_ref());
+        let adapter = loaded.map_or(NO_ADAPTER, |loaded| loaded.identity);
         let numbers = [self.model.identity(), adapter, tokens.len() as u64, bytes.len() as u64];
         target.put(bytemuck::cast_slice(&numbers))?;
         target.put(bytemuck::cast_slice(tokens))?;
@@ -115,9 +117,9 @@ impl Engine {
         target.end()
     }
 
-    /// The tokens of a file that is as long as it should be, of this model, and of its vocabulary; and the adapter that they were
-    /// computed with.
-    fn header(&mut self, source: &mut Source) -> Result<(Vec<u32>, Option<AdapterId>)> {
+    /// The tokens of a file that is as long as it should be, of this model, and of its vocabulary; and which model they were
+    /// computed by.
+    fn header(&mut self, source: &mut Source) -> Result<(Vec<u32>, Variant)> {
         let (magic, [order, version]) = (source.words::<u8>("magic", 8)?, source.pair()?);
         if magic != MAGIC || order != ORDER {
             let problem = "this is no file of a saved prefix, or one of a machine with another order of bytes";
@@ -132,10 +134,9 @@ impl Engine {
             let problem = "is of another model, or of another arithmetic, device or form of keys and values";
             return Err(source.error("identity", problem));
         }
-        let loaded = self.model.adapters().iter().position(|loaded| loaded.identity == adapter);
-        if adapter != NO_ADAPTER && loaded.is_none() {
-            return Err(source.error("adapter", "is none of those that this engine was loaded with"));
-        }
+        let variant = self
+            .variant_of(Some(adapter).filter(|&adapter| adapter != NO_ADAPTER))
+            .ok_or_else(|| source.error("adapter", "is none of those that this engine has"))?;
         let mut block = Vec::new();
         self.model.read_block(0, &mut block)?;
         if block_bytes != block.len() as u64 {
@@ -145,7 +146,7 @@ impl Engine {
         let ids = source.words::<u32>("ids", tokens as usize)?;
         match ids.iter().find(|&&id| id as usize >= self.model.config().vocab) {
             Some(id) => Err(source.error("ids", format!("token {id} is not in the vocabulary"))),
-            None => Ok((ids, loaded.map(|id| id as AdapterId))),
+            None => Ok((ids, variant)),
         }
     }
 

@@ -71,6 +71,11 @@ impl Scheduler {
         self.running.len()
     }
 
+    /// All sequences.
+    pub fn all(&self) -> impl Iterator<Item = &Sequence> {
+        self.running.iter().chain(&self.waiting)
+    }
+
     pub fn pool(&self) -> &BlockPool {
         &self.pool
     }

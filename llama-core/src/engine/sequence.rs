@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::batch::{AdapterId, Batch};
 use crate::error::{Error, Result};
-use crate::kv::{BlockPool, Prefix};
+use crate::kv::BlockPool;
 use crate::sample::{Allowed, Draw, History, Refusal, Sampled, Sampler};
 
+use super::adapters::Variant;
 use super::draft::{Checked, Draft, Width};
 use super::event::{Event, Finish, Score, SequenceId};
 use super::grammar::{Constraint, Grammar};
@@ -52,11 +53,11 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// `max_tokens` and everything else has been checked; `adapter` is the number of the request's, `manner` was taken out of it.
+    /// `max_tokens` and everything else has been checked; `variant` is by the request's adapter, `manner` was taken out of it.
     pub fn new(
         id: SequenceId,
         request: Request,
-        adapter: Option<AdapterId>,
+        variant: Variant,
         max_tokens: usize,
         manner: Manner,
         text: Text,
@@ -75,11 +76,11 @@ impl Sequence {
             manner,
             stop_tokens: request.stop_tokens,
             ignore_end: request.ignore_end,
-            adapter,
+            adapter: variant.adapter,
             grammar: request.grammar,
             constraint: None,
             text,
-            table: Table::new(Prefix::empty(adapter), sharing, prompt + max_tokens),
+            table: Table::new(variant.start, sharing, prompt + max_tokens),
             scored: if request.prompt_logprobs { 0 } else { prompt - 1 },
             pool: None,
             chunk: 0,
@@ -90,11 +91,11 @@ impl Sequence {
     }
 
     /// One that ends with its prompt, whose hidden states go to `pool`. The prompt has been checked.
-    pub fn pooling(id: SequenceId, prompt: Vec<u32>, adapter: Option<AdapterId>, pool: Pool, sharing: bool) -> Self {
+    pub fn pooling(id: SequenceId, prompt: Vec<u32>, variant: Variant, pool: Pool, sharing: bool) -> Self {
         let text = Text::new(None, &prompt, Vec::new());
         let mut request = Request::new(prompt);
         let manner = Manner::take(&mut request, &[]);
-        Sequence { pool: Some(pool), ..Sequence::new(id, request, adapter, 0, manner, text, sharing) }
+        Sequence { pool: Some(pool), ..Sequence::new(id, request, variant, 0, manner, text, sharing) }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a model demands of a batch, so that a backend may rely on it.
 
+use crate::adapter::Loaded;
 use crate::backend::Limits;
-use crate::batch::{BLOCK, Batch, BlockId};
+use crate::batch::{AdapterId, BLOCK, Batch, BlockId};
 use crate::config::{Config, Head};
 use crate::error::{Error, Result};
 use crate::sample::Draw;
@@ -11,27 +12,31 @@ use crate::sample::Draw;
 pub(crate) struct Batches {
     /// Whether the batch at hand writes a block. All zeros between batches.
     written: Vec<u64>,
-    /// How many the model was loaded with.
-    adapters: usize,
 }
 
 impl Batches {
-    /// For batches within `limits`, of a model with so many adapters.
+    /// For batches within `limits`.
     ///
     /// # Errors
     /// [`Error::Memory`] if there is none.
-    pub(crate) fn new(limits: &Limits, adapters: usize) -> Result<Self> {
+    pub(crate) fn new(limits: &Limits) -> Result<Self> {
         let (mut written, words) = (Vec::new(), limits.blocks.div_ceil(64));
         let refused = |_| Error::refused("marks of KV blocks", 8 * words as u64, "the number of KV blocks");
         written.try_reserve_exact(words).map_err(refused)?;
         written.resize(words, 0);
-        Ok(Batches { written, adapters })
+        Ok(Batches { written })
     }
 
-    /// Refuses a batch that breaks its own description, `limits` or the vocabulary.
-    pub(crate) fn check(&mut self, batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
+    /// Refuses a batch that breaks its own description, `limits` or the vocabulary, or has an adapter that is not among `loaded`.
+    pub(crate) fn check(
+        &mut self,
+        batch: &Batch,
+        config: &Config,
+        limits: &Limits,
+        loaded: &[Option<Loaded>],
+    ) -> Result<()> {
         by_itself(batch, config, limits)?;
-        adapters(batch, self.adapters)?;
+        adapters(batch, loaded)?;
         let twice = written(batch).find(|&block| !self.mark(block));
         written(batch).for_each(|block| self.written[block as usize / 64] = 0);
         match twice {
@@ -87,7 +92,7 @@ fn by_itself(batch: &Batch, config: &Config, limits: &Limits) -> Result<()> {
     (0..batch.sequences()).try_for_each(|s| sequence(batch, s, limits))
 }
 
-fn adapters(batch: &Batch, loaded: usize) -> Result<()> {
+fn adapters(batch: &Batch, loaded: &[Option<Loaded>]) -> Result<()> {
     if batch.adapters.len() != batch.sequences() {
         return Err(Error::parameter(
             "batch.adapters",
@@ -95,8 +100,9 @@ fn adapters(batch: &Batch, loaded: usize) -> Result<()> {
             "one for each sequence is needed, or None",
         ));
     }
-    match batch.adapters.iter().flatten().find(|&&id| id as usize >= loaded) {
-        Some(id) => Err(Error::parameter("batch.adapters", id, format!("the model was loaded with {loaded}"))),
+    let is_there = |id: AdapterId| loaded.get(id as usize).is_some_and(Option::is_some);
+    match batch.adapters.iter().flatten().find(|&&id| !is_there(id)) {
+        Some(id) => Err(Error::parameter("batch.adapters", id, "no adapter of this model has that number")),
         None => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! The graph's linears, and what adapters add to them.
 
-use crate::adapter::Adapters;
+use crate::adapter::{Named, Place};
 use crate::backend::{Backend, Norm, Role};
 use crate::batch::{AdapterRun, Stage};
 use crate::checkpoint::Name;
@@ -37,50 +37,61 @@ impl Fused {
     }
 }
 
-/// Bytes that `backend` will hold for `adapters`.
-pub(super) fn adapter_bytes<B: Backend>(backend: &B, adapters: &Adapters, config: &Config) -> u64 {
+/// Bytes that `backend` will hold for what is in `places`.
+pub(super) fn adapter_bytes<B: Backend>(backend: &B, places: &[Place], config: &Config) -> u64 {
     let of = |Fused { matrices, role }| {
         let cols = matrices[0].shape(config).1;
-        let shapes = (0..adapters.len()).map(|id| adapters.shapes(id, &matrices, config));
+        let shapes = places.iter().map(|place| place.shapes(&matrices, config));
         let changed = shapes.filter(|parts: &Vec<_>| !parts.is_empty());
         changed.map(|parts| backend.adapter_bytes(cols, &parts, role)).sum::<u64>()
     };
     Fused::all(config).map(of).sum()
 }
 
-/// The most ranks that an adapter has for one fused weight.
-pub(super) fn widest_rank(adapters: &Adapters, config: &Config) -> usize {
-    let rank = |fused: &Fused, id| adapters.shapes(id, &fused.matrices, config).iter().map(|&(_, rank)| rank).sum();
-    let of = |fused: Fused| (0..adapters.len()).map(|id| rank(&fused, id)).max();
+/// The most ranks that what is in one of `places` may have for one fused weight.
+pub(super) fn widest_rank(places: &[Place], config: &Config) -> usize {
+    let rank = |fused: &Fused, place: &Place| place.shapes(&fused.matrices, config).iter().map(|&(_, rank)| rank).sum();
+    let of = |fused: Fused| places.iter().map(|place| rank(&fused, place)).max();
     Fused::all(config).filter_map(of).max().unwrap_or(0)
 }
 
 /// A fused weight with what each adapter adds to it.
 pub(super) struct Linear<B: Backend> {
     weight: B::Weight,
-    /// At each adapter's number.
+    /// Of each place for an adapter, the memory of what that adds; none where nothing that fits there could.
     adapters: Vec<Option<B::Adapter>>,
+    /// Of each, whether what is there adds anything.
+    changes: Vec<bool>,
 }
 
 impl<B: Backend> Linear<B> {
-    /// `weight`, which is made of the matrices of `fused`.
-    pub fn new(backend: &B, weight: B::Weight, fused: &Fused, adapters: &Adapters, config: &Config) -> Result<Self> {
+    /// `weight`, which is made of the matrices of `fused`, with memory for what adapters in `places` add to it, and nothing there.
+    pub fn new(backend: &B, weight: B::Weight, fused: &Fused, places: &[Place], config: &Config) -> Result<Self> {
         let Fused { matrices, role } = fused;
-        let rows = matrices.iter().map(|name| name.shape(config).0).sum();
-        let one = |id| {
-            let products = adapters.products(id, matrices, config)?;
-            if products.is_empty() {
-                return Ok(None);
-            }
-            let parts: Result<Vec<_>> = products.iter().map(|product| product.low_rank()).collect();
-            backend.adapter(rows, &parts?, *role).map(Some)
+        let shapes = matrices.iter().map(|name| name.shape(config));
+        let shape = shapes.fold([0, 0], |[all, _], (rows, cols)| [all + rows, cols]);
+        let one = |place: &Place| {
+            let parts = place.shapes(matrices, config);
+            (!parts.is_empty()).then(|| backend.adapter(shape, &parts, *role)).transpose()
         };
-        Ok(Linear { weight, adapters: (0..adapters.len()).map(one).collect::<Result<_>>()? })
+        let adapters = places.iter().map(one).collect::<Result<_>>()?;
+        Ok(Linear { weight, adapters, changes: vec![false; places.len()] })
+    }
+
+    /// Has `named`, which fits there, add to it from `place`, in the stead of whatever did.
+    pub fn put(&mut self, backend: &B, place: usize, fused: &Fused, named: &Named, config: &Config) -> Result<()> {
+        let Some(adapter) = &mut self.adapters[place] else { return Ok(()) };
+        let products = named.products(&fused.matrices, config)?;
+        let parts = products.iter().map(|product| product.low_rank()).collect::<Result<Vec<_>>>()?;
+        // Where it adds nothing, too: what was there before would, in a step of which another adapter changes this weight.
+        backend.set_adapter(adapter, &parts, fused.role)?;
+        self.changes[place] = !parts.is_empty();
+        Ok(())
     }
 
     /// Whether an adapter of one of `runs` adds to it.
     fn is_changed(&self, runs: &[AdapterRun]) -> bool {
-        runs.iter().any(|run| self.adapters[run.adapter as usize].is_some())
+        runs.iter().any(|run| self.changes[run.adapter as usize])
     }
 }
 

@@ -3,12 +3,12 @@
 //! Touvron et al. 2023 (arXiv:2302.13971): pre-norm decoder, RMSNorm, rotary positions, SwiGLU; grouped-query attention
 //! from Llama 2 on. Shapes are `[rows, columns]`; T rows of tokens, O rows whose logits are wanted.
 
-use crate::adapter::{Adapters, Loaded};
+use crate::adapter::{Adapters, Loaded, Named, Place};
 use crate::backend::{AttentionShape, Backend, Limits, Norm, Part};
-use crate::batch::{AdapterRun, Batch, BlockId, Stage};
+use crate::batch::{AdapterId, AdapterRun, Batch, BlockId, Stage};
 use crate::checkpoint::{Checkpoint, TensorView, checksum};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::linear::{Fused, Linear, Linears, widest_rank};
 use crate::model::plan::{MemoryPlan, Parts};
 use crate::model::workspace::Workspace;
@@ -30,7 +30,9 @@ pub struct Llama<B: Backend> {
     limits: Limits,
     batches: check::Batches,
     identity: u64,
-    adapters: Vec<Loaded>,
+    /// What is in each of the places for adapters.
+    adapters: Vec<Option<Loaded>>,
+    places: Vec<Place>,
     /// The rows of the step at hand that adapters change.
     adapted: Vec<AdapterRun>,
     backend: B,
@@ -64,7 +66,7 @@ impl<B: Backend> Llama<B> {
         Llama::load_with(backend, checkpoint, &Adapters::new(), limits, memory_limit, progress)
     }
 
-    /// The same, with adapters beside the weights, of which each sequence of a batch may have one.
+    /// The same, with adapters beside the weights, of which each sequence of a batch may have one, and room for others.
     ///
     /// # Errors
     /// As [`Llama::load`], and as reading the adapters.
@@ -88,13 +90,19 @@ impl<B: Backend> Llama<B> {
             done += bytes;
             progress(Progress { done, total });
         };
+        let places = adapters.all_places();
         let weight = |parts: &[Part<'_>]| -> Result<B::Weight> {
             let weight = backend.weight(parts)?;
             parts.iter().for_each(|part| part.weight.release());
             Ok(weight)
         };
-        let linear =
-            |parts: &[Part<'_>], fused: &Fused| Linear::new(&backend, weight(parts)?, fused, adapters, &config);
+        let linear = |parts: &[Part<'_>], fused: &Fused| -> Result<Linear<B>> {
+            let mut linear = Linear::new(&backend, weight(parts)?, fused, &places, &config)?;
+            for (place, named) in adapters.all().iter().enumerate() {
+                linear.put(&backend, place, fused, named, &config)?;
+            }
+            Ok(linear)
+        };
         let gain = |view: TensorView<'_>| match view.to_f32().iter().position(|x| !x.is_finite()) {
             Some(i) => Err(view.error(format!("element {i} is not finite"))),
             None => backend.gain(view),
@@ -126,11 +134,12 @@ impl<B: Backend> Llama<B> {
             norm: gain(parts.norm)?,
             kv: backend.kv_cache(&shape, &limits)?,
             plan: backend.plan(&shape, &limits)?,
-            work: Workspace::new(&backend, &config, &limits, widest_rank(adapters, &config))?,
+            work: Workspace::new(&backend, &config, &limits, widest_rank(&places, &config))?,
             config,
-            batches: check::Batches::new(&limits, adapters.len())?,
-            adapted: Vec::with_capacity(if adapters.is_empty() { 0 } else { limits.sequences }),
-            adapters: adapters.loaded().cloned().collect(),
+            batches: check::Batches::new(&limits)?,
+            adapted: Vec::with_capacity(if places.is_empty() { 0 } else { limits.sequences }),
+            adapters: adapters.loaded().cloned().map(Some).chain(std::iter::repeat(None)).take(places.len()).collect(),
+            places,
             limits,
             identity,
             backend,
@@ -147,7 +156,7 @@ impl<B: Backend> Llama<B> {
 
     /// Checks the batch and leaves its logits in the workspace.
     fn run(&mut self, batch: &Batch) -> Result<()> {
-        self.batches.check(batch, &self.config, &self.limits)?;
+        self.batches.check(batch, &self.config, &self.limits, &self.adapters)?;
         if batch.rows() == 0 {
             return Ok(());
         }
@@ -155,6 +164,23 @@ impl<B: Backend> Llama<B> {
         self.backend.prepare(&mut self.plan, batch)?;
         batch.adapted(Stage::Tokens, &mut self.adapted);
         self.step(batch.outputs.len())
+    }
+
+    /// Has `act` done to each linear of the graph.
+    fn each_linear(&mut self, mut act: impl FnMut(&B, &mut Linear<B>, &Fused) -> Result<()>) -> Result<()> {
+        let Llama { backend, layers, head, .. } = self;
+        for (l, Layer { qkv, o, gate_up, down, .. }) in layers.iter_mut().enumerate() {
+            let linears = [qkv, o, gate_up, down].into_iter().zip(Fused::layer(l));
+            linears.into_iter().try_for_each(|(linear, fused)| act(backend, linear, &fused))?;
+        }
+        head.as_mut().map_or(Ok(()), |head| act(backend, head, &Fused::head()))
+    }
+
+    /// Has `named`, which fits, add from `place`.
+    fn put(&mut self, place: usize, named: &Named) -> Result<()> {
+        let config = self.config.clone();
+        self.each_linear(|backend, linear, fused| linear.put(backend, place, fused, named, &config))?;
+        named.verify()
     }
 
     fn step(&mut self, outputs: usize) -> Result<()> {
@@ -187,6 +213,11 @@ impl<B: Backend> Llama<B> {
             }
         })
     }
+}
+
+fn no_room(named: &Named) -> Error {
+    let problem = "finds no place: load the model with room for more adapters (Loader::adapter_room)";
+    Error::parameter("adapter", &named.loaded().name, problem)
 }
 
 impl<B: Backend> Model for Llama<B> {
@@ -230,8 +261,20 @@ impl<B: Backend> Model for Llama<B> {
         self.identity
     }
 
-    fn adapters(&self) -> &[Loaded] {
+    fn adapters(&self) -> &[Option<Loaded>] {
         &self.adapters
+    }
+
+    fn add_adapter(&mut self, named: &Named, free: &[AdapterId]) -> Result<AdapterId> {
+        let misfit = |id: &AdapterId| self.places[*id as usize].check(named).err();
+        let Some(&id) = free.iter().find(|id| misfit(id).is_none()) else {
+            return Err(free.first().and_then(misfit).unwrap_or_else(|| no_room(named)));
+        };
+        // If this fails, half of it is there: no batch may ask for that, and what comes next is written over it.
+        self.adapters[id as usize] = None;
+        self.put(id as usize, named)?;
+        self.adapters[id as usize] = Some(named.loaded().clone());
+        Ok(id)
     }
 
     fn read_block(&mut self, block: BlockId, out: &mut Vec<u8>) -> Result<()> {

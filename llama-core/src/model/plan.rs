@@ -89,7 +89,7 @@ impl<'a> LayerParts<'a> {
 pub struct MemoryPlan {
     /// Prepared weights and gains.
     pub weights: u64,
-    /// What adapters add to them.
+    /// What adapters add to them, and the room for more adapters.
     pub adapters: u64,
     /// The KV cache's blocks.
     pub kv_cache: u64,
@@ -132,11 +132,12 @@ impl MemoryPlan {
         };
         let gains = (2 * config.layers + 1) as u64 * backend.tensor_bytes(1, config.hidden, Role::Residual);
         let shape = AttentionShape::new(config, limits.context);
-        let rank = widest_rank(adapters, config);
+        let places = adapters.all_places();
+        let rank = widest_rank(&places, config);
         let widest = workspace::widest_input(config).max(rank);
         MemoryPlan {
             weights: parts.weights().map(weight).sum::<u64>() + gains,
-            adapters: adapter_bytes(backend, adapters, config),
+            adapters: adapter_bytes(backend, &places, config),
             kv_cache: backend.kv_bytes(&shape, limits),
             activations: workspace::bytes(backend, config, limits, rank),
             scratch: backend.scratch_bytes(&shape, limits, widest),
@@ -157,7 +158,7 @@ impl MemoryPlan {
         let advice = if self.weights > limit {
             "the model's size (a smaller model or format)"
         } else if self.weights.saturating_add(self.adapters) > limit {
-            "the number of adapters"
+            "the number of adapters, or the room for more of them"
         } else if self.kv_cache >= self.activations {
             "the number of KV blocks (context or sequences)"
         } else {

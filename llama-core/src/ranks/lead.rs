@@ -9,7 +9,7 @@ use super::meet::{Follower, Leader};
 use super::setup::{SETUP, Setup};
 use super::sharded::Sharded;
 use super::wire::{Message, Wire, Words, words_of};
-use crate::adapter::{Adapters, Loaded};
+use crate::adapter::{AdapterRoom, Adapters, Loaded};
 use crate::backend::{Backend, Limits};
 use crate::batch::{AdapterId, BLOCK, Batch, BlockId};
 use crate::checkpoint::Checkpoint;
@@ -25,6 +25,7 @@ const READ_BLOCK: u32 = 15;
 const WRITE_BLOCK: u32 = 16;
 const BYE: u32 = 17;
 
+const GIVE_ALL: &str = "give all of them to every rank when the model is loaded (Loader::adapter)";
 /// The number of no adapter.
 const NO_ADAPTER: AdapterId = AdapterId::MAX;
 
@@ -37,6 +38,7 @@ impl Leader {
     ///
     /// # Errors
     /// [`Parameter`](crate::Error::Parameter) if the model cannot be divided among so many ranks;
+    /// [`Unsupported`](crate::Error::Unsupported) where there is to be room for more adapters;
     /// [`Peer`](crate::Error::Peer) about a rank that goes away or cannot load; otherwise as [`Llama::load`].
     pub fn load<B: Backend>(
         self,
@@ -47,6 +49,7 @@ impl Leader {
         memory_limit: Option<u64>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Model>> {
+        no_room(adapters)?;
         let Leader { mesh, followers } = self;
         let mut followers = Followers { wires: followers, mesh: mesh.connections()?, lost: None };
         let backend = Sharded::new(backend, mesh, checkpoint.config())?;
@@ -54,12 +57,7 @@ impl Leader {
         followers.tell(&Setup::new(checkpoint, adapters, &backend, limits))?;
         let model = Llama::load_with(backend, checkpoint, adapters, limits, memory_limit, progress)?;
         followers.are_ready()?;
-        Ok(Box::new(Led {
-            model,
-            batches: check::Batches::new(&limits, adapters.len())?,
-            followers,
-            message: Message::default(),
-        }))
+        Ok(Box::new(Led { model, batches: check::Batches::new(&limits)?, followers, message: Message::default() }))
     }
 }
 
@@ -77,6 +75,7 @@ impl Follower {
         memory_limit: Option<u64>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
+        no_room(adapters)?;
         let Follower { mesh, mut leader } = self;
         let setup = match leader.receive(LONGEST)? {
             (SETUP, words) => Setup::read(words),
@@ -100,6 +99,14 @@ impl Follower {
                 Err(error)
             }
         }
+    }
+}
+
+/// The followers' adapters are those that they were loaded with: they are not told of others.
+fn no_room(adapters: &Adapters) -> Result<()> {
+    match adapters.room() == AdapterRoom::default() {
+        true => Ok(()),
+        false => Err(Error::unsupported("room for more adapters on several ranks", GIVE_ALL)),
     }
 }
 
@@ -179,7 +186,7 @@ impl<M: Model> Model for Led<M> {
 
     /// What this rank refuses is not told to the others, so that all are at the same step.
     fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
-        self.batches.check(batch, self.model.config(), self.model.limits())?;
+        self.batches.check(batch, self.model.config(), self.model.limits(), self.model.adapters())?;
         if batch.rows() == 0 {
             return self.model.forward(batch, logits);
         }
@@ -202,7 +209,7 @@ impl<M: Model> Model for Led<M> {
         self.model.identity()
     }
 
-    fn adapters(&self) -> &[Loaded] {
+    fn adapters(&self) -> &[Option<Loaded>] {
         self.model.adapters()
     }
 

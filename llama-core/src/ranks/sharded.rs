@@ -79,6 +79,12 @@ impl<B: Backend> Sharded<B> {
         AttentionShape { heads, kv_heads, ..shape.clone() }
     }
 
+    /// What this rank has of an adapter's `(rows, rank)`.
+    fn adapted(&self, parts: &[(usize, usize)], role: Role) -> Vec<(usize, usize)> {
+        let share = |&(rows, rank): &(usize, usize)| (if kept(role).0 { rows } else { self.place.share(rows) }, rank);
+        parts.iter().map(share).collect()
+    }
+
     /// Numbers in each half of the room for `tokens` rows.
     fn room(&self, tokens: usize) -> [usize; 2] {
         [self.hidden.max(self.place.share(self.widest)), self.widest].map(|cols| tokens.saturating_mul(cols))
@@ -158,8 +164,7 @@ impl<B: Backend> Backend for Sharded<B> {
     }
 
     fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64 {
-        let share = |&(rows, rank): &(usize, usize)| (if kept(role).0 { rows } else { self.place.share(rows) }, rank);
-        self.inner.adapter_bytes(cols, &parts.iter().map(share).collect::<Vec<_>>(), role)
+        self.inner.adapter_bytes(cols, &self.adapted(parts, role), role)
     }
 
     fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64 {
@@ -204,18 +209,23 @@ impl<B: Backend> Backend for Sharded<B> {
         self.inner.weight(&shares?)
     }
 
+    fn adapter(&self, [rows, cols]: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<B::Adapter> {
+        let rows = if kept(role).0 { rows } else { self.place.share(rows) };
+        self.inner.adapter([rows, cols], &self.adapted(parts, role), role)
+    }
+
     /// To what every rank has whole every rank adds all, so that nobody need be told; `a x` is small. Where a weight is of several
     /// parts, ranks divide the rows of each, so that a part begins at as large a share of all rows.
-    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<B::Adapter> {
+    fn set_adapter(&self, adapter: &mut B::Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()> {
         if kept(role).0 {
-            return self.inner.adapter(rows, parts, role);
+            return self.inner.set_adapter(adapter, parts, role);
         }
         let mut shares = parts.to_vec();
         for LowRank { first_row, b, .. } in &mut shares {
             *first_row /= self.place.ranks;
             *b = b.slice_rows(self.place.cut(b.rows()));
         }
-        self.inner.adapter(self.place.share(rows), &shares, role)
+        self.inner.set_adapter(adapter, &shares, role)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<B::KvCache> {

@@ -51,7 +51,7 @@ impl<'a> Low<'a> {
     ) -> Adapted<'a> {
         let Low { adapters, runs, low, cols } = self;
         for AdapterRun { adapter, rows } in runs {
-            let Some(adapter) = &adapters[*adapter as usize] else { continue };
+            let Some(adapter) = adapters[*adapter as usize].as_ref().filter(|adapter| adapter.adds()) else { continue };
             let down = adapter.down();
             let low = &mut low[rows.start * cols..][..rows.len() * down.rows()];
             let x = &x[rows.start * down.cols()..rows.end * down.cols()];

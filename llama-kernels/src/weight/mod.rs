@@ -15,7 +15,7 @@ pub mod unpack;
 
 use std::sync::Mutex;
 
-use llama_core::backend::{Numerics, Part};
+use llama_core::backend::Part;
 use llama_core::checkpoint::TensorView;
 use llama_core::format::Format;
 use llama_core::{Error, Result};
@@ -54,29 +54,27 @@ impl Weight {
     pub fn within(store: &mut Store, parts: &[Part<'_>], forms: impl Into<Forms>, threads: &Threads) -> Result<Weight> {
         let forms = forms.into();
         let cols = parts.first().map_or(0, |part| part.weight.cols());
-        let mut weight = Weight { rows: 0, cols, segments: Vec::with_capacity(parts.len()) };
+        let mut weight = Weight::empty(0, cols);
         for part in parts {
             if part.weight.cols() != cols {
                 let problem = format!("{} columns are stacked on {cols}", part.weight.cols());
                 return Err(part.weight.error(problem));
             }
             let pack = forms.pack(part.weight.format());
-            weight.segments.push(Segment::new(store, part, pack, weight.rows, threads)?);
-            weight.rows += part.weight.rows();
+            weight.push(Segment::new(store, part, pack, weight.rows, threads)?);
         }
         Ok(weight)
     }
 
-    /// The matrix `view` as rows `first ..` of `rows`, of which it holds no others.
-    pub fn run(
-        store: &mut Store,
-        view: &TensorView<'_>,
-        (first, rows): (usize, usize),
-        threads: &Threads,
-    ) -> Result<Weight> {
-        let (part, pack) = (Part { weight: *view, bias: None }, Pack::of(view.format(), Numerics::default()));
-        let segment = Segment::new(store, &part, pack, first, threads)?;
-        Ok(Weight { rows, cols: view.cols(), segments: vec![segment] })
+    /// One of so many rows, all of which are still to come.
+    fn empty(rows: usize, cols: usize) -> Weight {
+        Weight { rows, cols, segments: Vec::new() }
+    }
+
+    /// Stacks a segment on what there is.
+    fn push(&mut self, segment: Segment) {
+        self.rows += segment.row_count();
+        self.segments.push(segment);
     }
 
     /// One matrix in a form of the caller's choice.

@@ -1,6 +1,7 @@
 //! One part of a weight: its panels, its biases, and how a row comes back from them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use llama_core::Result;
 use llama_core::backend::Part;
@@ -44,6 +45,15 @@ impl Segment {
         };
         let rows = first..first + view.rows();
         Ok(Segment { pack, rows, cols: view.cols(), panel_bytes, data, plain, bias: bias(part)? })
+    }
+
+    /// The panels of the floats of `view` at `place` of `memory`, where they have been packed; the rows are those of the weight from
+    /// `first` on.
+    pub(super) fn within(memory: &Arc<Pages>, place: Range<usize>, view: &TensorView<'_>, first: usize) -> Segment {
+        let (pack, cols, rows) = (Pack::F32, view.cols(), first..first + view.rows());
+        let data = Panels::Part(Arc::clone(memory), place);
+        let plain = Panels::Part(Arc::clone(memory), 0..0);
+        Segment { pack, rows, cols, panel_bytes: pack.panel_bytes(cols), data, plain, bias: Vec::new() }
     }
 
     /// How the panels are packed.

@@ -1,5 +1,8 @@
 //! Where the panels of a model's weights lie: in one mapping of huge pages, or in a cache file.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use llama_core::Result;
 use llama_core::checkpoint::TensorView;
 
@@ -64,6 +67,8 @@ pub(super) enum Panels {
     Pages(Pages),
     /// In a cache file.
     Mapped(Mapped),
+    /// In memory that others have parts of.
+    Part(Arc<Pages>, Range<usize>),
 }
 
 impl Panels {
@@ -71,6 +76,7 @@ impl Panels {
         match self {
             Panels::Pages(pages) => pages,
             Panels::Mapped(mapped) => mapped.data(),
+            Panels::Part(pages, part) => &pages[part.clone()],
         }
     }
 }

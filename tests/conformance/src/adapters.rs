@@ -83,10 +83,12 @@ impl Adapted {
         (alone, rows)
     }
 
-    fn adapters<S: Subject>(&self, s: &S, role: Role) -> Vec<Option<<S::Backend as Backend>::Adapter>> {
+    /// Those that add nothing are none, in every other scene one whose memory held something.
+    fn adapters<S: Subject>(&self, s: &S, role: Role) -> Vec<Option<AdapterOf<S>>> {
         let one = |changes: &Vec<Change>| {
             let parts: Vec<_> = changes.iter().map(Change::low_rank).collect();
-            (!parts.is_empty()).then(|| s.backend().adapter(OUT, &parts, role).expect("an adapter"))
+            let is_one = !parts.is_empty() || self.sequences.len().is_multiple_of(2);
+            is_one.then(|| adapter_of(s, ([OUT, self.hidden], &PARTS), &parts, role))
         };
         self.adapters.iter().map(one).collect()
     }
@@ -94,6 +96,32 @@ impl Adapted {
     fn rank(&self) -> usize {
         self.adapters.iter().map(|changes| changes.iter().map(|change| change.a.rows()).sum()).max().unwrap_or(0)
     }
+}
+
+type AdapterOf<S> = <<S as Subject>::Backend as Backend>::Adapter;
+
+/// `parts` in memory for more, of a weight of `[rows, cols]` whose matrices have so many rows each: it held something of all of them.
+fn adapter_of<S: Subject>(
+    s: &S,
+    ([rows, cols], matrices): ([usize; 2], &[usize]),
+    parts: &[LowRank<'_>],
+    role: Role,
+) -> AdapterOf<S> {
+    let rank = 1 + parts.iter().map(|part| part.a.rows()).max().unwrap_or(0);
+    let ranks: Vec<_> = matrices.iter().map(|&rows| (rows, rank)).collect();
+    let mut adapter = s.backend().adapter([rows, cols], &ranks, role).expect("an adapter");
+    let random = &mut Random(13);
+    let mut change = |(part, &rows)| Change {
+        part,
+        a: Matrix::new(random, Format::F32, rank, cols),
+        b: Matrix::new(random, Format::F32, rows, rank),
+    };
+    let before: Vec<_> = matrices.iter().enumerate().map(&mut change).collect();
+    let first_row = |change: &Change| matrices[..change.part].iter().sum();
+    let before = before.iter().map(|change| LowRank { first_row: first_row(change), ..change.low_rank() });
+    s.backend().set_adapter(&mut adapter, &before.collect::<Vec<_>>(), role).expect("an adapter");
+    s.backend().set_adapter(&mut adapter, parts, role).expect("another adapter");
+    adapter
 }
 
 /// A prepared plan of one step of these sequences, and its batch.
@@ -198,7 +226,7 @@ impl Scene for Gated {
             let changes = changes.iter().flatten();
             let parts = changes.map(|change| LowRank { first_row: change.part * ffn, ..change.low_rank() });
             let parts: Vec<_> = parts.collect();
-            (!parts.is_empty()).then(|| b.adapter(2 * ffn, &parts, Role::Local).expect("an adapter"))
+            (!parts.is_empty()).then(|| adapter_of(s, ([2 * ffn, *hidden], &[*ffn; 2]), &parts, Role::Local))
         };
         let adapters: Vec<_> = self.adapters.iter().map(one).collect();
         let (plan, _) = plan_of(s, &self.sequences);

@@ -254,12 +254,17 @@ impl Backend for Spelled {
         Ok(Stacked(rows))
     }
 
-    fn adapter(&self, _rows: usize, parts: &[LowRank<'_>], _role: Role) -> Result<Vec<Product>> {
+    fn adapter(&self, _shape: [usize; 2], _parts: &[(usize, usize)], _role: Role) -> Result<Vec<Product>> {
+        Ok(Vec::new())
+    }
+
+    fn set_adapter(&self, adapter: &mut Vec<Product>, parts: &[LowRank<'_>], _role: Role) -> Result<()> {
         let rows = |view: &TensorView<'_>| -> Vec<Vec<f64>> {
             view.to_f32().chunks_exact(view.cols()).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
         };
         let product = |part: &LowRank<'_>| Product { first_row: part.first_row, a: rows(&part.a), b: rows(&part.b) };
-        Ok(parts.iter().map(product).collect())
+        *adapter = parts.iter().map(product).collect();
+        Ok(())
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<Kept> {

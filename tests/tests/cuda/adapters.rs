@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use conformance::{Spelled, Width};
-use llama_core::adapter::{Adapter, Adapters};
+use llama_core::adapter::{Adapter, AdapterRoom, Adapters, Named};
 use llama_core::backend::{Backend, KvFormat, Limits, Numerics};
 use llama_core::batch::{AdapterId, Batch};
 use llama_core::checkpoint::{Checkpoint, Name};
@@ -19,12 +19,16 @@ use mock_cuda::Capability;
 
 use super::models::{distance, farthest, gpu};
 
-/// Of the first, one that changes some of every fused weight; of the second, others, and the head.
+/// Some of every fused weight.
+const FIRST: [(Name, usize); 5] =
+    [(Name::Q(0), 4), (Name::V(0), 3), (Name::O(1), 5), (Name::Up(0), 2), (Name::Down(1), 4)];
+/// Others, and the head.
+const SECOND: [(Name, usize); 5] =
+    [(Name::K(0), 6), (Name::Gate(0), 3), (Name::Gate(1), 1), (Name::Down(1), 9), (Name::Head, 2)];
+
 fn adapters(config: &Config) -> Arc<Adapters> {
-    let first = [(Name::Q(0), 4), (Name::V(0), 3), (Name::O(1), 5), (Name::Up(0), 2), (Name::Down(1), 4)];
-    let second = [(Name::K(0), 6), (Name::Gate(0), 3), (Name::Gate(1), 1), (Name::Down(1), 9), (Name::Head, 2)];
     let mut adapters = Adapters::new();
-    for (name, names) in [("first", first), ("second", second)] {
+    for (name, names) in [("first", FIRST), ("second", SECOND)] {
         adapters.add(name, adapter(&names, config), 0.02, config).unwrap();
     }
     Arc::new(adapters)
@@ -201,4 +205,39 @@ fn adapters_are_in_the_plan() {
     assert_eq!(with.2, none.2, "blocks of memory");
     assert_eq!(with.1 - none.1, with.0.total() - none.0.total());
     assert!(with.0.adapters > 0 && none.0.adapters == 0);
+}
+
+/// Two that are put over others while steps that were recorded with those are kept: the bits of a model that was loaded with them,
+/// in places that stay where they are, so that a recording serves whoever comes with the same ranks, and no memory but what there was.
+#[test]
+fn what_is_added_has_the_bits_of_what_is_loaded() {
+    let gpu = gpu(Capability::AMPERE);
+    let case = Case::open("llama3-gqa");
+    let (checkpoint, config) = (&case.checkpoint, case.checkpoint.config());
+    let named = |names: &[(Name, usize)]| Named::new("it", adapter(names, config), 0.02, config).unwrap();
+    let wide = named(&[(Name::Q(0), 9), (Name::O(1), 2), (Name::Gate(1), 4), (Name::Down(0), 9), (Name::Head, 1)]);
+    // Other numbers of the same shapes.
+    let mut twin = FIRST;
+    twin.reverse();
+    let [twin, first, second] = [named(&twin), named(&FIRST), named(&SECOND)];
+    let mut room = Adapters::new();
+    room.set_room(AdapterRoom { adapters: 2, rank: 9 }).unwrap();
+    let sequences = [(&case.ids[0][..12], Some(0)), (&case.ids[1][..9], None), (&case.ids[1][..10], Some(1))];
+    let want = together(&mut load(cuda(CudaOptions::default()), checkpoint, &adapters(config)), &sequences);
+    let mut model = load(cuda(CudaOptions::default()), checkpoint, &Arc::new(room));
+    gpu.mock().inspect(|mock| mock.forget());
+    let mut graphs = Vec::new();
+    for both in [[&wide, &second], [&second, &wide], [&twin, &second], [&first, &second]] {
+        for (named, place) in both.into_iter().zip(0..) {
+            assert_eq!(model.add_adapter(named, &[place]).unwrap(), place);
+        }
+        // So often that steps are recorded, and replayed.
+        let got = [(); 3].map(|()| together(&mut model, &sequences));
+        graphs.push(model.backend().graphs());
+        let same = got.iter().flatten().zip(want.iter().cycle()).all(|(got, want)| bits(got) == bits(want));
+        assert_eq!(same, std::ptr::eq(both[0], &first), "after {graphs:?} graphs");
+    }
+    assert!(graphs[1] > graphs[0] && graphs[2] > graphs[1] && graphs[3] == graphs[2], "{graphs:?}");
+    let Some(mock) = gpu.mock() else { return };
+    assert!(mock.calls().iter().all(|(name, _)| !name.starts_with("cuMemAlloc")), "{:?}", mock.calls());
 }

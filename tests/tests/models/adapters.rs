@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use conformance::Random;
-use llama_core::adapter::{Adapter, Adapters};
+use llama_core::adapter::{Adapter, AdapterRoom, Adapters};
 use llama_core::backend::{KvFormat, Limits, Numerics};
 use llama_core::batch::{AdapterId, Batch};
 use llama_core::checkpoint::{Checkpoint, Name};
@@ -22,14 +22,14 @@ use crate::convert::{as_gguf, with_tokenizer};
 /// Two that PEFT saved, of all matrices and of some.
 const SAVED: [&str; 2] = ["llama3-gqa", "llama31-rope"];
 
-fn machines() -> Vec<Machine> {
+pub fn machines() -> Vec<Machine> {
     let mut machines = Machine::all();
     machines.push(Machine::Ranks(2, 1, Tier::Portable));
     machines
 }
 
 /// Logits of every position, computed with `adapter`.
-fn logits(model: &mut dyn Model, ids: &[u32], adapter: Option<AdapterId>) -> Vec<f32> {
+pub fn logits(model: &mut dyn Model, ids: &[u32], adapter: Option<AdapterId>) -> Vec<f32> {
     run(model, &mut Feed { adapter, ..Feed::new(ids, 1, 1, ids.len()) }, usize::MAX)
 }
 
@@ -65,7 +65,7 @@ fn pefts_adapters_come_to_pefts_logits() {
 }
 
 /// An adapter of some matrices of each kind, of random numbers that are small beside the model's.
-fn random(base: &Checkpoint, rank: usize, seed: u64) -> Adapter {
+pub fn random(base: &Checkpoint, rank: usize, seed: u64) -> Adapter {
     let (config, mut changes) = (base.config(), Vec::new());
     let head = [Name::Head].into_iter().filter(|&name| base.find(name).is_some());
     let layers = (0..config.layers)
@@ -81,10 +81,13 @@ fn random(base: &Checkpoint, rank: usize, seed: u64) -> Adapter {
     Adapter::open(place.path()).unwrap()
 }
 
+/// Names, ranks and strengths.
+pub const SEVERAL: [(&str, usize, f32); 3] = [("one", 2, 1.0), ("two", 5, 0.5), ("two", 1, -0.7)];
+
 /// "one", and "two" which is the sum of two.
 fn several(base: &Checkpoint) -> Adapters {
     let mut adapters = Adapters::new();
-    for (name, rank, strength) in [("one", 2, 1.0), ("two", 5, 0.5), ("two", 1, -0.7)] {
+    for (name, rank, strength) in SEVERAL {
         adapters.add(name, random(base, rank, rank as u64), strength, base.config()).unwrap();
     }
     adapters
@@ -114,43 +117,60 @@ fn a_sum_of_adapters_is_what_merging_makes() {
     assert!(error <= 1e-4 && change > 0.1, "largest error {error}, of a change of {change}");
 }
 
+/// Which adapter each of four sequences has.
+const SEQUENCES: [Option<AdapterId>; 4] = [None, Some(1), Some(0), Some(1)];
+
+fn ids(s: usize) -> Vec<u32> {
+    (0..50).map(|i| (i * 13 + s as u32 * 29) % 90).collect()
+}
+
+/// The bits of every logit of the four, each alone on the reference backend.
+pub fn alone(base: &Checkpoint) -> Vec<Vec<u32>> {
+    let mut model = Machine::Reference.load_with(base, &Arc::new(several(base)), limits(4, 50), Numerics::Default);
+    (0..4).map(|s| bits(&logits(&mut *model, &ids(s), SEQUENCES[s]))).collect()
+}
+
+/// The same of all four together, in chunks of any size and any order.
+pub fn in_company(model: &mut dyn Model, dice: &mut Random) -> Vec<Vec<u32>> {
+    let (vocab, mut got) = (model.config().vocab, vec![Vec::new(); 4]);
+    let feed = |s: usize| Feed { adapter: SEQUENCES[s], ..Feed::new(&ids(s), s as u32, 4, 50) };
+    let mut feeds: Vec<_> = (0..4).map(feed).collect();
+    let (mut batch, mut rows, mut order) = (Batch::new(), Vec::new(), [0, 1, 2, 3]);
+    while feeds.iter().any(|feed| feed.done < 50) {
+        batch.clear();
+        dice.shuffle(&mut order);
+        let counts = order.map(|s| feeds[s].push(&mut batch, dice.below(20)));
+        model.forward(&batch, &mut rows).unwrap();
+        let mut rest = &rows[..];
+        for (s, count) in order.into_iter().zip(counts) {
+            let (own, later) = rest.split_at(count * vocab);
+            got[s].extend(bits(own));
+            rest = later;
+        }
+    }
+    got
+}
+
 /// Four sequences, two of them with the same adapter, in chunks of any size and any order: each has the bits that it has alone on
 /// the reference backend.
 #[test]
 fn company_of_other_adapters_changes_nothing() {
     let base = Case::open("llama3-gqa").checkpoint;
-    let adapters = Arc::new(several(&base));
-    let sequences = [None, Some(1), Some(0), Some(1)];
-    let ids = |s: usize| -> Vec<u32> { (0..50).map(|i| (i * 13 + s as u32 * 29) % 90).collect() };
-    let load = |machine: Machine| machine.load_with(&base, &adapters, limits(4, 50), Numerics::Default);
-    let mut alone = load(Machine::Reference);
-    let want: Vec<_> = (0..4).map(|s| bits(&logits(&mut *alone, &ids(s), sequences[s]))).collect();
-    let mut dice = Random(5);
+    let (adapters, want, mut dice) = (Arc::new(several(&base)), alone(&base), Random(5));
     for machine in machines() {
-        let (mut model, mut got) = (load(machine), vec![Vec::new(); 4]);
-        let vocab = model.config().vocab;
-        let feed = |s: usize| Feed { adapter: sequences[s], ..Feed::new(&ids(s), s as u32, 4, 50) };
-        let mut feeds: Vec<_> = (0..4).map(feed).collect();
-        let (mut batch, mut rows, mut order) = (Batch::new(), Vec::new(), [0, 1, 2, 3]);
-        while feeds.iter().any(|feed| feed.done < 50) {
-            batch.clear();
-            dice.shuffle(&mut order);
-            let counts = order.map(|s| feeds[s].push(&mut batch, dice.below(20)));
-            model.forward(&batch, &mut rows).unwrap();
-            let mut rest = &rows[..];
-            for (s, count) in order.into_iter().zip(counts) {
-                let (own, later) = rest.split_at(count * vocab);
-                got[s].extend(bits(own));
-                rest = later;
-            }
-        }
-        assert!(got == want, "on {machine:?}");
+        let mut model = machine.load_with(&base, &adapters, limits(4, 50), Numerics::Default);
+        assert!(in_company(&mut *model, &mut dice) == want, "on {machine:?}");
     }
 }
 
-fn engine(adapters: &[(&str, u64)]) -> Engine {
+pub fn engine(adapters: &[(&str, u64)]) -> Engine {
+    engine_with(adapters, AdapterRoom::default())
+}
+
+pub fn engine_with(adapters: &[(&str, u64)], room: AdapterRoom) -> Engine {
     let base = Checkpoint::open(stories260k()).unwrap();
     let mut all = Adapters::new();
+    all.set_room(room).unwrap();
     for &(name, seed) in adapters {
         all.add(name, random(&base, 4, seed), 1.0, base.config()).unwrap();
     }
@@ -160,7 +180,7 @@ fn engine(adapters: &[(&str, u64)]) -> Engine {
     Engine::new(model, None, &options).unwrap()
 }
 
-fn question(adapter: Option<&str>) -> Request {
+pub fn question(adapter: Option<&str>) -> Request {
     let prompt: Vec<u32> = (0..100).map(|i| 3 + i * 37 % 509).collect();
     Request { max_tokens: Some(12), ignore_end: true, adapter: adapter.map(str::to_owned), ..Request::new(prompt) }
 }

@@ -144,8 +144,12 @@ impl Backend for Faulty {
         self.inner.weight(&parts)
     }
 
-    fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<Adapter> {
-        self.inner.adapter(rows, parts, role)
+    fn adapter(&self, shape: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<Adapter> {
+        self.inner.adapter(shape, parts, role)
+    }
+
+    fn set_adapter(&self, adapter: &mut Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()> {
+        self.inner.set_adapter(adapter, parts, role)
     }
 
     fn kv_cache(&self, shape: &AttentionShape, limits: &Limits) -> Result<KvCache> {

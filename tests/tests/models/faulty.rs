@@ -43,7 +43,8 @@ impl Backend for Faulty {
         fn numerics(&self) -> Numerics;
         fn weight_bytes(&self, parts: &[(Format, usize, usize)]) -> u64;
         fn adapter_bytes(&self, cols: usize, parts: &[(usize, usize)], role: Role) -> u64;
-        fn adapter(&self, rows: usize, parts: &[LowRank<'_>], role: Role) -> Result<Adapter>;
+        fn adapter(&self, shape: [usize; 2], parts: &[(usize, usize)], role: Role) -> Result<Adapter>;
+        fn set_adapter(&self, adapter: &mut Adapter, parts: &[LowRank<'_>], role: Role) -> Result<()>;
         fn adapt(&self, out: &mut Matrix, low: &mut Matrix, x: &Matrix, adapters: &[Option<Adapter>], plan: &Plan, stage: Stage) -> Result<()>;
         fn kv_bytes(&self, shape: &AttentionShape, limits: &Limits) -> u64;
         fn scratch_bytes(&self, shape: &AttentionShape, limits: &Limits, widest: usize) -> u64;

@@ -2,6 +2,7 @@
 //! every schedule and company, on every tier and team.
 
 mod adapters;
+mod added_adapters;
 mod batches;
 mod compact;
 mod company;

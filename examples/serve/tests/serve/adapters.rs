@@ -13,25 +13,31 @@ use serde_json::{Value, json};
 use crate::client::{get, post};
 use crate::subject::{TEMPLATE, engine_options, serve, shipped};
 
-const PROMPT: &str = "Once upon a time";
+pub const PROMPT: &str = "Once upon a time";
 /// What requests call the model, and what the engine calls the same.
 const NAMES: [(&str, Option<&str>); 3] = [("stories", None), ("loud", Some("loud")), ("odd", Some("odd"))];
 
 /// The folder of an adapter of the shipped model's last down projection, of rank 1.
 fn write(folder: &Path, seed: usize) {
+    write_ranks(folder, seed, 1);
+}
+
+/// The same of so many ranks.
+pub fn write_ranks(folder: &Path, seed: usize, rank: usize) {
     let (hidden, ffn) = (64, 172);
-    let numbers = (0..ffn + hidden).map(|i| ((i * i + i * seed) % 61) as f32 / 30.0 - 1.0);
+    let (a, all) = (4 * rank * ffn, 4 * rank * (ffn + hidden));
+    let numbers = (0..rank * (ffn + hidden)).map(|i| ((i * i + i * seed) % 61) as f32 / 30.0 - 1.0);
     let name = "base_model.model.model.layers.4.mlp.down_proj.lora_";
     let header = json!({
-        format!("{name}A.weight"): {"dtype": "F32", "shape": [1, ffn], "data_offsets": [0, 4 * ffn]},
-        format!("{name}B.weight"): {"dtype": "F32", "shape": [hidden, 1], "data_offsets": [4 * ffn, 4 * (ffn + hidden)]},
+        format!("{name}A.weight"): {"dtype": "F32", "shape": [rank, ffn], "data_offsets": [0, a]},
+        format!("{name}B.weight"): {"dtype": "F32", "shape": [hidden, rank], "data_offsets": [a, all]},
     });
     let header = header.to_string();
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.bytes());
     file.extend(numbers.flat_map(f32::to_le_bytes));
     std::fs::write(folder.join("adapter_model.safetensors"), file).unwrap();
-    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 0.6, "target_modules": ["down_proj"]});
+    let config = json!({"peft_type": "LORA", "r": rank, "lora_alpha": 0.6, "target_modules": ["down_proj"]});
     std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
 }
 

@@ -2,6 +2,7 @@
 //! speak HTTP by hand: what they may send is more than any library lets through.
 
 mod adapters;
+mod added_adapters;
 mod answers;
 mod bounds;
 mod classify;
