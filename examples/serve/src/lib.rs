@@ -1,5 +1,5 @@
-//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, responses, completions, embeddings and labels, whole
-//! or as a stream, for one user or many at once.
+//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, responses, completions, embeddings, similarities and
+//! labels, whole or as a stream, for one user or many at once.
 //!
 //! Two threads do the work. One owns the engine and does nothing but step it (`worker.rs`). The other has the network
 //! (`listen.rs`): connections are tasks of a single-threaded runtime, and what takes time of its own, parsing, templates and
@@ -13,7 +13,7 @@
 //! | `route.rs` | who asks, what for; the walk itself is the function `work` |
 //! | `body.rs` | the body, within its bounds |
 //! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
-//! | `chat.rs`, `completions.rs`, `responses/`, `embeddings.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
+//! | `chat.rs`, `completions.rs`, `responses/`, `embeddings.rs`, `similarity.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
 //! | `adapters.rs` | adapters that come and go |
 //! | `tokens.rs` | what is answered without the engine: a text's tokens, and a text of tokens |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
@@ -49,6 +49,7 @@ mod responses;
 mod route;
 mod scores;
 mod served;
+mod similarity;
 mod stall;
 mod texts;
 mod tokens;

@@ -58,7 +58,11 @@ fn listed(name: &str, fields: &mut Fields, most: usize) -> Result<Vec<Value>> {
     Ok(listed)
 }
 
-fn prompt(served: &Served, name: &str, value: &Value) -> Result<Prompt> {
+/// One prompt, in the field `name`.
+///
+/// # Errors
+/// A 400 about the field.
+pub fn prompt(served: &Served, name: &str, value: &Value) -> Result<Prompt> {
     let tokenizer = &served.tokenizer;
     let prompt = match (value, tokens(value)) {
         (Value::String(text), _) => {

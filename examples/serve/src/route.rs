@@ -25,7 +25,7 @@ use crate::served::Served;
 use crate::texts::now;
 use crate::work::{Answer, Work};
 use crate::worker::{Job, Order};
-use crate::{adapters, body, chat, classify, completions, embeddings, responses, tokens};
+use crate::{adapters, body, chat, classify, completions, embeddings, responses, similarity, tokens};
 
 /// What all connections share.
 pub struct State {
@@ -71,6 +71,8 @@ fn endpoint(path: &str) -> Option<Endpoint> {
         "/v1/responses" => Endpoint::Work(responses::read),
         "/v1/embeddings" => Endpoint::Work(embeddings::read),
         "/v1/classify" | "/classify" => Endpoint::Work(classify::read),
+        "/v1/rerank" | "/v2/rerank" | "/rerank" => Endpoint::Work(similarity::rerank),
+        "/v1/score" | "/score" => Endpoint::Work(similarity::score),
         "/tokenize" => Endpoint::Reply(tokens::tokenize),
         "/detokenize" => Endpoint::Reply(tokens::detokenize),
         "/v1/load_lora_adapter" => Endpoint::Alter(adapters::load),

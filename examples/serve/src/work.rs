@@ -6,6 +6,7 @@ use crate::classify::Verdicts;
 use crate::embeddings::Vectors;
 use crate::error::{ApiError, Result};
 use crate::mailbox::Part;
+use crate::similarity::Similarities;
 use crate::worker::Task;
 
 /// One request's work.
@@ -26,6 +27,8 @@ pub enum Answer {
     Vectors(Vectors),
     /// Scores of labels.
     Verdicts(Verdicts),
+    /// How alike texts are.
+    Similarities(Similarities),
 }
 
 /// Generated texts as an answer: whole, or as the events of a stream.
@@ -60,6 +63,7 @@ impl Work {
         match &mut self.answer {
             Answer::Texts(texts) => texts.say_by(adapter),
             Answer::Vectors(vectors) => vectors.say_by(adapter),
+            Answer::Similarities(similarities) => similarities.say_by(adapter),
             Answer::Verdicts(_) => {
                 let problem = "labels are the model's own: an adapter has none; ask the model itself";
                 return Err(ApiError::about("model", "unsupported", problem));
@@ -81,6 +85,7 @@ impl Answer {
             Answer::Texts(texts) => texts.whole(completions),
             Answer::Vectors(vectors) => vectors.whole(completions).to_string(),
             Answer::Verdicts(verdicts) => verdicts.whole(completions).to_string(),
+            Answer::Similarities(similarities) => similarities.whole(completions).to_string(),
         }
     }
 }

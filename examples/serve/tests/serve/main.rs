@@ -12,6 +12,7 @@ mod hostile;
 mod infill;
 mod process;
 mod responses;
+mod similarity;
 mod smollm2;
 mod structured;
 mod subject;
