@@ -4,6 +4,7 @@ use llama_core::backend::Numerics;
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
 use llama_core::sample::{Draw, History, Outputs, Refusal, Sampler, Sampling};
+use llama_kernels::Tier;
 use llama_tests::models::{Feed, Machine, bits, limits, stories260k};
 
 const IDS: [u32; 9] = [1, 403, 407, 261, 378, 432, 383, 285, 299];
@@ -54,7 +55,7 @@ fn what_only_the_host_does_is_not_passed_over() {
 fn picked(samplings: &[Sampling]) -> Vec<Result<u32, Refusal>> {
     let mut picks = Vec::new();
     let checkpoint = Checkpoint::open(stories260k()).unwrap();
-    for machine in Machine::all() {
+    for machine in Machine::all().into_iter().chain([Machine::Ranks(2, 1, Tier::best())]) {
         let mut model = machine.load(&checkpoint, limits(1, IDS.len()), Numerics::Default);
         let vocab = model.config().vocab;
         let (mut batch, mut logits) = (Batch::new(), Vec::new());
