@@ -35,7 +35,7 @@ impl Adapter {
     /// Memory of `store` for `parts` of at most these `(rows, rank)`, which are added to a weight of `[rows, cols]`.
     pub fn new(store: &mut Store, [rows, cols]: [usize; 2], parts: &[(usize, usize)]) -> Result<Adapter> {
         let memory = store.take(Adapter::bytes(cols, parts) as usize)?;
-        Ok(Adapter { rows, cols, memory: Arc::new(memory), down: Weight::empty(0, cols), up: Vec::new() })
+        Ok(Adapter { rows, cols, memory: Arc::new(memory), down: Weight::empty(0, cols, 0), up: Vec::new() })
     }
 
     /// Packs `parts` over what was there.
@@ -46,7 +46,7 @@ impl Adapter {
     /// # Panics
     /// If they are larger than what there is memory for.
     pub fn set(&mut self, parts: &[LowRank<'_>], threads: &Threads) -> Result<()> {
-        (self.down, self.up) = (Weight::empty(0, self.cols), Vec::new());
+        (self.down, self.up) = (Weight::empty(0, self.cols, parts.len()), Vec::new());
         let views = parts.iter().map(|part| part.a).chain(parts.iter().map(|part| part.b));
         let places = self.pack(&views.collect::<Vec<_>>(), threads)?;
         let mut ranks = 0;
@@ -76,7 +76,7 @@ impl Adapter {
 
     /// The `b` of `part` as rows of the weight, of which it holds no others.
     fn run(&self, part: &LowRank<'_>, place: &Range<usize>) -> Weight {
-        let mut up = Weight::empty(self.rows, part.b.cols());
+        let mut up = Weight::empty(self.rows, part.b.cols(), 1);
         up.segments.push(Segment::within(&self.memory, place.clone(), &part.b, part.first_row));
         up
     }

@@ -54,7 +54,7 @@ impl Weight {
     pub fn within(store: &mut Store, parts: &[Part<'_>], forms: impl Into<Forms>, threads: &Threads) -> Result<Weight> {
         let forms = forms.into();
         let cols = parts.first().map_or(0, |part| part.weight.cols());
-        let mut weight = Weight::empty(0, cols);
+        let mut weight = Weight::empty(0, cols, parts.len());
         for part in parts {
             if part.weight.cols() != cols {
                 let problem = format!("{} columns are stacked on {cols}", part.weight.cols());
@@ -66,9 +66,9 @@ impl Weight {
         Ok(weight)
     }
 
-    /// One of so many rows, all of which are still to come.
-    fn empty(rows: usize, cols: usize) -> Weight {
-        Weight { rows, cols, segments: Vec::new() }
+    /// One of so many rows, all of which are still to come, in so many segments.
+    fn empty(rows: usize, cols: usize, segments: usize) -> Weight {
+        Weight { rows, cols, segments: Vec::with_capacity(segments) }
     }
 
     /// Stacks a segment on what there is.
