@@ -152,7 +152,7 @@ impl Similarities {
 }
 
 /// The `top` documents, the most alike first; of equals the one that was given first.
-fn ranking(scores: &[f64], top: usize, told: Option<&[String]>) -> Vec<Value> {
+fn ranking(scores: &[f32], top: usize, told: Option<&[String]>) -> Vec<Value> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
     let result = |index: usize| {
@@ -166,6 +166,6 @@ fn ranking(scores: &[f64], top: usize, told: Option<&[String]>) -> Vec<Value> {
 }
 
 /// Of vectors of length 1.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
 }
