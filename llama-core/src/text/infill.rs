@@ -72,7 +72,7 @@ impl Infill {
     /// Those of a vocabulary: what its file names, else what is known by its spelling.
     pub(super) fn of(vocab: &Vocab) -> Option<Infill> {
         match &vocab.infill {
-            Some(named) => Some(named.clone().ordered(vocab)),
+            Some(named) => Some(named.clone().completed(vocab)),
             None => KNOWN.iter().find_map(|spellings| spellings.find(vocab)),
         }
     }
@@ -82,12 +82,18 @@ impl Infill {
         [self.prefix, self.suffix].into_iter().chain(self.middle).chain(self.end_tokens.iter().copied())
     }
 
-    /// Named tokens in the order that their spellings are known to have. Without a middle the prefix has to come last: what
-    /// is generated goes on from there.
-    fn ordered(self, vocab: &Vocab) -> Infill {
+    /// Named tokens with what no file names and their spellings are known to have: the order, and what else ends a middle. Without
+    /// a middle the prefix has to come last: what is generated goes on from there.
+    fn completed(mut self, vocab: &Vocab) -> Infill {
         let spelled = vocab.tokens.get(self.suffix as usize).map(String::as_str);
         let known = KNOWN.iter().find(|known| Some(known.marks.1) == spelled);
-        Infill { suffix_first: known.map_or(self.middle.is_none(), |known| known.suffix_first), ..self }
+        self.suffix_first = known.map_or(self.middle.is_none(), |known| known.suffix_first);
+        for end in known.into_iter().flat_map(|known| known.end_tokens(vocab)) {
+            if !self.end_tokens.contains(&end) {
+                self.end_tokens.push(end);
+            }
+        }
+        self
     }
 }
 
@@ -103,8 +109,12 @@ impl Spellings {
                 None => None,
             },
             suffix_first: self.suffix_first,
-            end_tokens: self.ends.iter().filter_map(|&end| find(end)).collect(),
+            end_tokens: self.end_tokens(vocab).collect(),
         })
+    }
+
+    fn end_tokens(&self, vocab: &Vocab) -> impl Iterator<Item = u32> {
+        self.ends.iter().filter_map(|&end| find(vocab, end))
     }
 }
 

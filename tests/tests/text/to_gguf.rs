@@ -120,7 +120,8 @@ fn tokens_for_infilling_get_keys() {
     let mut vocabulary = tiny_byte_level();
     let added = vocabulary["added_tokens"].as_array_mut().unwrap();
     let first = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
-    let spellings = ["<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"];
+    // What else ends a middle has no key: it is known by its spelling there, too.
+    let spellings = ["<fim_suffix>", "<fim_prefix>", "<fim_middle>", "<fim_pad>", "<filename>"];
     added.extend((first..).zip(spellings).map(|(id, content)| json!({"id": id, "content": content, "special": true})));
     let text = vocabulary.to_string();
     let (_place, model) = converted(text.as_bytes(), "{}", 300);
@@ -131,4 +132,5 @@ fn tokens_for_infilling_get_keys() {
     }
     let folders = Tokenizer::from_json(text.as_bytes(), None).unwrap();
     assert_eq!(model.tokenizer().unwrap().infill(), folders.infill());
+    assert_eq!(folders.infill().unwrap().end_tokens, [first as u32 + 3, first as u32 + 4]);
 }
