@@ -25,10 +25,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     fields.ignore(&["user"]);
     let prompts = prompts(served, "input", &mut fields, bounds.sequences)?;
     fields.end()?;
-    if let Some(prompt) = prompts.iter().find(|prompt| prompt.tokens.len() > served.context) {
-        return Err(ApiError::overflow(prompt.tokens.len(), 0, served.context));
-    }
-    let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let tokens = prompts.iter().map(|prompt| prompt.fitting(served)).sum::<Result<_>>()?;
     let (model, labels, problem_type) = (served.name.clone(), served.labels.clone(), served.problem_type);
     let verdicts = Verdicts { model, labels, problem_type, tokens };
     let tasks = prompts.into_iter().map(|prompt| Task::Classify(prompt.tokens)).collect();

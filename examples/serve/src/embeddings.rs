@@ -30,11 +30,8 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     fields.ignore(&["user"]);
     let prompts = prompts(served, "input", &mut fields, bounds.sequences)?;
     fields.end()?;
-    if let Some(prompt) = prompts.iter().find(|prompt| prompt.tokens.len() > served.context) {
-        return Err(ApiError::overflow(prompt.tokens.len(), 0, served.context));
-    }
-    let vectors =
-        Vectors { base64, model: served.name.clone(), tokens: prompts.iter().map(|prompt| prompt.tokens.len()).sum() };
+    let tokens = prompts.iter().map(|prompt| prompt.fitting(served)).sum::<Result<_>>()?;
+    let vectors = Vectors { base64, model: served.name.clone(), tokens };
     let tasks = prompts.into_iter().map(|prompt| Task::Embed(Embed::new(prompt.tokens))).collect();
     Ok(Work { tasks, answer: Answer::Vectors(vectors), stream: false })
 }

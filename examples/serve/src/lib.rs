@@ -105,8 +105,8 @@ impl Server {
     /// Listens and starts both threads.
     ///
     /// # Errors
-    /// [`Error::Io`] if the address cannot be had, the system refuses threads, or there is no [`Options::adapter_folder`]; [`Error::Tokenizer`] for an engine without
-    /// a tokenizer.
+    /// [`Error::Io`] if the address cannot be had, the system refuses threads, or there is no [`Options::adapter_folder`];
+    /// [`Error::Tokenizer`] for an engine without a tokenizer.
     pub fn start(model: Model, options: Options) -> Result<Self> {
         let Model { engine, template, name } = model;
         let served = Arc::new(Served::new(&engine, template, name)?);

@@ -91,6 +91,19 @@ fn checked(served: &Served, name: &str, prompt: Prompt) -> Result<Prompt> {
     }
 }
 
+impl Prompt {
+    /// How many tokens it has, of which none is generated.
+    ///
+    /// # Errors
+    /// `context_length_exceeded` if they do not fit.
+    pub fn fitting(&self, served: &Served) -> Result<usize> {
+        match self.tokens.len() {
+            tokens if tokens > served.context => Err(ApiError::overflow(tokens, 0, served.context)),
+            tokens => Ok(tokens),
+        }
+    }
+}
+
 /// The text of tokens; none where some of them have none, being the model's alone or nobody's.
 fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
     tokenizer.decode(tokens).unwrap_or_default()

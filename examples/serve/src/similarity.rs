@@ -86,12 +86,9 @@ fn work(served: &Served, bounds: &Bounds, [first, second]: [Vec<Text>; 2], shape
     }
     let mut tokens = 0;
     let tasks = first.into_iter().chain(second).map(|(place, text)| {
-        let prompt = prompt(served, &place, &Value::String(text))?.tokens;
-        if prompt.len() > served.context {
-            return Err(ApiError::overflow(prompt.len(), 0, served.context));
-        }
-        tokens += prompt.len();
-        Ok(Task::Embed(Embed::new(prompt)))
+        let prompt = prompt(served, &place, &Value::String(text))?;
+        tokens += prompt.fitting(served)?;
+        Ok(Task::Embed(Embed::new(prompt.tokens)))
     });
     let tasks = tasks.collect::<Result<_>>()?;
     let similarities = Similarities { model: served.name.clone(), firsts, tokens, shape };
