@@ -66,7 +66,12 @@ const MAX_VARIABLES: usize = 64 << 10;
 impl Turn {
     /// The model's turn begins, and there is nothing else to know.
     pub fn next() -> Self {
-        Turn { begun: true, open: false, variables: Map::new() }
+        Turn::after(false, Map::new())
+    }
+
+    /// The last message goes on if it is `open`, or the model's turn begins after it.
+    pub fn after(open: bool, variables: Map<String, Value>) -> Self {
+        Turn { begun: !open, open, variables }
     }
 
     /// Takes vLLM's parameters for it out of `fields`.
@@ -81,11 +86,19 @@ impl Turn {
                 "continue_final_message needs add_generation_prompt = false: a new turn would begin otherwise";
             return Err(ApiError::value("continue_final_message", problem));
         }
-        let object = |value: &Value| value.as_object().cloned();
-        let variables = fields.checked(VARIABLES, "an object", object)?.unwrap_or_default();
-        within(VARIABLES, "bytes", json!(variables).to_string().len(), MAX_VARIABLES)?;
-        Ok(Turn { begun, open, variables })
+        Ok(Turn { begun, open, variables: variables(fields)? })
     }
+}
+
+/// Takes further variables of the template out of `fields`.
+///
+/// # Errors
+/// A 400 about the field.
+pub fn variables(fields: &mut Fields) -> Result<Map<String, Value>> {
+    let object = |value: &Value| value.as_object().cloned();
+    let variables = fields.checked(VARIABLES, "an object", object)?.unwrap_or_default();
+    within(VARIABLES, "bytes", json!(variables).to_string().len(), MAX_VARIABLES)?;
+    Ok(variables)
 }
 
 /// The conversation as tokens, and how it goes on from there.

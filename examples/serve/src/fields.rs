@@ -22,6 +22,8 @@ pub enum Layout {
     Nested,
     /// Beside the type: responses.
     Flat,
+    /// The same, by Anthropic's names: messages.
+    Anthropic,
 }
 
 impl Layout {
@@ -30,7 +32,7 @@ impl Layout {
     /// # Errors
     /// A 400 that names the object which is missing, or a field that does not belong beside it.
     pub fn open(self, mut object: Fields, kind: &str) -> Result<Fields> {
-        if self == Layout::Flat {
+        if self != Layout::Nested {
             return Ok(object);
         }
         let inner = object.object(kind)?.ok_or_else(|| object.missing(kind))?;
@@ -191,6 +193,11 @@ impl Fields {
 /// A list of token ids; `None` where it is anything else.
 pub fn tokens(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+}
+
+/// A list of strings; `None` where it is anything else.
+pub fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
 }
 
 /// A value in a message: its beginning, where it is long.

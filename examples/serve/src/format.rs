@@ -1,5 +1,5 @@
-//! What the form of an answer must be: `response_format` or `text.format`, which is JSON or plain text, and vLLM's
-//! `structured_outputs`, which is JSON, a choice, or what a regular expression or a grammar says.
+//! What the form of an answer must be: `response_format`, `text.format` or `output_config.format`, which is JSON or plain text, and
+//! vLLM's `structured_outputs`, which is JSON, a choice, or what a regular expression or a grammar says.
 //!
 //! A grammar is compiled before the request is let in, so its source is bounded by what that may take.
 
@@ -10,7 +10,7 @@ use llama_structured::Grammars;
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, Layout};
+use crate::fields::{Fields, Layout, strings};
 use crate::served::Served;
 use crate::tools::Tools;
 
@@ -31,6 +31,7 @@ impl Layout {
         match self {
             Layout::Nested => ["response_format", "response_format.json_schema.schema"],
             Layout::Flat => ["text.format", "text.format.schema"],
+            Layout::Anthropic => ["output_config.format", "output_config.format.schema"],
         }
     }
 }
@@ -139,10 +140,6 @@ fn one_of_each<'a>(served: &'a Served, outputs: &mut Fields) -> Result<(Option<C
 fn schema(value: &Value) -> Option<Value> {
     let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
     parsed.or_else(|| Some(value.clone())).filter(Value::is_object)
-}
-
-fn strings(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
 }
 
 fn by_schema(served: &Served, param: &'static str, schema: &Value) -> Result<Arc<dyn Grammar>> {

@@ -1,5 +1,5 @@
-//! A server that speaks OpenAI's HTTP API, over one [`Engine`]: chat completions, responses, completions, embeddings, similarities and
-//! labels, whole or as a stream, for one user or many at once.
+//! A server that speaks OpenAI's HTTP API, and Anthropic's for messages, over one [`Engine`]: chat completions, responses, messages,
+//! completions, embeddings, similarities and labels, whole or as a stream, for one user or many at once.
 //!
 //! Two threads do the work. One owns the engine and does nothing but step it (`worker.rs`). The other has the network
 //! (`listen.rs`): connections are tasks of a single-threaded runtime, and what takes time of its own, parsing, templates and
@@ -12,8 +12,8 @@
 //! | `listen.rs`, `stall.rs` | a connection, whose head, body and reader each have a time |
 //! | `route.rs` | who asks, what for; the walk itself is the function `work` |
 //! | `body.rs` | the body, within its bounds |
-//! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
-//! | `chat.rs`, `completions.rs`, `responses/`, `embeddings.rs`, `similarity.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
+//! | `fields.rs`, `parameters.rs`, `format.rs`, `tools.rs`, `messages.rs`, `turns.rs`, `prompts.rs` | JSON to values, each checked; what nobody knows is refused |
+//! | `chat.rs`, `completions.rs`, `responses/`, `anthropic/`, `embeddings.rs`, `similarity.rs`, `classify.rs` | values to `Work`: requests of the engine, and how to answer |
 //! | `adapters.rs` | adapters that come and go |
 //! | `tokens.rs` | what is answered without the engine: a text's tokens, and a text of tokens |
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
@@ -22,11 +22,12 @@
 //! | `texts.rs`, `calls/`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
 //! | `board.rs` | what `/health` and `/metrics` tell |
 //!
-//! Every error is an [`error::ApiError`]: a status, and the object that OpenAI's clients read.
+//! Every error is an [`error::ApiError`]: a status, and the object that OpenAI's clients read, or Anthropic's at their paths.
 
 #![forbid(unsafe_code)]
 
 mod adapters;
+mod anthropic;
 mod board;
 mod body;
 mod budget;
@@ -54,6 +55,7 @@ mod stall;
 mod texts;
 mod tokens;
 mod tools;
+mod turns;
 mod work;
 mod worker;
 

@@ -103,8 +103,13 @@ impl Conversation {
         let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
         let arguments = arguments(&mut function)?;
         function.end()?;
+        Ok(self.called(id, name, arguments))
+    }
+
+    /// The same of a name and arguments that have been read.
+    pub fn called(&mut self, id: String, name: String, arguments: Map<String, Value>) -> Value {
         self.called.insert(id.clone(), name.clone());
-        Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
     }
 
     /// The call that a tool answers, whose id is in the field `name`, and the function's name.

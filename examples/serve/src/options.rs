@@ -11,7 +11,7 @@ use llama_core::{Error, Result};
 pub struct Options {
     /// Where to listen. With port 0 the system finds one.
     pub address: SocketAddr,
-    /// Keys, one of which a request must bring as `Authorization: Bearer KEY`. None: anybody may ask.
+    /// Keys, one of which a request must bring as `Authorization: Bearer KEY` or `x-api-key: KEY`. None: anybody may ask.
     pub api_keys: Vec<String>,
     /// Names that requests may call this server by, besides `localhost` and addresses. They matter where it listens on a
     /// loopback address without keys: a page from elsewhere that has had its own name resolved to this machine is refused.

@@ -13,7 +13,7 @@ use llama_core::sample::{MAX_LOGPROBS, Sampling};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, shown};
+use crate::fields::{Fields, shown, strings};
 use crate::served::Served;
 use crate::worker::Task;
 
@@ -124,8 +124,8 @@ fn number(fields: &mut Fields, name: &str, range: RangeInclusive<f64>, default: 
 /// The strings that end a repetition, if the request has any of its own.
 fn breakers(fields: &mut Fields) -> Result<Option<Vec<String>>> {
     let read = |value: &Value| {
-        let texts = value.as_array().filter(|texts| texts.len() <= MAX_BREAKERS)?;
-        texts.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
+        value.as_array().filter(|texts| texts.len() <= MAX_BREAKERS)?;
+        strings(value)
     };
     fields.checked("dry_sequence_breakers", &format!("a list of strings, at most {MAX_BREAKERS}"), read)
 }
@@ -164,8 +164,7 @@ fn bad_bias((token, bias): (&String, &Value)) -> ApiError {
 fn stop_strings(fields: &mut Fields) -> Result<Vec<String>> {
     let stops = fields.checked("stop", "a string or a list of strings", |value| match value {
         Value::String(stop) => Some(vec![stop.clone()]),
-        Value::Array(stops) => stops.iter().map(|stop| Some(stop.as_str()?.to_owned())).collect(),
-        _ => None,
+        several => strings(several),
     })?;
     Ok(stops.unwrap_or_default())
 }

@@ -63,9 +63,12 @@ pub fn stream(receiver: Receiver, texts: Box<dyn Generated>, board: Arc<Board>) 
     response
 }
 
-/// A response with an error.
-pub fn error(error: &ApiError) -> Response<Body> {
-    let mut response = whole(error.status, "application/json", error.body().to_string());
+/// How an endpoint's clients read what goes wrong.
+pub type Words = fn(&ApiError) -> Value;
+
+/// A response with an error, in these words.
+pub fn error(error: &ApiError, words: Words) -> Response<Body> {
+    let mut response = whole(error.status, "application/json", words(error).to_string());
     let headers = response.headers_mut();
     match error.status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -80,9 +83,9 @@ pub fn error(error: &ApiError) -> Response<Body> {
 }
 
 /// The error of a path that is asked with another method.
-pub fn wrong_method(allowed: &'static str) -> Response<Body> {
+pub fn wrong_method(allowed: &'static str, words: Words) -> Response<Body> {
     let message = format!("this path takes {allowed} only");
-    let mut response = error(&ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
+    let mut response = error(&ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message), words);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }

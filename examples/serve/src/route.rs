@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
@@ -20,12 +20,12 @@ use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
 use crate::mailbox::mailbox;
 use crate::options::{Bounds, Options};
-use crate::response::{self, Body};
+use crate::response::{self, Body, Words};
 use crate::served::Served;
 use crate::texts::now;
 use crate::work::{Answer, Work};
 use crate::worker::{Job, Order};
-use crate::{adapters, body, chat, classify, completions, embeddings, responses, similarity, tokens};
+use crate::{adapters, anthropic, body, chat, classify, completions, embeddings, responses, similarity, tokens};
 
 /// What all connections share.
 pub struct State {
@@ -69,6 +69,8 @@ fn endpoint(path: &str) -> Option<Endpoint> {
         "/v1/chat/completions" => Endpoint::Work(chat::read),
         "/v1/completions" => Endpoint::Work(completions::read),
         "/v1/responses" => Endpoint::Work(responses::read),
+        "/v1/messages" => Endpoint::Work(anthropic::read),
+        "/v1/messages/count_tokens" => Endpoint::Reply(anthropic::count),
         "/v1/embeddings" => Endpoint::Work(embeddings::read),
         "/v1/classify" | "/classify" => Endpoint::Work(classify::read),
         "/v1/rerank" | "/v2/rerank" | "/rerank" => Endpoint::Work(similarity::rerank),
@@ -128,7 +130,8 @@ impl State {
 
 /// The response to a request, which may be an error.
 pub async fn respond(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
-    let response = route(&state, request).await.unwrap_or_else(|error| response::error(&error));
+    let words = if anthropic::has(request.uri().path()) { anthropic::error } else { ApiError::body };
+    let response = route(&state, request, words).await.unwrap_or_else(|error| response::error(&error, words));
     let outcome = match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Count::Rejected,
         status if status.is_server_error() => Count::Failed,
@@ -139,7 +142,7 @@ pub async fn respond(state: Arc<State>, request: Request<Incoming>) -> Response<
     response
 }
 
-async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn route(state: &Arc<State>, request: Request<Incoming>, words: Words) -> Result<Response<Body>> {
     check_host(&state.options, request.headers())?;
     let path = request.uri().path().to_owned();
     if path != "/health" {
@@ -150,7 +153,7 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
         (&Method::POST, Endpoint::Work(read)) => work(state, request, read).await,
         (&Method::POST, Endpoint::Reply(reply)) => answer(state, request, reply).await,
         (&Method::POST, Endpoint::Alter(alter)) => change(state, request, alter).await,
-        _ => Ok(response::wrong_method("POST")),
+        _ => Ok(response::wrong_method("POST", words)),
     }
 }
 
@@ -172,7 +175,7 @@ fn look_up(state: &State, method: &Method, path: &str) -> Result<Response<Body>>
     match *method {
         Method::GET => answer,
         _ if answer.as_ref().is_err_and(|error| error.status == StatusCode::NOT_FOUND) => answer,
-        _ => Ok(response::wrong_method("GET")),
+        _ => Ok(response::wrong_method("GET", ApiError::body)),
     }
 }
 
@@ -345,21 +348,24 @@ fn check_key(keys: &[String], headers: &HeaderMap) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
-    let given = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-    let given = given.split_at_checked(BEARER.len()).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER));
-    let given = given.map_or(&b""[..], |(_, key)| key);
-    let right = keys.iter().fold(0, |right, key| right | given.ct_eq(key.as_bytes()).unwrap_u8());
-    match right {
+    let given = |name| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+    let bearer = given(AUTHORIZATION).split_at_checked(BEARER.len());
+    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map_or(&b""[..], |(_, key)| key);
+    let given = [bearer, given(API_KEY)];
+    let right = |key: &String| given.iter().fold(0, |right, given| right | given.ct_eq(key.as_bytes()).unwrap_u8());
+    match keys.iter().fold(0, |any, key| any | right(key)) {
         1 => Ok(()),
         _ => Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
-            "this server needs a key: Authorization: Bearer KEY",
+            "this server needs a key: Authorization: Bearer KEY, or x-api-key: KEY",
         )),
     }
 }
 
 const BEARER: &[u8] = b"Bearer ";
+/// Where Anthropic's clients have theirs.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 #[cfg(test)]
 mod tests {
@@ -388,6 +394,14 @@ mod tests {
         for wrong in ["", "one", "Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "Bearer  one"] {
             assert_eq!(check_key(&keys, &headers(wrong)).unwrap_err().status, 401, "{wrong}");
         }
+        let anthropic = |value: &'static str| HeaderMap::from_iter([(API_KEY, value.parse().unwrap())]);
+        assert!(check_key(&keys, &anthropic("two")).is_ok());
+        for wrong in ["", "Bearer two", "tw", "twoo"] {
+            assert_eq!(check_key(&keys, &anthropic(wrong)).unwrap_err().status, 401, "{wrong}");
+        }
+        let mut both = headers("Bearer three");
+        both.insert(API_KEY, "one".parse().unwrap());
+        assert!(check_key(&keys, &both).is_ok());
         assert_eq!(check_key(&keys, &HeaderMap::new()).unwrap_err().status, 401);
         assert!(check_key(&[], &HeaderMap::new()).is_ok());
     }

@@ -26,7 +26,7 @@ const MAX_TOOLS: usize = 128;
 const MAX_BYTES: usize = 256 << 10;
 /// Time to find which schema it is that cannot be kept to. Some take seconds to compile.
 const SEARCH_TIME: Duration = Duration::from_secs(1);
-/// Longest name of a function.
+/// Longest name of a function: OpenAI's API takes no more.
 const MAX_NAME: usize = 64;
 
 /// Functions that may be called.
@@ -39,7 +39,7 @@ pub struct Tools {
 }
 
 /// A function as the request describes it.
-struct Function {
+pub struct Function {
     /// Where the request has its name and its schema.
     name_at: String,
     parameters_at: String,
@@ -50,7 +50,7 @@ struct Function {
 }
 
 /// What is to be done with the functions.
-enum Choice {
+pub enum Choice {
     /// Nothing.
     Hide,
     /// Calls are up to the model.
@@ -65,16 +65,21 @@ impl Tools {
     /// # Errors
     /// A 400 that names the field.
     pub fn take(fields: &mut Fields, layout: Layout) -> Result<Option<Self>> {
-        let functions = functions(fields, layout)?;
+        let functions = functions(fields, |tool| function(tool, layout))?;
         let choice = choice(fields, layout, &functions)?;
-        let parallel = fields.checked("parallel_tool_calls", "true or false", Value::as_bool)?.unwrap_or(true);
+        let parallel = fields.switch("parallel_tool_calls")?.unwrap_or(true);
+        Ok(Tools::new(functions, choice, parallel))
+    }
+
+    /// Those of `functions` that the model is to know of by `choice`, if any; one text may call several if that is `parallel`.
+    pub fn new(functions: Vec<Function>, choice: Choice, parallel: bool) -> Option<Self> {
         let most = if parallel { usize::MAX } else { 1 };
-        Ok(match choice {
+        match choice {
             _ if functions.is_empty() => None,
             Choice::Hide => None,
             Choice::Offer => Some(Tools { functions, demanded: None, most }),
             Choice::Demand(demanded) => Some(Tools { functions, demanded: Some(demanded), most }),
-        })
+        }
     }
 
     /// As templates expect them. `strict` is nothing that a model was taught.
@@ -111,7 +116,57 @@ impl Tools {
     }
 }
 
+impl Choice {
+    /// One of those at `demanded` must be called.
+    ///
+    /// # Errors
+    /// A 400 where there are none.
+    pub fn demand(demanded: Range<usize>) -> Result<Self> {
+        match demanded.is_empty() {
+            true => Err(ApiError::value("tool_choice", "tool_choice demands a call, and there are no tools")),
+            false => Ok(Choice::Demand(demanded)),
+        }
+    }
+
+    /// The one of `functions` that `fields` name, and nothing else, must be called.
+    ///
+    /// # Errors
+    /// A 400 about the name.
+    pub fn named(mut fields: Fields, functions: &[Function]) -> Result<Self> {
+        let name = fields.string("name")?.ok_or_else(|| fields.missing("name"))?;
+        let path = fields.path("name");
+        fields.end()?;
+        match functions.iter().position(|function| function.name == name) {
+            Some(number) => Ok(Choice::Demand(number..number + 1)),
+            None => {
+                let name = shown(&name.into());
+                Err(ApiError::value(&path, format!("{path} is {name}, which is not among tools")))
+            }
+        }
+    }
+}
+
 impl Function {
+    /// What `fields` describe, and nothing else: a name of `longest` bytes at most, and in the field `schema` that of its arguments.
+    ///
+    /// # Errors
+    /// A 400 that names the field.
+    pub fn take(mut fields: Fields, schema: &str, longest: usize) -> Result<Self> {
+        let (name_at, parameters_at) = (fields.path("name"), fields.path(schema));
+        let name = fields.string("name")?.ok_or_else(|| fields.missing("name"))?;
+        if name.is_empty() || name.len() > longest || !name.chars().all(may_name) {
+            let name = shown(&name.into());
+            let problem = format!("{name_at} is {name}; it must be 1 to {longest} letters, digits, _ and -");
+            return Err(ApiError::value(&name_at, problem));
+        }
+        let description = fields.string("description")?;
+        let parameters = parameters(&mut fields, schema)?;
+        // The schema of a call that is demanded is kept to either way.
+        fields.flag("strict")?;
+        fields.end()?;
+        Ok(Function { name_at, parameters_at, name, description, parameters })
+    }
+
     fn json(&self) -> Value {
         let mut function = json!({"name": self.name});
         if let Some(description) = &self.description {
@@ -140,13 +195,17 @@ fn lark(functions: &[Function]) -> String {
     format!("start: {}\n", functions.iter().map(rule).collect::<Vec<_>>().join("\n    | "))
 }
 
-fn functions(fields: &mut Fields, layout: Layout) -> Result<Vec<Function>> {
+/// Takes the functions out of `tools`, each as `read` has it.
+///
+/// # Errors
+/// A 400 that names the field: of too many, of two with one name, and `read`'s.
+pub fn functions(fields: &mut Fields, read: impl Fn(Fields) -> Result<Function>) -> Result<Vec<Function>> {
     let tools = fields.list("tools")?;
     within("tools", "entries", tools.len(), MAX_TOOLS)?;
     within("tools", "bytes", tools.iter().map(|(_, tool)| tool.to_string().len()).sum(), MAX_BYTES)?;
     let mut names = BTreeSet::new();
     let functions = tools.into_iter().map(|(place, tool)| {
-        let function = function(Fields::at(&place, tool)?, layout)?;
+        let function = read(Fields::at(&place, tool)?)?;
         match names.insert(function.name.clone()) {
             true => Ok(function),
             false => {
@@ -163,20 +222,7 @@ fn function(mut fields: Fields, layout: Layout) -> Result<Function> {
         let path = fields.path("type");
         return Err(ApiError::lacking(&path, format!("{path} must be function: this server has no other tools")));
     }
-    let mut function = layout.open(fields, "function")?;
-    let (name_at, parameters_at) = (function.path("name"), function.path("parameters"));
-    let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
-    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(may_name) {
-        let name = shown(&name.into());
-        let problem = format!("{name_at} is {name}; it must be 1 to {MAX_NAME} letters, digits, _ and -");
-        return Err(ApiError::value(&name_at, problem));
-    }
-    let description = function.string("description")?;
-    let parameters = parameters(&mut function)?;
-    // The schema of a call that is demanded is kept to either way.
-    function.flag("strict")?;
-    function.end()?;
-    Ok(Function { name_at, parameters_at, name, description, parameters })
+    Function::take(layout.open(fields, "function")?, "parameters", MAX_NAME)
 }
 
 fn may_name(c: char) -> bool {
@@ -184,44 +230,30 @@ fn may_name(c: char) -> bool {
 }
 
 /// A schema of objects: nothing else can be arguments. A function without one takes none.
-fn parameters(function: &mut Fields) -> Result<Value> {
+fn parameters(function: &mut Fields, name: &str) -> Result<Value> {
     let of_objects = |schema: &Value| {
         let keys = schema.as_object()?;
         keys.get("type").is_none_or(|kind| kind == "object").then(|| schema.clone())
     };
-    let given = function.checked("parameters", "a schema of type object", of_objects)?;
+    let given = function.checked(name, "a schema of type object", of_objects)?;
     Ok(given.unwrap_or_else(|| json!({"type": "object", "properties": {}, "additionalProperties": false})))
 }
 
 fn choice(fields: &mut Fields, layout: Layout, functions: &[Function]) -> Result<Choice> {
-    let demanded = match fields.take("tool_choice") {
-        None => return Ok(Choice::Offer),
-        Some(Value::String(word)) if word == "none" => return Ok(Choice::Hide),
-        Some(Value::String(word)) if word == "auto" => return Ok(Choice::Offer),
-        Some(Value::String(word)) if word == "required" => 0..functions.len(),
+    match fields.take("tool_choice") {
+        None => Ok(Choice::Offer),
+        Some(Value::String(word)) if word == "none" => Ok(Choice::Hide),
+        Some(Value::String(word)) if word == "auto" => Ok(Choice::Offer),
+        Some(Value::String(word)) if word == "required" => Choice::demand(0..functions.len()),
         Some(named @ Value::Object(_)) => {
-            let number = named_function(Fields::at("tool_choice", named)?, layout, functions)?;
-            number..number + 1
+            let mut named = Fields::at("tool_choice", named)?;
+            if named.string("type")?.as_deref() != Some("function") {
+                return Err(unknown_choice());
+            }
+            Choice::named(layout.open(named, "function")?, functions)
         }
-        Some(_) => return Err(unknown_choice()),
-    };
-    match functions.is_empty() {
-        true => Err(ApiError::value("tool_choice", "tool_choice demands a call, and there are no tools")),
-        false => Ok(Choice::Demand(demanded)),
+        Some(_) => Err(unknown_choice()),
     }
-}
-
-/// Which function a choice is about.
-fn named_function(mut choice: Fields, layout: Layout, functions: &[Function]) -> Result<usize> {
-    if choice.string("type")?.as_deref() != Some("function") {
-        return Err(unknown_choice());
-    }
-    let mut function = layout.open(choice, "function")?;
-    let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
-    let path = function.path("name");
-    function.end()?;
-    let number = functions.iter().position(|function| function.name == name);
-    number.ok_or_else(|| ApiError::value(&path, format!("{path} is {}, which is not among tools", shown(&name.into()))))
 }
 
 fn unknown_choice() -> ApiError {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
 use crate::messages::{Conversation, content, role};
+use crate::turns::Turns;
 
 const INPUT: &str = "input";
 /// Types of parts that are text: one that somebody wrote, and one that was generated.
@@ -20,12 +21,12 @@ const GENERATED: &str = "output_text";
 /// # Errors
 /// A 400 that names the field.
 pub fn take(fields: &mut Fields) -> Result<Conversation> {
-    let mut turns = Turns { conversation: Conversation::new(INPUT), messages: Vec::new() };
+    let mut turns = Turns::new(INPUT);
     if let Some(text) = fields.string("instructions")? {
-        turns.messages.push(json!({"role": "system", "content": text}));
+        turns.say("system", text);
     }
     for (at, item) in items(fields)?.into_iter().enumerate() {
-        turns.add(Fields::at(&format!("{INPUT}[{at}]"), item)?)?;
+        add(&mut turns, Fields::at(&format!("{INPUT}[{at}]"), item)?)?;
     }
     turns.end()
 }
@@ -44,75 +45,53 @@ fn items(fields: &mut Fields) -> Result<Vec<Value>> {
     }
 }
 
-/// The messages so far.
-struct Turns {
-    conversation: Conversation,
-    /// Those that may still be added to, as JSON.
-    messages: Vec<Value>,
+/// Adds an item to the messages.
+fn add(turns: &mut Turns, mut item: Fields) -> Result<()> {
+    let kind = item.string("type")?;
+    // What an answer has beside what was said: nothing that the model would read.
+    item.ignore(&["id", "status"]);
+    match kind.as_deref() {
+        None | Some("message") => message(turns, item),
+        Some("function_call") => call(turns, item),
+        Some("function_call_output") => answer(turns, item),
+        Some(other) => {
+            let path = item.path("type");
+            let kind = shown(&other.into());
+            let problem = format!("{path} is {kind}; it must be message, function_call or function_call_output");
+            Err(ApiError::lacking(&path, problem))
+        }
+    }
 }
 
-impl Turns {
-    fn add(&mut self, mut item: Fields) -> Result<()> {
-        let kind = item.string("type")?;
-        // What an answer has beside what was said: nothing that the model would read.
-        item.ignore(&["id", "status"]);
-        match kind.as_deref() {
-            None | Some("message") => self.message(item),
-            Some("function_call") => self.call(item),
-            Some("function_call_output") => self.answer(item),
-            Some(other) => {
-                let path = item.path("type");
-                let kind = shown(&other.into());
-                let problem = format!("{path} is {kind}; it must be message, function_call or function_call_output");
-                Err(ApiError::lacking(&path, problem))
-            }
-        }
+fn message(turns: &mut Turns, mut item: Fields) -> Result<()> {
+    let role = role(&mut item)?;
+    if role == "tool" {
+        let path = item.path("role");
+        return Err(ApiError::value(&path, format!("{path} is tool; its answer is a function_call_output")));
     }
+    let text = content(&mut item, "content", &[WRITTEN, GENERATED], false)?;
+    item.unwanted("phase", |_| false)?;
+    item.end()?;
+    match turns.last() {
+        Some(last) if role == "assistant" && last.get("tool_calls").is_some() && last["content"] == "" => {
+            last["content"] = text.into();
+        }
+        _ => turns.say(role, text),
+    }
+    Ok(())
+}
 
-    fn message(&mut self, mut item: Fields) -> Result<()> {
-        let role = role(&mut item)?;
-        if role == "tool" {
-            let path = item.path("role");
-            return Err(ApiError::value(&path, format!("{path} is tool; its answer is a function_call_output")));
-        }
-        let text = content(&mut item, "content", &[WRITTEN, GENERATED], false)?;
-        item.unwanted("phase", |_| false)?;
-        item.end()?;
-        match self.messages.last_mut() {
-            Some(last) if role == "assistant" && last.get("tool_calls").is_some() && last["content"] == "" => {
-                last["content"] = text.into();
-            }
-            _ => self.messages.push(json!({"role": role, "content": text})),
-        }
-        Ok(())
-    }
+fn call(turns: &mut Turns, mut item: Fields) -> Result<()> {
+    let id = item.string("call_id")?.ok_or_else(|| item.missing("call_id"))?;
+    let call = turns.conversation.add_call(id, item)?;
+    turns.call(call);
+    Ok(())
+}
 
-    fn call(&mut self, mut item: Fields) -> Result<()> {
-        let id = item.string("call_id")?.ok_or_else(|| item.missing("call_id"))?;
-        let call = self.conversation.add_call(id, item)?;
-        match self.messages.last_mut() {
-            Some(last) if last["role"] == "assistant" => match last.get_mut("tool_calls").and_then(Value::as_array_mut)
-            {
-                Some(calls) => calls.push(call),
-                None => last["tool_calls"] = json!([call]),
-            },
-            _ => self.messages.push(json!({"role": "assistant", "content": "", "tool_calls": [call]})),
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, mut item: Fields) -> Result<()> {
-        let (id, function) = self.conversation.answered(&mut item, "call_id")?;
-        let text = content(&mut item, "output", &[WRITTEN], false)?;
-        item.end()?;
-        self.messages.push(json!({"role": "tool", "content": text, "tool_call_id": id, "name": function}));
-        Ok(())
-    }
-
-    fn end(mut self) -> Result<Conversation> {
-        for message in self.messages {
-            self.conversation.push(message)?;
-        }
-        Ok(self.conversation)
-    }
+fn answer(turns: &mut Turns, mut item: Fields) -> Result<()> {
+    let answered = turns.conversation.answered(&mut item, "call_id")?;
+    let text = content(&mut item, "output", &[WRITTEN], false)?;
+    item.end()?;
+    turns.answer(answered, text);
+    Ok(())
 }

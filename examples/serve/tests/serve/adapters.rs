@@ -92,8 +92,11 @@ fn a_request_chooses_its_adapter() {
     let reply = post(address, "/v1/chat/completions", &json!({"model": "odd", "messages": message, "max_tokens": 3}));
     assert_eq!(reply.json()["model"], "odd");
     let body = json!({"model": "odd", "input": "Hello", "max_output_tokens": 3, "stream": true});
-    let events = post(address, "/v1/responses", &body).named_events();
+    let events = post(address, "/v1/responses", &body).numbered_events();
     assert!([0, events.len() - 1].iter().all(|&at| events[at]["response"]["model"] == "odd"), "{events:?}");
+    let body = json!({"model": "odd", "messages": message, "max_tokens": 3, "stream": true});
+    let events = post(address, "/v1/messages", &body).named_events();
+    assert_eq!(events[0]["message"]["model"], "odd");
     assert!(server.stop());
 }
 

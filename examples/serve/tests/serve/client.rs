@@ -144,19 +144,32 @@ impl Reply {
         text.split_terminator("\n\n").map(event).collect()
     }
 
-    /// The objects of a response's stream, each of which is named before it and has its number.
+    /// The objects of a message's stream, each of which is named before it.
     pub fn named_events(&self) -> Vec<Value> {
         let text = self.text();
-        let events = text.split_terminator("\n\n").enumerate().map(|(number, named)| {
+        let events = text.split_terminator("\n\n").map(|named| {
             let (name, object) = named.split_once('\n').unwrap();
             let object = event(object);
-            assert_eq!(
-                (name.strip_prefix("event: "), &object["sequence_number"]),
-                (object["type"].as_str(), &number.into())
-            );
+            assert_eq!(name.strip_prefix("event: "), object["type"].as_str());
             object
         });
         events.collect()
+    }
+
+    /// Those of a response's stream, each of which has its number, too.
+    pub fn numbered_events(&self) -> Vec<Value> {
+        let events = self.named_events();
+        assert!(events.iter().enumerate().all(|(number, event)| event["sequence_number"] == number), "{events:?}");
+        events
+    }
+
+    /// Status, type and message of an error in Anthropic's words.
+    pub fn anthropic_error(&self) -> (u16, String, String) {
+        let json = self.json();
+        let text = |name: &str| json["error"][name].as_str().unwrap_or_else(|| panic!("{json}")).to_owned();
+        let (kind, message) = (text("type"), text("message"));
+        assert_eq!(json, serde_json::json!({"type": "error", "error": {"type": kind, "message": message}}));
+        (self.status, kind, message)
     }
 
     /// Status, code and param of an error, which must have a message.

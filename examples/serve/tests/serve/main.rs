@@ -4,6 +4,8 @@
 mod adapters;
 mod added_adapters;
 mod answers;
+mod anthropic;
+mod anthropic_errors;
 mod bounds;
 mod classify;
 mod client;

@@ -15,7 +15,7 @@ use crate::tools::{MISTRAL, SHORT, Script, TEMPLATE};
 
 const PATH: &str = "/v1/responses";
 
-fn with(mut body: Value, more: &Value) -> Value {
+pub fn with(mut body: Value, more: &Value) -> Value {
     more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
     body
 }
@@ -30,7 +30,7 @@ fn ask(address: SocketAddr, body: &Value) -> Value {
 fn stream(address: SocketAddr, body: &Value) -> (Vec<Value>, Value) {
     let reply = post(address, PATH, &with(body.clone(), &json!({"stream": true})));
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{}", reply.text());
-    let events = reply.named_events();
+    let events = reply.numbered_events();
     let [created, in_progress, rest @ .., last] = &events[..] else { panic!("{events:?}") };
     for (event, kind) in [(created, "response.created"), (in_progress, "response.in_progress")] {
         let response = &event["response"];
@@ -222,7 +222,7 @@ fn scores_are_a_chats() {
 }
 
 /// A server, and the tokens of all its prompts so far.
-fn listening(template: &str) -> (Server, Arc<Mutex<Vec<u32>>>) {
+pub fn listening(template: &str) -> (Server, Arc<Mutex<Vec<u32>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hook = heard.clone();
     let options = EngineOptions { prefix_cache: false, ..engine_options() };
@@ -244,11 +244,11 @@ fn item_answer(id: &str, output: Value) -> Value {
     json!({"type": "function_call_output", "call_id": id, "output": output, "status": "completed"})
 }
 
-fn chat_call(id: &str) -> Value {
+pub fn chat_call(id: &str) -> Value {
     json!({"id": id, "type": "function", "function": {"name": "get_time", "arguments": "{\"zone\": \"<s>\"}"}})
 }
 
-fn chat_answer(id: &str, content: &str) -> Value {
+pub fn chat_answer(id: &str, content: &str) -> Value {
     json!({"role": "tool", "tool_call_id": id, "content": content})
 }
 
@@ -480,7 +480,7 @@ fn a_stream_that_fails_ends_with_a_response_that_says_so() {
         // An error that comes before a stream has begun is its status.
         broken.fetch_or(reply.text().contains("output_text.delta"), Ordering::Relaxed);
     }
-    let events = reply.named_events();
+    let events = reply.numbered_events();
     let response = &events.last().unwrap()["response"];
     assert_eq!(events.last().unwrap()["type"], "response.failed");
     assert_eq!((&response["status"], &response["error"]["code"]), (&json!("failed"), &json!("server_error")));
