@@ -230,6 +230,8 @@ fn params_of(draw: &Draw<'_>, vocab: usize, words: [usize; 4]) -> params::Draw {
         dry_allowed_length: _,
         dry_window: _,
         dry_breakers: _,
+        allowed_tokens: _,
+        bad_words: _,
         // Of no concern to a draw.
         logprobs: _,
     } = draw.sampling;

@@ -54,11 +54,38 @@ impl Change {
     }
 }
 
+/// The folder that adapters may come from.
+pub struct Folder {
+    /// Its own path, that no link leads to.
+    own: PathBuf,
+    /// The one that it was named by, which may have links in it.
+    given: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is none.
+    pub fn open(path: &Path) -> Result<Folder, Error> {
+        let io = |error| Error::io(path, error);
+        let own = path.canonicalize().map_err(io)?;
+        // That it is a folder.
+        std::fs::read_dir(&own).map_err(io)?;
+        Ok(Folder { own, given: std::path::absolute(path).map_err(io)? })
+    }
+
+    /// What is left of an absolute path that leads into it.
+    fn inner<'p>(&self, path: &'p Path) -> Result<&'p Path> {
+        path.strip_prefix(&self.own).or_else(|_| path.strip_prefix(&self.given)).map_err(|_| outside())
+    }
+}
+
 /// An adapter of `folder` to be loaded.
 ///
 /// # Errors
 /// A 400 that names the field: for a name that is taken, a path that leads elsewhere, and what is there and no adapter of this model.
-pub fn load(served: &Served, folder: &Path, mut fields: Fields) -> Result<Change> {
+pub fn load(served: &Served, folder: &Folder, mut fields: Fields) -> Result<Change> {
     let (name, in_place) = (name(&mut fields)?, fields.flag("load_inplace")?);
     let path = fields.string("lora_path")?.ok_or_else(|| fields.missing("lora_path"))?;
     fields.ignore(&["lora_int_id"]);
@@ -79,7 +106,7 @@ pub fn load(served: &Served, folder: &Path, mut fields: Fields) -> Result<Change
 ///
 /// # Errors
 /// A 404 where there is none of that name.
-pub fn unload(served: &Served, _: &Path, mut fields: Fields) -> Result<Change> {
+pub fn unload(served: &Served, _: &Folder, mut fields: Fields) -> Result<Change> {
     let name = name(&mut fields)?;
     fields.ignore(&["lora_int_id"]);
     fields.end()?;
@@ -107,13 +134,14 @@ fn quoted(name: &str) -> String {
     shown(&Value::from(name))
 }
 
-/// What `given` names in `folder`, whose path has no links in it. What is elsewhere is not looked at.
-fn within(folder: &Path, given: &str) -> Result<PathBuf> {
+/// What `given` names in `folder`. What is elsewhere is not looked at.
+fn within(folder: &Folder, given: &str) -> Result<PathBuf> {
     let given = Path::new(given);
-    let inner = if given.is_absolute() { given.strip_prefix(folder).map_err(|_| outside())? } else { given };
+    let inner = if given.is_absolute() { folder.inner(given)? } else { given };
     if !inner.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(outside());
     }
+    let folder = folder.own.as_path();
     let path = folder.join(inner);
     check(folder, &path)?;
     let beside = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(folder) };

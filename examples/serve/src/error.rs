@@ -109,6 +109,7 @@ fn field(name: &'static str) -> &'static str {
     match name {
         "stop_strings" => "stop",
         "stop_tokens" => "stop_token_ids",
+        "allowed_tokens" => "allowed_token_ids",
         name => name,
     }
 }

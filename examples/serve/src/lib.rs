@@ -74,6 +74,7 @@ use tokio::sync::watch;
 
 pub use options::{Bounds, Options};
 
+use adapters::Folder;
 use board::Board;
 use route::State;
 use served::Served;
@@ -112,7 +113,7 @@ impl Server {
     pub fn start(model: Model, options: Options) -> Result<Self> {
         let Model { engine, template, name } = model;
         let served = Arc::new(Served::new(&engine, template, name)?);
-        let options = options.resolved()?;
+        let folder = options.adapter_folder.as_deref().map(Folder::open).transpose()?;
         let at = options.address.to_string();
         let io = |error| Error::io(&at, error);
         let runtime = runtime().map_err(io)?;
@@ -129,7 +130,7 @@ impl Server {
         if options.signals {
             runtime.spawn(stop_on_signal(stop.clone()));
         }
-        let state = Arc::new(State::new(served, options, board.clone(), orders));
+        let state = Arc::new(State::new(served, options, folder, board.clone(), orders));
         let network = spawn("network", move || run(runtime, listener, state, stopped)).map_err(io)?;
         let engine = spawn("engine", move || worker.run()).map_err(io)?;
         Ok(Server { address, board, stop, network, engine })

@@ -4,8 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use llama_core::{Error, Result};
-
 /// Options of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -50,21 +48,6 @@ pub struct Bounds {
     pub unread: usize,
     /// Time that requests get to be answered when the server ends.
     pub drain_time: Duration,
-}
-
-impl Options {
-    /// The same with the folder's own path, that no link leads to.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if there is no such folder.
-    pub(crate) fn resolved(mut self) -> Result<Self> {
-        if let Some(folder) = &mut self.adapter_folder {
-            *folder = folder.canonicalize().map_err(|error| Error::io(&*folder, error))?;
-            // That it is a folder.
-            std::fs::read_dir(&*folder).map_err(|error| Error::io(&*folder, error))?;
-        }
-        Ok(self)
-    }
 }
 
 impl Default for Options {

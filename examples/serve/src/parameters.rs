@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use llama_core::Error;
 use llama_core::engine::Request;
-use llama_core::sample::{MAX_LOGPROBS, Sampling};
+use llama_core::sample::{Allowed, MAX_LOGPROBS, Sampling};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, shown, strings};
+use crate::fields::{Fields, shown, strings, tokens};
 use crate::served::Served;
 use crate::worker::Task;
 
@@ -22,6 +22,9 @@ const MAX_BIASES: usize = 1024;
 
 /// Most strings in `dry_sequence_breakers`: the whole vocabulary is looked through for each.
 const MAX_BREAKERS: usize = 16;
+
+/// Most strings in `bad_words`: each costs every step a little.
+const MAX_BAD_WORDS: usize = 128;
 
 /// What a request wants of each of its texts, and of how they are sent.
 pub struct Parameters {
@@ -43,6 +46,7 @@ impl Parameters {
             min_tokens: fields.integer("min_tokens", 0..=usize::MAX)?.unwrap_or(0),
             sampling: sampling(served, fields)?,
             stop_strings: stop_strings(fields)?,
+            include_stop: fields.flag("include_stop_str_in_output")?,
             stop_tokens: fields.tokens("stop_token_ids")?,
             ignore_end: fields.flag("ignore_eos")?,
             ..Request::default()
@@ -87,8 +91,10 @@ fn sampling(served: &Served, fields: &mut Fields) -> Result<Sampling> {
         ..dry
     };
     Ok(Sampling {
-        top_k: fields.integer("top_k", 0..=u32::MAX as usize)?.unwrap_or(0),
+        top_k: top_k(fields)?,
         logit_bias: logit_bias(fields)?,
+        allowed_tokens: allowed_tokens(served, fields)?,
+        bad_words: bad_words(served, fields)?,
         seed: seed(fields)?,
         ..sampling
     })
@@ -123,11 +129,38 @@ fn number(fields: &mut Fields, name: &str, range: RangeInclusive<f64>, default: 
 
 /// The strings that end a repetition, if the request has any of its own.
 fn breakers(fields: &mut Fields) -> Result<Option<Vec<String>>> {
+    few_strings(fields, "dry_sequence_breakers", MAX_BREAKERS)
+}
+
+fn few_strings(fields: &mut Fields, name: &str, most: usize) -> Result<Option<Vec<String>>> {
     let read = |value: &Value| {
-        value.as_array().filter(|texts| texts.len() <= MAX_BREAKERS)?;
+        value.as_array().filter(|texts| texts.len() <= most)?;
         strings(value)
     };
-    fields.checked("dry_sequence_breakers", &format!("a list of strings, at most {MAX_BREAKERS}"), read)
+    fields.checked(name, &format!("a list of strings, at most {most}"), read)
+}
+
+/// How many of the likeliest tokens may come; all of them is 0 here, and in vLLM -1, too.
+fn top_k(fields: &mut Fields) -> Result<usize> {
+    let read = |value: &Value| match value.as_i64() {
+        Some(-1) => Some(0),
+        _ => Some(u32::try_from(value.as_u64()?).ok()? as usize),
+    };
+    Ok(fields.checked("top_k", "a whole number, or -1 for all", read)?.unwrap_or(0))
+}
+
+/// The only tokens that may come, if not all may.
+fn allowed_tokens(served: &Served, fields: &mut Fields) -> Result<Option<Arc<Allowed>>> {
+    const NAME: &str = "allowed_token_ids";
+    let Some(ids) = fields.checked(NAME, "a list of token ids", tokens)? else { return Ok(None) };
+    let allowed = Allowed::only(served.vocab, &ids).map_err(|error| ApiError::value(NAME, error.to_string()))?;
+    Ok(Some(Arc::new(allowed)))
+}
+
+/// Words that may not come, in tokens.
+fn bad_words(served: &Served, fields: &mut Fields) -> Result<Arc<[Box<[u32]>]>> {
+    let words = few_strings(fields, "bad_words", MAX_BAD_WORDS)?.unwrap_or_default();
+    Ok(served.tokenizer.bad_words(&words)?.into())
 }
 
 /// Any 64-bit integer, with or without sign.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -11,9 +10,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, He
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, oneshot};
 
-use crate::adapters::Change;
+use crate::adapters::{Change, Folder};
 use crate::board::{Board, Count};
 use crate::budget::{Budget, Share};
 use crate::error::{ApiError, Result};
@@ -37,8 +36,10 @@ pub struct State {
     pub board: Arc<Board>,
     /// To the engine's thread.
     pub orders: SyncSender<Order>,
-    /// Held by whoever has an adapter come or go.
-    changing: Mutex<()>,
+    /// Where adapters may come from while the server runs, if they may.
+    adapters: Option<Arc<Folder>>,
+    /// Held by whoever has one come or go.
+    changing: Arc<Mutex<()>>,
     sequences: Arc<Budget>,
     prompt_tokens: Arc<Budget>,
     bodies: Arc<Budget>,
@@ -54,7 +55,7 @@ type Read = fn(&Served, &Bounds, Fields) -> Result<Work>;
 type Reply = fn(&Served, Fields) -> Result<String>;
 
 /// What makes of an endpoint's request what is to be done about adapters of a folder.
-type Alter = fn(&Served, &Path, Fields) -> Result<Change>;
+type Alter = fn(&Served, &Folder, Fields) -> Result<Change>;
 
 /// An endpoint that is asked by a body.
 #[derive(Clone, Copy)]
@@ -85,14 +86,21 @@ fn endpoint(path: &str) -> Option<Endpoint> {
 
 impl State {
     /// A server that has just started.
-    pub fn new(served: Arc<Served>, options: Options, board: Arc<Board>, orders: SyncSender<Order>) -> Self {
+    pub fn new(
+        served: Arc<Served>,
+        options: Options,
+        adapters: Option<Folder>,
+        board: Arc<Board>,
+        orders: SyncSender<Order>,
+    ) -> Self {
         let Bounds { sequences, prompt_tokens, bodies, connections, .. } = options.bounds;
         State {
             served,
             options,
             board,
             orders,
-            changing: Mutex::new(()),
+            adapters: adapters.map(Arc::new),
+            changing: Arc::default(),
             sequences: Budget::new(sequences),
             prompt_tokens: Budget::new(prompt_tokens),
             bodies: Budget::new(bodies),
@@ -229,13 +237,25 @@ async fn answer(state: &Arc<State>, request: Request<Incoming>, reply: Reply) ->
     reply.await.map(response::written)
 }
 
-/// The walk of a request that an adapter come or go, one at a time.
+/// The walk of a request that an adapter come or go, one at a time. Whose turn has come has it to the end, even if he goes away.
 async fn change(state: &Arc<State>, request: Request<Incoming>, alter: Alter) -> Result<Response<Body>> {
-    let Some(folder) = state.options.adapter_folder.clone() else { return Err(no_changes()) };
+    let Some(folder) = state.adapters.clone() else { return Err(no_changes()) };
     check_kind(request.headers())?;
     let body = body::receive(request.into_body(), &state.options.bounds, &state.bodies).await?;
-    let _turn = state.changing.lock().await;
-    let change = understand(state, body, move |state, fields| alter(&state.served, &folder, fields)).await?;
+    let turn = state.changing.clone().lock_owned().await;
+    let read = move |state: &State, fields| alter(&state.served, &folder, fields);
+    let changed = tokio::spawn(changed(state.clone(), body, read, turn)).await;
+    changed.unwrap_or_else(|_| Err(ApiError::internal("this change failed"))).map(|model| response::json(&model))
+}
+
+/// Has the engine's thread do what the body asks for, and tells of the adapter.
+async fn changed(
+    state: Arc<State>,
+    body: body::Received,
+    read: impl FnOnce(&State, Fields) -> Result<Change> + Send + 'static,
+    _turn: OwnedMutexGuard<()>,
+) -> Result<Value> {
+    let change = understand(&state, body, read).await?;
     let mut model = state.model(change.name());
     if matches!(change, Change::Unload(_)) {
         model = json!({"id": change.name(), "object": "model", "deleted": true});
@@ -243,7 +263,7 @@ async fn change(state: &Arc<State>, request: Request<Incoming>, alter: Alter) ->
     let (reply, done) = oneshot::channel();
     state.order(Order::Change(change, reply))?;
     done.await.unwrap_or_else(|_| Err(ApiError::internal("the engine's thread did not answer")))?;
-    Ok(response::json(&model))
+    Ok(model)
 }
 
 fn no_changes() -> ApiError {

@@ -29,7 +29,8 @@ pub fn rerank(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Wo
     fields.end()?;
     let told = told.then(|| documents.iter().map(|(_, text)| text.clone()).collect());
     let shape = Shape::Ranking { top: top.unwrap_or(usize::MAX), told };
-    work(served, bounds, [vec![("query".into(), query)], documents], shape)
+    check_number(bounds, 1 + documents.len(), "documents")?;
+    work(served, [vec![("query".into(), query)], documents], shape)
 }
 
 /// Pairs of texts; one text may be the first of all pairs.
@@ -44,7 +45,9 @@ pub fn score(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Wor
         let problem = format!("text_1 has {} texts and text_2 {}; one, or as many, must be", first.len(), second.len());
         return Err(ApiError::value("text_1", problem));
     }
-    work(served, bounds, [first, second], Shape::Pairs)
+    let longer = if first.len() > second.len() { "text_1" } else { "text_2" };
+    check_number(bounds, first.len() + second.len(), longer)?;
+    work(served, [first, second], Shape::Pairs)
 }
 
 /// A string, or a list of strings and of objects with a `text`; at least one.
@@ -73,18 +76,24 @@ fn text(place: String, value: Value) -> Result<Text> {
     }
 }
 
-fn work(served: &Served, bounds: &Bounds, [first, second]: [Vec<Text>; 2], shape: Shape) -> Result<Work> {
+/// That there are no more texts than sequences may be, of which most are in the field `name`.
+fn check_number(bounds: &Bounds, texts: usize, name: &str) -> Result<()> {
+    match texts <= bounds.sequences {
+        true => Ok(()),
+        false => {
+            let problem = format!("there are {texts} texts; at most {} are allowed", bounds.sequences);
+            Err(ApiError::value(name, problem))
+        }
+    }
+}
+
+fn work(served: &Served, [first, second]: [Vec<Text>; 2], shape: Shape) -> Result<Work> {
     if !served.labels.is_empty() {
         let problem =
             format!("{} has labels, and only those it was trained for say how texts go together", served.name);
         return Err(ApiError::about("model", "unsupported", format!("{problem}; use /v1/classify")));
     }
-    let (firsts, all) = (first.len(), first.len() + second.len());
-    if all > bounds.sequences {
-        let problem = format!("there are {all} texts; at most {} are allowed", bounds.sequences);
-        return Err(ApiError::value(&second[0].0, problem));
-    }
-    let mut tokens = 0;
+    let (firsts, mut tokens) = (first.len(), 0);
     let tasks = first.into_iter().chain(second).map(|(place, text)| {
         let prompt = prompt(served, &place, &Value::String(text))?;
         tokens += prompt.fitting(served)?;

@@ -57,6 +57,11 @@ impl Manner {
         self.sampling.logprobs
     }
 
+    /// Which parameters may have left no token.
+    pub fn forbidding(&self) -> &'static str {
+        self.sampling.forbidding()
+    }
+
     /// Whether drawing takes what only the host's sampler does.
     pub fn needs_host(&self) -> bool {
         self.sampling.needs_host()

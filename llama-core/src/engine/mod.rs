@@ -249,7 +249,7 @@ impl Engine {
         let variant = self.variant(request.adapter.as_deref())?;
         let id = self.next_id();
         let stop_strings = std::mem::take(&mut request.stop_strings);
-        let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings);
+        let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings, request.include_stop);
         let manner = Manner::take(&mut request, &self.end_tokens);
         self.scheduler.submit(Sequence::new(id, request, variant, max_tokens, manner, text, self.prefix_cache));
         Ok(id)

@@ -31,8 +31,10 @@ pub struct Request {
     pub min_tokens: usize,
     /// How tokens are chosen, and how many alternatives are reported with each.
     pub sampling: Sampling,
-    /// Strings that end the generation; the text ends before them. They need the engine to have a tokenizer.
+    /// Strings that end the generation; the text ends before them, or with them (`include_stop`). They need the engine to have a tokenizer.
     pub stop_strings: Vec<String>,
+    /// The text has the stop string that ended it.
+    pub include_stop: bool,
     /// Tokens that end the generation, besides the engine's `end_tokens`. They are reported and give no text.
     pub stop_tokens: Vec<u32>,
     /// Go on past `end_tokens`.

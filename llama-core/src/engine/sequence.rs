@@ -92,7 +92,7 @@ impl Sequence {
 
     /// One that ends with its prompt, whose hidden states go to `pool`. The prompt has been checked.
     pub fn pooling(id: SequenceId, prompt: Vec<u32>, variant: Variant, pool: Pool, sharing: bool) -> Self {
-        let text = Text::new(None, &prompt, Vec::new());
+        let text = Text::new(None, &prompt, Vec::new(), false);
         let mut request = Request::new(prompt);
         let manner = Manner::take(&mut request, &[]);
         Sequence { pool: Some(pool), ..Sequence::new(id, request, variant, 0, manner, text, sharing) }
@@ -446,12 +446,15 @@ impl Sequence {
 
     fn error(&self, refusal: Refusal, position: usize) -> Error {
         let puts_off = if self.manner.may_end(position) { "" } else { "; min_tokens puts off those that end the text" };
-        let problem = |what| format!("must {what} a token to follow position {position}{puts_off}");
+        let problem = |what: &str| format!("must {what} a token to follow position {position}{puts_off}");
         match (refusal, &self.grammar) {
             (Refusal::NothingAllowed, Some(_)) => {
-                Error::parameter("grammar", "no token", problem("allow, and logit_bias leave,"))
+                let leave = format!("allow, and {} leave,", self.manner.forbidding());
+                Error::parameter("grammar", "no token", problem(&leave))
             }
-            (Refusal::NothingAllowed, None) => Error::parameter("logit_bias", "-inf for every token", problem("leave")),
+            (Refusal::NothingAllowed, None) => {
+                Error::parameter(self.manner.forbidding(), "-inf for every token", problem("leave"))
+            }
             _ => refusal.into_error(self.id.number(), position as u32),
         }
     }

@@ -17,14 +17,17 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// The text that follows `prompt`. After a prompt of control tokens only it is a text of its own.
-    pub fn new(tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32], stop_strings: Vec<String>) -> Self {
+    /// The text that follows `prompt`. After a prompt of control tokens only it is a text of its own. It ends before a stop string, or
+    /// after one where these are `told`.
+    pub fn new(tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32], stop_strings: Vec<String>, told: bool) -> Self {
         let vocab = tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab());
         let stream = tokenizer.map(|tokenizer| match prompt.iter().all(|&id| tokenizer.is_control(id)) {
             true => TextStream::new(tokenizer),
             false => TextStream::continuing(tokenizer),
         });
-        Text { stream, vocab, piece: String::new(), stops: StopMatcher::new(&stop_strings), stop_strings }
+        let stops = StopMatcher::new(&stop_strings);
+        let stops = if told { stops.telling() } else { stops };
+        Text { stream, vocab, piece: String::new(), stops, stop_strings }
     }
 
     /// Appends what `token` makes certain to `out`. Returns the stop string that it completed, if it did and `may_end` it.

@@ -1,5 +1,7 @@
 //! Which tokens may be drawn: a bit for each.
 
+use crate::error::{Error, Result};
+
 const BITS: usize = u32::BITS as usize;
 
 /// A set of tokens.
@@ -13,6 +15,23 @@ impl Allowed {
     /// None of `vocab` tokens.
     pub fn none(vocab: usize) -> Self {
         Allowed { words: vec![0; vocab.div_ceil(BITS)], vocab }
+    }
+
+    /// `tokens` of `vocab`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for no token, or one that is not in the vocabulary.
+    pub fn only(vocab: usize, tokens: &[u32]) -> Result<Self> {
+        let wrong = |value: &dyn std::fmt::Display, problem| Err(Error::parameter("allowed_tokens", value, problem));
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            return wrong(token, format!("the token must be below {vocab}"));
+        }
+        if tokens.is_empty() {
+            return wrong(&"[]", "at least one token must be allowed".into());
+        }
+        let mut allowed = Allowed::none(vocab);
+        tokens.iter().for_each(|&token| allowed.allow(token));
+        Ok(allowed)
     }
 
     /// Bytes of a set of `vocab` tokens.

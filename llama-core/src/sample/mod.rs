@@ -2,7 +2,7 @@
 //!
 //! The order of the stages: bias, penalties, DRY, what is allowed, temperature, top-k, typical, top-p, min-p, XTC, draw. It is
 //! that of transformers and vLLM for what both have, and for the others that of llama.cpp, which takes the temperature last.
-//! Temperature 0 takes the most probable token after bias, penalties and DRY; of equals the one with the lowest id.
+//! Temperature 0 takes the most probable token that is allowed after bias, penalties and DRY; of equals the one with the lowest id.
 //!
 //! A draw is a function of logits, [`Sampling`], [`History`] and position, on every machine: exponentials are our own
 //! (`elementary.rs`), sums are exact (`candidates.rs`), and random numbers come from a counter (`philox.rs`). So a
@@ -14,6 +14,7 @@ mod allowed;
 mod candidates;
 mod dry;
 mod elementary;
+mod forbid;
 mod logprobs;
 mod outputs;
 mod philox;
@@ -31,7 +32,7 @@ use adjust::{Tally, adjust};
 use candidates::{Candidate, Candidates};
 use philox::Stream;
 
-/// A sequence's tokens so far, for the penalties and DRY.
+/// A sequence's tokens so far, for the penalties, DRY and words that may not come.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct History<'a> {
     /// Prompt, then what was generated; ids below the vocabulary's size.
@@ -73,7 +74,7 @@ pub enum Refusal {
         /// Its logit.
         value: f32,
     },
-    /// [`Sampling::logit_bias`] forbids every token, or every one that is [`Allowed`].
+    /// [`Sampling`] forbids every token, or every one that is [`Allowed`].
     NothingAllowed,
 }
 
@@ -194,6 +195,7 @@ impl Sampler {
             self.adjusted.copy_from_slice(logits);
             adjust(&mut self.adjusted, sampling, history, &mut self.tally);
             dry::penalise(&mut self.adjusted, sampling, history, &mut self.tally, &mut self.matches);
+            forbid::forbid(&mut self.adjusted, sampling, history);
             allowed.inspect(|allowed| allowed.forbid_others(&mut self.adjusted));
             &self.adjusted
         } else {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Allowed;
 use crate::error::{Error, Result};
 
 /// Most alternatives that [`Sampling::logprobs`] can ask for.
@@ -50,6 +51,12 @@ pub struct Sampling {
     /// [`Tokenizer::containing`](crate::text::Tokenizer::containing) those with texts of your own. A text that is spelled over
     /// several tokens breaks nothing.
     pub dry_breakers: Arc<[u32]>,
+    /// The only tokens that may be drawn, at least one; all, where there is no list. [`Allowed::only`] makes one.
+    pub allowed_tokens: Option<Arc<Allowed>>,
+    /// Lists of tokens that no text gets to have: where what was generated ends with all of a list but its last token, that is not
+    /// drawn. A list of one token forbids it. What the prompt ends with is no beginning of any.
+    /// [`Tokenizer::bad_words`](crate::text::Tokenizer::bad_words) makes them of words.
+    pub bad_words: Arc<[Box<[u32]>]>,
     /// Added to the logits of tokens: -100 to 100, or `-inf`, which forbids the token.
     pub logit_bias: Vec<(u32, f32)>,
     /// Key of the random numbers.
@@ -87,6 +94,8 @@ impl Sampling {
             dry_allowed_length: 2,
             dry_window: usize::MAX,
             dry_breakers: Arc::default(),
+            allowed_tokens: None,
+            bad_words: Arc::default(),
             logit_bias: Vec::new(),
             seed: 0,
             logprobs: None,
@@ -112,6 +121,8 @@ impl Sampling {
         in_range("dry_multiplier", self.dry_multiplier, self.dry_multiplier >= 0.0, "at least 0")?;
         in_range("dry_base", self.dry_base, self.dry_base >= 1.0, "at least 1")?;
         self.validate_breakers(vocab)?;
+        self.validate_allowed(vocab)?;
+        self.validate_words(vocab)?;
         self.validate_bias(vocab)?;
         match self.logprobs {
             Some(n) if n > MAX_LOGPROBS => {
@@ -134,6 +145,30 @@ impl Sampling {
         Ok(())
     }
 
+    fn validate_allowed(&self, vocab: usize) -> Result<()> {
+        let wrong = |value: usize, problem| Err(Error::parameter("allowed_tokens", value, problem));
+        match self.allowed_tokens.as_deref() {
+            Some(allowed) if allowed.vocab() != vocab => {
+                wrong(allowed.vocab(), format!("the list must be of a vocabulary of {vocab}"))
+            }
+            Some(allowed) if allowed.count() == 0 => wrong(0, "at least one token must be allowed".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_words(&self, vocab: usize) -> Result<()> {
+        for word in self.bad_words.iter() {
+            let wrong = |problem| Err(Error::parameter("bad_words", format!("{word:?}"), problem));
+            if word.is_empty() {
+                return wrong("a list must have at least one token".into());
+            }
+            if word.iter().any(|&token| token as usize >= vocab) {
+                return wrong(format!("the tokens must be below {vocab}"));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_breakers(&self, vocab: usize) -> Result<()> {
         if let Some(pair) = self.dry_breakers.windows(2).find(|pair| pair[0] >= pair[1]) {
             let value = format!("[.., {}, {}, ..]", pair[0], pair[1]);
@@ -149,10 +184,24 @@ impl Sampling {
 
     /// Whether the logits change for other reasons than temperature.
     pub(super) fn adjusts(&self) -> bool {
-        !self.logit_bias.is_empty() || self.penalises() || self.is_dry()
+        !self.logit_bias.is_empty() || self.penalises() || self.is_dry() || self.forbids()
     }
 
-    /// Whether tokens that have occurred are penalised: [`History`](super::History) matters only then, and for DRY.
+    /// Whether there are tokens that may not be drawn, beside those that `logit_bias` forbids.
+    pub(super) fn forbids(&self) -> bool {
+        self.allowed_tokens.is_some() || !self.bad_words.is_empty()
+    }
+
+    /// Which parameters may have left no token.
+    pub(crate) fn forbidding(&self) -> &'static str {
+        match (&self.allowed_tokens, self.bad_words.is_empty()) {
+            (None, true) => "logit_bias",
+            (None, false) => "bad_words",
+            (Some(_), _) => "allowed_tokens",
+        }
+    }
+
+    /// Whether tokens that have occurred are penalised: [`History`](super::History) matters only then, for DRY and for bad words.
     pub fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
@@ -167,10 +216,10 @@ impl Sampling {
         self.xtc_probability > 0.0 && self.xtc_threshold <= 0.5
     }
 
-    /// Whether a draw takes what only [`Sampler`](super::Sampler) does: typical, XTC or DRY. A backend that samples beside its
-    /// logits leaves such a draw to it.
+    /// Whether a draw takes what only [`Sampler`](super::Sampler) does: typical, XTC, DRY, allowed tokens or bad words. A backend that
+    /// samples beside its logits leaves such a draw to it.
     pub fn needs_host(&self) -> bool {
-        self.is_dry() || self.temperature > 0.0 && (self.typical_p < 1.0 || self.excludes())
+        self.is_dry() || self.forbids() || self.temperature > 0.0 && (self.typical_p < 1.0 || self.excludes())
     }
 }
 

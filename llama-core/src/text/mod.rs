@@ -1,5 +1,6 @@
 //! Text: tokenizers, streaming of tokens to text, chat templates.
 
+mod bad_words;
 mod bytes;
 mod chat;
 mod checkpoint;

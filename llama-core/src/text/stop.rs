@@ -11,6 +11,8 @@ pub struct StopMatcher {
     /// Text not yet emitted.
     held: String,
     stopped: Option<usize>,
+    /// A stop string that was found is text.
+    told: bool,
 }
 
 /// A stop string and how much of it the text so far ends with.
@@ -26,7 +28,12 @@ impl StopMatcher {
     /// A matcher of `stops`. An empty string never matches.
     pub fn new<S: AsRef<str>>(stops: impl IntoIterator<Item = S>) -> Self {
         let stops = stops.into_iter().map(|s| Stop::new(s.as_ref())).collect();
-        StopMatcher { stops, held: String::new(), stopped: None }
+        StopMatcher { stops, held: String::new(), stopped: None, told: false }
+    }
+
+    /// The same; where it stops, the text has the stop string, too.
+    pub fn telling(self) -> Self {
+        StopMatcher { told: true, ..self }
     }
 
     /// Takes the next piece and appends the text that is now certain not to be part of a stop string to `out`. Returns the
@@ -40,7 +47,8 @@ impl StopMatcher {
         self.held.push_str(piece);
         for (i, byte) in piece.bytes().enumerate() {
             if let Some((stop, length)) = self.advance(byte) {
-                out.push_str(&self.held[..start + i + 1 - length]);
+                let end = start + i + 1;
+                out.push_str(&self.held[..if self.told { end } else { end - length }]);
                 self.held.clear();
                 self.stopped = Some(stop);
                 return self.stopped;
@@ -137,6 +145,16 @@ mod tests {
         }
         matcher.finish(&mut text);
         (text, None)
+    }
+
+    #[test]
+    fn a_stop_string_is_told_on_request() {
+        for (stop, pieces, expected) in [("lo w", ["hel", "lo", " world"], "hello w"), ("é", ["x", "éé", ""], "xé")]
+        {
+            let (mut matcher, mut text) = (StopMatcher::new([stop]).telling(), String::new());
+            let stopped = pieces.iter().find_map(|piece| matcher.push(piece, &mut text));
+            assert_eq!((stopped, text.as_str()), (Some(0), expected));
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Scenes of picking tokens: every backend picks the very tokens, and refuses the very rows, that the host's sampler would.
 
+use std::sync::Arc;
+
 use llama_core::backend::{Backend, Role};
-use llama_core::sample::{Draw, History, Outputs, Sampling};
+use llama_core::sample::{Allowed, Draw, History, Outputs, Sampling};
 
 use super::{Random, Subject, Suite};
 
@@ -23,7 +25,7 @@ fn samplings(vocab: usize) -> Vec<Sampling> {
 }
 
 /// What a backend may leave to the host. In a list of their own, since one of them may take a step's draws with it.
-fn for_the_host() -> Vec<Sampling> {
+fn for_the_host(vocab: usize) -> Vec<Sampling> {
     let warm = |seed| Sampling { temperature: 0.9, seed, ..Sampling::greedy() };
     let dry = Sampling { dry_multiplier: 4.0, dry_allowed_length: 0, ..warm(9) };
     vec![
@@ -32,6 +34,8 @@ fn for_the_host() -> Vec<Sampling> {
         dry.clone(),
         Sampling { temperature: 0.0, ..dry.clone() },
         Sampling { typical_p: 0.9, xtc_probability: 1.0, xtc_threshold: 0.0, top_k: 9, ..dry },
+        Sampling { allowed_tokens: Some(Arc::new(Allowed::only(vocab, &[3, 30, 36]).expect("tokens"))), ..warm(13) },
+        Sampling { bad_words: (0..vocab as u32 / 2).map(|token| Box::from([token])).collect(), ..Sampling::greedy() },
         warm(12),
     ]
 }
@@ -56,7 +60,7 @@ impl<S: Subject> Suite<S> {
     pub fn tokens_are_the_samplers(&self) {
         let mut random = Random(8);
         let vocabs = self.pick(&[37usize, 512, 5000], &[0, 1]);
-        let cases = vocabs.iter().flat_map(|&&vocab| [(vocab, samplings(vocab)), (vocab, for_the_host())]);
+        let cases = vocabs.iter().flat_map(|&&vocab| [(vocab, samplings(vocab)), (vocab, for_the_host(vocab))]);
         for (vocab, samplings) in cases {
             let rows = samplings.len();
             let values = logits(&mut random, rows, vocab);

@@ -1,7 +1,9 @@
 //! The CUDA backend picks the tokens that the CPU's sampler picks, on a driver that runs the shipped PTX in the simulator.
 
+use std::sync::Arc;
+
 use llama_core::backend::{Backend, Role};
-use llama_core::sample::{Draw, History, Outputs, Sampling};
+use llama_core::sample::{Allowed, Draw, History, Outputs, Sampling};
 use llama_cuda::{Cuda, CudaOptions};
 use llama_tests::driver::Driver;
 use mock_cuda::{Capability, Config};
@@ -102,6 +104,8 @@ fn draws_that_the_kernels_do_not_know_are_left_to_the_host() {
         Sampling { typical_p: 0.5, ..warm.clone() },
         Sampling { xtc_probability: 1.0, xtc_threshold: 0.0, ..warm.clone() },
         Sampling { dry_multiplier: 1e3, dry_allowed_length: 0, ..Sampling::greedy() },
+        Sampling { allowed_tokens: Some(Arc::new(Allowed::only(VOCAB, &[7, 8]).unwrap())), ..Sampling::greedy() },
+        Sampling { bad_words: (100..VOCAB as u32).map(|token| Box::from([token])).collect(), ..Sampling::greedy() },
     ] {
         let tokens: Vec<u32> = (0..VOCAB as u32).collect();
         let driver = picks_what_the_cpu_picks(Capability::AMPERE, &[warm.clone(), sampling.clone()], &tokens);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llama_core::Error;
 use llama_core::backend::{KvFormat, Limits};
 use llama_core::engine::{Engine, EngineOptions, Request};
-use llama_core::sample::Sampling;
+use llama_core::sample::{Allowed, Sampling};
 
 use super::toy::{self, Expected, Toy, expected};
 
@@ -46,6 +46,8 @@ fn requests() -> Vec<(&'static str, Request)> {
 fn samplings() -> Vec<(&'static str, Sampling)> {
     let base = Sampling::greedy;
     let bias = |token, bias| Sampling { logit_bias: vec![(1, 0.5), (token, bias)], ..base() };
+    let bad = |word: &[u32]| Sampling { bad_words: Arc::from([Box::from([1]), Box::from(word)]), ..base() };
+    let allowed = |vocab| Sampling { allowed_tokens: Some(Arc::new(Allowed::only(vocab, &[1]).unwrap())), ..base() };
     let mut cases = vec![
         ("temperature", Sampling { temperature: -0.1, ..base() }),
         ("top_p", Sampling { top_p: 0.0, ..base() }),
@@ -72,6 +74,11 @@ fn samplings() -> Vec<(&'static str, Sampling)> {
         ("dry_breakers", Sampling { dry_breakers: Arc::from([5, u32::MAX]), ..base() }),
         ("dry_breakers", Sampling { dry_breakers: Arc::from([5, 4]), ..base() }),
         ("dry_breakers", Sampling { dry_breakers: Arc::from([5, 5]), ..base() }),
+        ("allowed_tokens", allowed(96)),
+        ("allowed_tokens", Sampling { allowed_tokens: Some(Arc::new(Allowed::none(97))), ..base() }),
+        ("bad_words", bad(&[])),
+        ("bad_words", bad(&[97])),
+        ("bad_words", bad(&[1, u32::MAX, 1])),
         ("logit_bias", bias(97, 1.0)),
         ("logit_bias", bias(u32::MAX, 1.0)),
         ("logit_bias", bias(5, 100.5)),

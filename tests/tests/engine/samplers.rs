@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llama_core::engine::{Engine, EngineOptions, Request, SequenceId};
-use llama_core::sample::Sampling;
+use llama_core::sample::{Allowed, Sampling};
 
 use super::toy::{self, Expected, Toy, expected};
 
@@ -51,6 +51,51 @@ fn preemption_and_drafts_change_nothing() {
         let mut engine = toy::engine(toy::limits(32, 4, 32, 12), &options);
         assert_eq!(texts(&mut engine, &requests), wanted, "{drafts} drafts");
         assert!(engine.stats().preemptions > 0, "{:?}", engine.stats());
+    }
+}
+
+/// What is left of a text whose words are forbidden, whatever steps it takes: the same, without any of them, also where the prompt ends
+/// with the beginning of one.
+#[test]
+fn bad_words_never_come() {
+    let plain = request(Sampling { temperature: 1.0, seed: 4, ..Sampling::greedy() }, 2);
+    let told = expected(&plain, &[]).tokens;
+    let word = |at: usize, tokens: usize| Box::from(&told[at..at + tokens]);
+    let across = Box::from([*plain.prompt.last().unwrap(), told[0]]);
+    let bad_words: Arc<[Box<[u32]>]> = Arc::from([word(9, 1), word(20, 2), word(30, 3), across]);
+    let sampling = Sampling { bad_words: bad_words.clone(), ..plain.sampling.clone() };
+    let wanted = expected(&Request { sampling: sampling.clone(), ..plain.clone() }, &[]);
+    assert_eq!(wanted.tokens[0], told[0], "a prompt begins no word");
+    assert_ne!(wanted.tokens, told);
+    for drafts in [0, 4] {
+        let options = EngineOptions { drafts, prefix_cache: false, ..EngineOptions::default() };
+        let mut engine = toy::engine(toy::limits(32, 4, 32, 12), &options);
+        let requests = [2, 3, 5, 7].map(|seed| request(sampling.clone(), seed));
+        let texts = texts(&mut engine, &requests);
+        assert_eq!(texts[0], wanted.tokens, "{drafts} drafts");
+        for (text, word) in texts.iter().flat_map(|text| bad_words.iter().map(move |word| (text, word))) {
+            assert!(!text.windows(word.len()).any(|part| part == &word[..]), "{word:?} in {text:?}");
+        }
+        assert!(engine.stats().preemptions > 0, "{:?}", engine.stats());
+    }
+}
+
+/// Nothing else comes, an end neither; and where that leaves nothing, the error says whose fault it is.
+#[test]
+fn only_allowed_tokens_come() {
+    let only = |tokens: &[u32]| Some(Arc::new(Allowed::only(toy::VOCAB, tokens).unwrap()));
+    let warm = Sampling { temperature: 1.0, allowed_tokens: only(&[5, 60, 7]), ..Sampling::greedy() };
+    let options = EngineOptions { drafts: 3, end_tokens: Some(vec![2]), ..EngineOptions::default() };
+    let mut engine = toy::engine(toy::limits(32, 4, 32, 64), &options);
+    let wanted = request(warm.clone(), 1);
+    let got = engine.complete(wanted.clone()).unwrap();
+    assert!(got.tokens.len() == 60 && got.tokens.iter().all(|token| [5, 60, 7].contains(token)), "{:?}", got.tokens);
+    assert_eq!(Expected::from(got), expected(&wanted, &[2]));
+    let none = Sampling { bad_words: [5, 60, 7].map(|token| Box::from([token])).into(), ..warm.clone() };
+    let words = Sampling { bad_words: (0..97).map(|token| Box::from([token])).collect(), ..Sampling::greedy() };
+    for (sampling, name) in [(none, "allowed_tokens"), (words, "bad_words")] {
+        let finish = engine.complete(request(sampling, 1)).unwrap_err().to_string();
+        assert!(finish.contains(name) && !finish.contains("logit_bias"), "{finish}");
     }
 }
 

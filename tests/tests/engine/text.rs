@@ -159,6 +159,19 @@ fn a_stop_string_is_found_across_tokens_and_cut_off() {
 }
 
 #[test]
+fn a_stop_string_is_told_on_request() {
+    let script = [word("Hello"), word("\u{2581}world"), word("\u{2581}of"), word("END")];
+    for (stop, text) in
+        [("lo w", "Hello w"), ("Hello", "Hello"), ("d ofE", "Hello world ofE"), ("x", "Hello world ofEND")]
+    {
+        let request = Request { stop_strings: vec![stop.into()], include_stop: true, ..Request::new([BOS]) };
+        let completion = engine(&script).complete(request).unwrap();
+        assert_eq!(completion.text, text, "stop {stop:?}");
+        assert_eq!(matches!(&completion.finish, Finish::Stop(string) if string == stop), stop != "x");
+    }
+}
+
+#[test]
 fn a_stop_string_that_does_not_come_is_given_back() {
     let script = [word("Hello"), word("\u{2581}world")];
     let (completion, pieces) = say(&script, &["world!", "lo wo!"]);

@@ -1,9 +1,11 @@
 //! A step that picks its own tokens picks what the sampler picks out of the step's logits.
 
+use std::sync::Arc;
+
 use llama_core::backend::Numerics;
 use llama_core::batch::Batch;
 use llama_core::checkpoint::Checkpoint;
-use llama_core::sample::{Draw, History, Outputs, Refusal, Sampler, Sampling};
+use llama_core::sample::{Allowed, Draw, History, Outputs, Refusal, Sampler, Sampling};
 use llama_kernels::Tier;
 use llama_tests::models::{Feed, Machine, bits, limits, stories260k};
 
@@ -32,6 +34,8 @@ fn for_the_host() -> Vec<Sampling> {
         Sampling { dry_multiplier: 1e6, dry_allowed_length: 1, ..circle },
         Sampling { typical_p: 1e-6, ..Sampling { temperature: 50.0, ..warm(6) } },
         Sampling::greedy(),
+        Sampling { allowed_tokens: Some(Arc::new(Allowed::only(512, &[3, 4]).unwrap())), ..Sampling::greedy() },
+        Sampling { bad_words: (0..510).map(|token| Box::from([token])).collect(), ..Sampling::greedy() },
     ]
 }
 
@@ -44,7 +48,14 @@ fn a_step_picks_what_the_sampler_would() {
 #[test]
 fn what_only_the_host_does_is_not_passed_over() {
     let with = picked(&for_the_host());
-    let off = |s: Sampling| Sampling { xtc_probability: 0.0, dry_multiplier: 0.0, typical_p: 1.0, ..s };
+    let off = |s: Sampling| Sampling {
+        xtc_probability: 0.0,
+        dry_multiplier: 0.0,
+        typical_p: 1.0,
+        allowed_tokens: None,
+        bad_words: Arc::default(),
+        ..s
+    };
     let without = picked(&for_the_host().into_iter().map(off).collect::<Vec<_>>());
     for (i, sampling) in for_the_host().iter().enumerate() {
         assert_eq!(with[i] != without[i], sampling.needs_host(), "{sampling:?}: {:?}", with[i]);

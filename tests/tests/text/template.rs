@@ -105,6 +105,8 @@ fn a_last_message_that_cannot_go_on_is_refused() {
         (echo, one(Value::Null)),
         (echo, one(literal!([]))),
         (echo, one(literal!([{"type": "image"}]))),
+        // Templates write calls behind what was said, if they write both.
+        (echo, literal!([{"role": "assistant", "content": "a", "tool_calls": [{"function": {"name": "f"}}]}])),
     ] {
         let refused = said(template, messages).unwrap_err();
         assert!(matches!(refused, Error::Parameter { name: "continue_final_message", .. }), "{refused}");

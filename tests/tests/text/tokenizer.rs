@@ -61,6 +61,24 @@ fn tokens_are_found_by_what_they_contain() {
     }
 }
 
+#[test]
+fn bad_words_are_spelled_with_and_without_a_space() {
+    for tokenizer in both() {
+        let text = |text: &str| tokenizer.encode(text, Specials::AsText).unwrap();
+        // The rest of a longer text.
+        let rest = |word: &str| text(&format!("é{word}")).split_off(text("é").len()).into_boxed_slice();
+        let mut want = vec![rest("hello"), rest(" hello"), rest("1_"), rest(" 1_"), rest("</s>"), rest(" </s>")];
+        want.sort_unstable();
+        assert_eq!(tokenizer.bad_words(&["hello", " 1_", "</s>", "  hello"]).unwrap(), want);
+        assert_eq!(tokenizer.bad_words(&[""; 0]).unwrap(), []);
+        assert!(tokenizer.bad_words(&["\n"]).unwrap().iter().all(|word| !word.is_empty()));
+        for word in ["", " ", "   "] {
+            let error = tokenizer.bad_words(&["a", word]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("parameter bad_words = {word:?}: must be a word")), "{error}");
+        }
+    }
+}
+
 proptest! {
     /// Any text comes back, contains no control token, and streams in pieces that add up to it.
     #[test]

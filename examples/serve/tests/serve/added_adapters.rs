@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use llama_core::Loader;
 use llama_core::adapter::{Adapter, AdapterRoom};
@@ -13,8 +14,8 @@ use llama_serve::{Bounds, Options, Server};
 use serde_json::{Value, json};
 
 use super::adapters::{PROMPT, write_ranks};
-use crate::client::{Client, Reply, get, post};
-use crate::subject::{engine_options, serve, serve_with, shipped};
+use crate::client::{Client, Reply, eventually, get, metric, post};
+use crate::subject::{Gate, engine_options, serve, serve_with, shipped};
 
 const LOAD: &str = "/v1/load_lora_adapter";
 const UNLOAD: &str = "/v1/unload_lora_adapter";
@@ -175,6 +176,53 @@ fn what_leads_out_of_the_folder_is_refused() {
         let reply = post(address, LOAD, &json!({"lora_name": "a", "lora_path": path, "load_inplace": true}));
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     }
+    assert!(server.stop());
+}
+
+/// A path that begins as the folder was named leads into it, also where that is a link.
+#[cfg(unix)]
+#[test]
+fn a_folder_goes_by_the_path_that_it_was_named_by() {
+    let (outer, folder) = (tempfile::tempdir().unwrap(), folder());
+    let link = outer.path().join("adapters");
+    std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+    let server = server(&link, 2);
+    let load =
+        |path: &Path| post(server.address(), LOAD, &json!({"lora_name": "a", "lora_path": path, "load_inplace": true}));
+    for path in [link.join("one"), folder.path().canonicalize().unwrap().join("two")] {
+        let reply = load(&path);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    for path in [link.join("../adapters/one"), outer.path().join("one")] {
+        assert!(load(&path).text().contains("leads out of the folder of adapters"), "{path:?}");
+    }
+    assert!(server.stop());
+}
+
+/// Who goes away has had his turn all the same: the next one waits for it, and orders do not pile up before the engine.
+#[test]
+fn one_at_a_time_though_clients_go_away() {
+    let (folder, gate) = (folder(), Gate::default());
+    let bounds = Bounds { sequences: 1, ..Bounds::default() };
+    let options = Options { adapter_folder: Some(folder.path().into()), bounds, ..Options::default() };
+    let server = serve_with(gate.engine(engine_options()), options);
+    let address = server.address();
+    let body = json!({"lora_name": "a", "lora_path": "one"});
+    let answer = thread::spawn(move || ask(address, "stories"));
+    eventually("a step", || metric(address, "llama_sequences_admitted") == 1);
+    for _ in 0..4 {
+        let mut client = Client::connect(address);
+        client.post(LOAD, &body.to_string());
+        // Time to get as far as the engine.
+        thread::sleep(Duration::from_millis(100));
+    }
+    let last = thread::spawn(move || post(address, LOAD, &body));
+    thread::sleep(Duration::from_millis(200));
+    gate.open();
+    assert_eq!(answer.join().unwrap().status, 200);
+    // It came to the engine, which has no room.
+    let last = last.join().unwrap();
+    assert_eq!(last.status, 400, "{}", last.text());
     assert!(server.stop());
 }
 

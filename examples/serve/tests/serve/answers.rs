@@ -1,9 +1,10 @@
 //! What is answered is what the engine says, whatever the company, and a stream says the same piece by piece.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use llama_core::engine::{Completion, Embed, Engine, EngineOptions, Finish, Request};
-use llama_core::sample::Sampling;
+use llama_core::sample::{Allowed, Sampling};
 use llama_core::text::{ChatTemplate, Date, Message, RenderOptions, Specials, Trust};
 use llama_serve::Bounds;
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use crate::client::{Client, get, metric, post};
 use crate::subject::{TEMPLATE, engine, engine_options, serve, server};
 
 const PROMPTS: [&str; 4] = ["Once upon a time", "Lily and Ben went to the park", "The big dog", "é🦙"];
+
+const BAD_WORDS: [&str; 2] = ["the", "was"];
 
 /// A request by its number, as the server is asked and as the engine is.
 fn case(engine: &Engine, number: usize) -> (Value, Request) {
@@ -34,6 +37,10 @@ fn case(engine: &Engine, number: usize) -> (Value, Request) {
         frequency_penalty: [0.0, 0.5][number / 4 % 2],
         seed: number as u64,
         logprobs: [None, Some(2)][number / 8 % 2],
+        bad_words: tokenizer.bad_words(&BAD_WORDS[..number / 7 % 3]).unwrap().into(),
+        allowed_tokens: number
+            .is_multiple_of(11)
+            .then(|| Arc::new(Allowed::only(512, &(100..512).collect::<Vec<_>>()).unwrap())),
         ..Sampling::greedy()
     };
     let stops = [vec![], vec!["the ".to_owned(), ".".to_owned()]][number / 3 % 2].clone();
@@ -44,10 +51,16 @@ fn case(engine: &Engine, number: usize) -> (Value, Request) {
         "seed": number, "logprobs": sampling.logprobs, "stop": stops,
         "typical_p": sampling.typical_p, "xtc_probability": sampling.xtc_probability,
         "dry_multiplier": sampling.dry_multiplier, "dry_penalty_last_n": ([-1, 20][number / 10 % 2]),
+        "bad_words": BAD_WORDS[..number / 7 % 3], "include_stop_str_in_output": number / 6 % 2 == 1,
+        "allowed_token_ids": if number.is_multiple_of(11) { (100..512).collect() } else { Value::Null },
         "dry_sequence_breakers": ([Value::Null, json!(["."])][number % 2]),
     });
     let prompt = engine.encode(text, Specials::AsText).unwrap();
-    (body, Request { max_tokens: Some(max_tokens), sampling, stop_strings: stops, ..Request::new(prompt) })
+    let include_stop = number / 6 % 2 == 1;
+    (
+        body,
+        Request { max_tokens: Some(max_tokens), sampling, stop_strings: stops, include_stop, ..Request::new(prompt) },
+    )
 }
 
 fn finish_reason(finish: &Finish) -> &'static str {

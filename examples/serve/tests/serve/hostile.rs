@@ -14,7 +14,7 @@ use crate::subject::{engine, engine_options, serve, serve_with, server};
 type Case = (&'static str, &'static str, &'static str);
 
 /// Fields of a completion, and the values that no server should take.
-const PARAMETERS: [Case; 33] = [
+const PARAMETERS: [Case; 36] = [
     ("temperature", "temperature", "-0.1 2.1 1e39 1e308 \"1\" true [] {} -1e-9"),
     ("top_p", "top_p", "-0.1 1.1 1e39 \"1\" [1]"),
     ("min_p", "min_p", "-0.1 1.0001 1e39 {}"),
@@ -47,6 +47,9 @@ const PARAMETERS: [Case; 33] = [
         "logit_bias",
         "{\"512\":1} {\"-1\":1} {\"x\":1} {\"1\":101} {\"1\":-101} {\"1\":\"1\"} {\"1\":1e39} {\"4294967296\":0} [] 1",
     ),
+    ("bad_words", "bad_words", "\"a\" {} [1] [null] [[\"a\"]] [\"\"] [\"a\",\"\"] 1"),
+    ("allowed_token_ids", "allowed_token_ids", "[] [512] [1,-1] [4294967296] [\"1\"] 1 \"a\" {}"),
+    ("include_stop_str_in_output", "include_stop_str_in_output", "1 \"true\" []"),
     ("stream", "stream", "1 \"true\" [] 0"),
     ("stream_options", "stream_options", "{} 1 {\"include_usage\":true}"),
     ("echo", "echo", "1 \"true\""),

@@ -25,7 +25,7 @@ impl<'m> Conversation<'m> {
     /// That of `messages`, the last of which is open where `options` want it so. `source` is the template's.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if it says nothing, or a new turn is to begin after it; [`Error::Template`] if no character is left.
+    /// [`Error::Parameter`] if it says nothing or calls tools, or a new turn is to begin after it; [`Error::Template`] if no character is left.
     pub fn new(messages: &'m [Message], options: &RenderOptions, source: &str) -> Result<Self> {
         if !options.continue_final_message {
             return Ok(Conversation { messages: messages.into(), mark: None });
@@ -33,6 +33,9 @@ impl<'m> Conversation<'m> {
         let wrong = |problem| Error::parameter("continue_final_message", true, problem);
         if options.add_generation_prompt {
             return Err(wrong("needs add_generation_prompt = false: a new turn would begin otherwise"));
+        }
+        if messages.last().is_some_and(|last| calls(&last.0)) {
+            return Err(wrong("needs a last message without tool_calls: the prompt would end before them"));
         }
         let mut used = private_characters(messages, options);
         used.extend(source.chars().map(u32::from));
@@ -74,6 +77,11 @@ impl<'m> Conversation<'m> {
 
 fn unwritten() -> Error {
     Error::template("the template does not write the last message as it is, so it cannot be continued")
+}
+
+/// Whether a message calls tools.
+fn calls(message: &Map<String, Json>) -> bool {
+    message.get("tool_calls").and_then(Json::as_array).is_some_and(|calls| !calls.is_empty())
 }
 
 /// What a message says: its content, or the last text of a content in parts.
