@@ -27,6 +27,7 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
         inv_freq,
         rope_scale,
         layout,
+        unturned: Vec::new(),
         scale,
         window: None,
         temperature: None,

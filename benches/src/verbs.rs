@@ -250,6 +250,7 @@ impl<'a> Verbs<'a> {
             inv_freq: (0..head_dim / 2).map(|i| 500_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect(),
             rope_scale: 1.0,
             layout: RopeLayout::Interleaved,
+            unturned: Vec::new(),
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: None,
             temperature: None,

@@ -119,11 +119,11 @@ fn models_of_another_architecture() {
     other[value..value + 5].copy_from_slice(b"gemma");
     let config = String::from_utf8(tiny("config.json")).unwrap().replace("llama", "gemma").replace("Llama", "Gemma");
     let place = folder(&[("model.gguf", &other), ("config.json", config.as_bytes())]);
-    let words =
-        "general.architecture \"gemma\" is not supported: models of architecture \"llama\" and \"mistral3\" are read";
+    let words = "general.architecture \"gemma\" is not supported: models of architecture \"llama\", \"mistral3\", \"qwen2\", \
+                 \"qwen3\" and \"smollm3\" are read";
     says(&place.path().join("model.gguf"), "", words);
-    let words = "model_type \"gemma\" with architecture \"GemmaForCausalLM\" is not supported: Llama, Mistral and Ministral3 are \
-                 read: ForCausalLM, ForSequenceClassification and Model";
+    let words = "model_type \"gemma\" with architecture \"GemmaForCausalLM\" is not supported: Llama, Mistral, \
+                 Ministral3, Qwen2, Qwen3 and SmolLM3 are read: ForCausalLM, ForSequenceClassification and Model";
     says(place.path(), "config.json", words);
 }
 

@@ -169,14 +169,14 @@ fn run_length(longest: usize, others: u32, multiprocessors: u32) -> usize {
     if wanted <= 1 { longest.next_power_of_two() } else { run }
 }
 
-/// How heads lie in rows and in the cache.
-pub(crate) fn heads(shape: &AttentionShape, layout: &Layout) -> Heads {
+/// How heads lie in rows and in the cache, and what of them turns in `layer`.
+pub(crate) fn heads(shape: &AttentionShape, layout: &Layout, layer: usize) -> Heads {
     Heads {
         heads: shape.heads as u32,
         kv_heads: shape.kv_heads as u32,
         head_dim: shape.head_dim as u32,
         padded: layout.padded as u32,
-        half: shape.inv_freq.len() as u32,
+        half: if shape.turns(layer) { shape.inv_freq.len() as u32 } else { 0 },
         interleaved: u32::from(shape.layout == RopeLayout::Interleaved),
     }
 }
@@ -308,6 +308,7 @@ mod tests {
             inv_freq: Vec::new(),
             rope_scale: 1.0,
             layout: RopeLayout::Halves,
+            unturned: Vec::new(),
             scale: 1.0,
             window: None,
             temperature: None,

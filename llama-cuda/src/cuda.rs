@@ -29,7 +29,7 @@ use crate::replay::Replay;
 use crate::sample::Picker;
 use crate::tensor::{Number, Tensor};
 use crate::upload::Uploader;
-use crate::verb::{Gain, Segments, Verb};
+use crate::verb::{Gain, HeadNorms, Segments, Verb};
 use crate::weight::{self, Segment, Weight};
 use crate::wgmma;
 
@@ -376,6 +376,20 @@ impl Backend for Cuda {
     fn add(&self, acc: &mut Tensor, x: &Tensor) -> Result<()> {
         assert_eq!(acc.shape(), x.shape(), "add");
         self.verb(Verb::Add { acc: acc.matrix(), x: x.matrix() })
+    }
+
+    fn norm_heads(&self, qkv: &mut Tensor, gains: [&Tensor; 2], eps: f32, plan: &Plan) -> Result<()> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = plan.shape;
+        assert!(gains.iter().all(|gain| gain.cols() == head_dim), "norm_heads of {head_dim}");
+        assert_eq!(qkv.shape(), (plan.rows as usize, plan.shape.qkv_cols()), "norm_heads");
+        let norms = HeadNorms {
+            gains: gains.map(|gain| gain.matrix().address),
+            eps,
+            heads: heads as u32,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
+        };
+        self.verb(Verb::NormHeads { qkv: qkv.matrix(), norms })
     }
 
     fn rope_and_store(&self, qkv: &mut Tensor, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {

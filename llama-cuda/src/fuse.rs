@@ -16,7 +16,7 @@ use crate::adapter::Group;
 use crate::attention::Attend;
 use crate::params::Address;
 use crate::tensor::{Matrix, Number};
-use crate::verb::{Gain, RowTiles, Segments, Verb};
+use crate::verb::{Gain, HeadNorms, RowTiles, Segments, Verb};
 
 /// What a kernel does.
 #[derive(Debug, Clone)]
@@ -42,6 +42,10 @@ pub(crate) enum Op {
     Add {
         acc: Matrix,
         x: Matrix,
+    },
+    NormHeads {
+        qkv: Matrix,
+        norms: HeadNorms,
     },
     Rope {
         qkv: Matrix,
@@ -185,6 +189,7 @@ fn alone(verb: &Verb) -> Op {
         Verb::Linear { out, x, weight } => Op::Linear { out, input: Input::Plain(x), weight, add: false },
         Verb::Norm { out, residual, norm } => Op::Norm { out, residual, x: None, norm },
         Verb::Add { acc, x } => Op::Add { acc, x },
+        Verb::NormHeads { qkv, norms } => Op::NormHeads { qkv, norms },
         Verb::RopeAndStore { qkv, attend } => Op::Rope { qkv, attend },
         Verb::Attention { out, qkv, attend } => Op::Attention { out, qkv, attend, turn: false },
         Verb::Swiglu { out, gate_up } => Op::Swiglu { out, gate_up },
@@ -274,6 +279,7 @@ mod tests {
             }
             Op::Norm { x, .. } => if x.is_some() { "add+norm" } else { "norm" }.into(),
             Op::Add { .. } => "add".into(),
+            Op::NormHeads { .. } => "norm heads".into(),
             Op::Rope { .. } => "rope".into(),
             Op::Attention { turn, .. } => if *turn { "rope+attention" } else { "attention" }.into(),
             Op::Swiglu { .. } => "swiglu".into(),

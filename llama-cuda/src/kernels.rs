@@ -171,6 +171,7 @@ mod tests {
             ("embed_", size_of::<p::Embed>()),
             ("repack_", size_of::<p::Repack>()),
             ("norm_", size_of::<p::Norm>()),
+            ("head_norm_", size_of::<p::HeadNorm>()),
             ("rope_angles", size_of::<p::Angles>()),
             ("rope_kv_", size_of::<p::Rope>()),
             ("attention_", size_of::<p::Attention>()),

@@ -10,10 +10,10 @@ use crate::fuse::{Input, Op};
 use crate::gemm;
 use crate::kernels::Kernels;
 use crate::launch::{Launch, THREADS};
-use crate::params::{Adapt, Add, Address, Embed, Linear, Norm, SwiGlu, TakeRows, sink, source};
+use crate::params::{Adapt, Add, Address, Embed, HeadNorm, Linear, Norm, SwiGlu, TakeRows, sink, source};
 use crate::tensor::{Matrix, Number};
 use crate::tiles::{TILE_ROWS, Tiles};
-use crate::verb::{Gain, RowTiles, Segments};
+use crate::verb::{Gain, HeadNorms, RowTiles, Segments};
 use crate::weight::Segment;
 use crate::wgmma;
 
@@ -30,6 +30,8 @@ const GEMV_SHARED: u32 = 6 << 10;
 
 /// Threads of a block of `kernels/adapt.cu`, each with an output of its own in the second of its launches.
 const ADAPT_THREADS: u32 = 128;
+/// Heads that a block of `kernels/head_norm.cu` norms.
+const HEADS_OF_A_BLOCK: u32 = 8;
 /// Ranks of a block in the first, where tiles are wide.
 const WIDE_RANKS: u32 = 4;
 
@@ -49,6 +51,7 @@ impl Lower<'_> {
             Op::Linear { out, input, weight, add } => return self.linear(*out, *input, weight, *add, launches),
             Op::Norm { out, residual, x, norm } => launches.push(self.norm(*out, *residual, *x, *norm)?),
             Op::Add { acc, x } => launches.push(self.add(*acc, *x)?),
+            Op::NormHeads { qkv, norms } => launches.push(self.norm_heads(*qkv, *norms)?),
             Op::Rope { qkv, attend } => launches.push(attention::rope(self.kernels, *qkv, attend)?),
             Op::Attention { out, qkv, attend, turn } => {
                 return attention::lower(self.kernels, *out, *qkv, attend, *turn, launches);
@@ -155,6 +158,13 @@ impl Lower<'_> {
         let count = acc.rows * acc.cols;
         let params = Add { acc: acc.address, x: x.address, count, unused: 0 };
         self.launch(by_number(x.number, "add_bf16", "add_f32"), [count.div_ceil(4 * THREADS), 1, 1], &params)
+    }
+
+    fn norm_heads(&self, qkv: Matrix, norms: HeadNorms) -> Result<Launch> {
+        let HeadNorms { gains: [q_gain, k_gain], eps, heads, kv_heads, head_dim } = norms;
+        let params = HeadNorm { qkv: qkv.address, q_gain, k_gain, heads, kv_heads, head_dim, eps };
+        let grid = [qkv.rows, (heads + kv_heads).div_ceil(HEADS_OF_A_BLOCK), 1];
+        self.launch(by_number(qkv.number, "head_norm_bf16", "head_norm_f32"), grid, &params)
     }
 
     fn swiglu(&self, out: Matrix, gate_up: Matrix) -> Result<Launch> {

@@ -1,4 +1,4 @@
-//! What kernels are passed: `kernels/params.cuh`, and `kernels/adapter.cuh`, in Rust, field by field.
+//! What kernels are passed: `kernels/params.cuh`, `kernels/adapter.cuh` and the top of `kernels/head_norm.cu`, in Rust, field by field.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -43,6 +43,8 @@ params! {
     Norm {
         out: Address, residual: Address, x: Address, gain: Address, rows: u32, features: u32, eps: f32, unused: u32,
     }
+    /// Norms every head of q and of k in place.
+    HeadNorm { qkv: Address, q_gain: Address, k_gain: Address, heads: u32, kv_heads: u32, head_dim: u32, eps: f32 }
     /// Cosine and sine of every token's position times every frequency.
     Angles { angles: Address, positions: Address, inv_freq: Address, tokens: u32, half: u32, scale: f32, unused: u32 }
     /// How heads lie in a row of qkv, and where keys and values are kept.

@@ -226,7 +226,7 @@ impl Plan {
             block_ids: self.word(at.block_ids),
             tiles: self.word(at.tiles),
             workspace: self.workspace.addresses(),
-            heads: attention::heads(&self.shape, &kv.layout),
+            heads: attention::heads(&self.shape, &kv.layout, layer),
             number: kv.layout.number,
             scale: self.shape.scale * std::f32::consts::LOG2_E,
             window: self.shape.window.map_or(0, |window| u32::try_from(window).unwrap_or(u32::MAX)),

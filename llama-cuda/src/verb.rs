@@ -15,6 +15,7 @@ pub(crate) enum Verb {
     Linear { out: Matrix, x: Matrix, weight: Segments },
     Norm { out: Matrix, residual: Matrix, norm: Gain },
     Add { acc: Matrix, x: Matrix },
+    NormHeads { qkv: Matrix, norms: HeadNorms },
     RopeAndStore { qkv: Matrix, attend: Attend },
     Attention { out: Matrix, qkv: Matrix, attend: Attend },
     Swiglu { out: Matrix, gate_up: Matrix },
@@ -42,6 +43,17 @@ pub(crate) struct Gain {
     pub eps: f32,
 }
 
+/// What the norms of heads multiply by, and how heads lie in a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadNorms {
+    /// Of queries and of keys.
+    pub gains: [Address; 2],
+    pub eps: f32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+}
+
 impl Verb {
     /// The tensor it writes.
     pub fn out(&self) -> Matrix {
@@ -54,7 +66,7 @@ impl Verb {
             | Verb::Take { out, .. }
             | Verb::Adapt { out, .. } => *out,
             Verb::Add { acc, .. } => *acc,
-            Verb::RopeAndStore { qkv, .. } => *qkv,
+            Verb::NormHeads { qkv, .. } | Verb::RopeAndStore { qkv, .. } => *qkv,
         }
     }
 
@@ -65,7 +77,9 @@ impl Verb {
             Verb::Linear { x, .. } | Verb::Take { x, .. } => [Some(x), None],
             Verb::Norm { residual, .. } => [Some(residual), None],
             Verb::Add { acc, x } => [Some(acc), Some(x)],
-            Verb::RopeAndStore { qkv, .. } | Verb::Attention { qkv, .. } => [Some(qkv), None],
+            Verb::NormHeads { qkv, .. } | Verb::RopeAndStore { qkv, .. } | Verb::Attention { qkv, .. } => {
+                [Some(qkv), None]
+            }
             Verb::Swiglu { gate_up, .. } => [Some(gate_up), None],
             // What it keeps in `low` it has written itself.
             Verb::Adapt { out, x, .. } => [Some(out), Some(x)],

@@ -304,6 +304,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn norm_heads(&self, qkv: &mut Tensor, gains: [&Tensor; 2], eps: f32, plan: &Plan) -> Result<()> {
+        ops::norm::norm_heads(&self.vector, &self.threads, qkv.data_mut(), gains.map(Tensor::data), eps, &plan.shape);
+        Ok(())
+    }
+
     fn rope_and_store(&self, qkv: &mut Tensor, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
         let KvCache { layout, store } = kv;
         let (vector, threads, qkv) = (&self.vector, &self.threads, qkv.data_mut());

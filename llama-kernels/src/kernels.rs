@@ -31,6 +31,7 @@ type AddLowRank = unsafe fn(&mut [f32; LANES], &[f32], &[[f32; MAX_PANEL_ROWS]],
 #[derive(Clone, Copy)]
 pub struct VectorKernels {
     rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32),
+    norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
     add: unsafe fn(&mut [f32], &[f32]),
     add_low_rank: AddLowRank,
     swiglu: unsafe fn(&mut [f32], &[f32], &[f32]),
@@ -46,7 +47,17 @@ impl VectorKernels {
         macro_rules! table {
             ($tier:ident) => {{
                 use arch::$tier::vector::*;
-                VectorKernels { rms_norm, add, add_low_rank, swiglu, rotate, narrow, narrow_bf16, quantise }
+                VectorKernels {
+                    rms_norm,
+                    norm_in_place,
+                    add,
+                    add_low_rank,
+                    swiglu,
+                    rotate,
+                    narrow,
+                    narrow_bf16,
+                    quantise,
+                }
             }};
         }
         tier.is_available().then(|| match tier {
@@ -65,6 +76,13 @@ impl VectorKernels {
         assert!(out.len() == x.len() && gain.len() == x.len(), "norm {} of {} by {}", out.len(), x.len(), gain.len());
         // SAFETY: the constructor checked that this CPU has the table's tier.
         unsafe { (self.rms_norm)(out, x, gain, eps) }
+    }
+
+    /// `x *= rms_scale(x, eps) * gain`, the scale first: one head.
+    pub fn norm_in_place(&self, x: &mut [f32], gain: &[f32], eps: f32) {
+        assert_eq!(x.len(), gain.len(), "norm in place");
+        // SAFETY: the constructor checked that this CPU has the table's tier.
+        unsafe { (self.norm_in_place)(x, gain, eps) }
     }
 
     /// `acc += x`.

@@ -372,6 +372,7 @@ pub(crate) mod tests {
             inv_freq: vec![1.0, 0.1],
             rope_scale: 1.0,
             layout: RopeLayout::Halves,
+            unturned: Vec::new(),
             scale: 0.3,
             window: None,
             temperature: None,

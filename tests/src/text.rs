@@ -66,6 +66,19 @@ pub fn tiny_byte_level() -> Value {
     })
 }
 
+/// The same with the pipeline of Qwen's tokenizers: text is composed, every digit stands alone, and nothing begins a text.
+pub fn tiny_qwen() -> Value {
+    let mut json = tiny_byte_level();
+    let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    json["normalizer"] = serde_json::json!({"type": "NFC"});
+    json["pre_tokenizer"] = serde_json::json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": words}, "behavior": "Isolated", "invert": false},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]});
+    json["post_processor"] =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    json
+}
+
 /// A small SentencePiece vocabulary of our own: byte tokens, a few merges, `<unk>`, `<s>` and `</s>`.
 pub fn tiny_sentencepiece() -> Value {
     let mut spellings: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();

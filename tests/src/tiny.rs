@@ -1,4 +1,4 @@
-//! Eleven random checkpoints of the Llama family with transformers' float32 logits and greedy continuations, and the
+//! Fourteen random checkpoints of Llama's family and of its likes with transformers' float32 logits and greedy continuations, and the
 //! schedules they are run through.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::arrays::Arrays;
 use crate::models::{Feed, Machine, data, limits, run};
 
 /// Their names.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 14] = [
     "llama2-mha",
     "llama3-gqa",
     "llama31-rope",
@@ -24,6 +24,9 @@ pub const NAMES: [&str; 11] = [
     "rope-linear",
     "rope-yarn",
     "mistral-window",
+    "qwen2",
+    "qwen3",
+    "smollm3",
 ];
 
 /// One checkpoint, and what transformers makes of it.

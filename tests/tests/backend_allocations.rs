@@ -27,6 +27,7 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
         inv_freq,
         rope_scale: 1.0,
         layout,
+        unturned: Vec::new(),
         scale: 0.25,
         window: None,
         temperature: None,

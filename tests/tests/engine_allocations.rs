@@ -74,7 +74,8 @@ impl Model for Constant {
 }
 
 fn engine(tokenizer: Option<Arc<Tokenizer>>, drafts: usize) -> Engine {
-    let rope = Rope { theta: 10_000.0, dims: 4, layout: RopeLayout::Halves, scaling: RopeScaling::None };
+    let rope =
+        Rope { theta: 10_000.0, dims: 4, layout: RopeLayout::Halves, unturned: Vec::new(), scaling: RopeScaling::None };
     let config = Config {
         architecture: "constant".into(),
         vocab: 512,
@@ -88,6 +89,7 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>, drafts: usize) -> Engine {
         eps: 1e-5,
         rope,
         window: None,
+        head_norms: false,
         temperature: None,
         head: Head::Tied,
         pooling: Pooling::Last,

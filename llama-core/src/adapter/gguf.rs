@@ -4,18 +4,29 @@
 //! Its converter knows neither `use_rslora` nor `alpha_pattern`, so a file of such an adapter has a scale that it was not trained
 //! with, here as there.
 
-use crate::checkpoint::gguf::Metadata;
+use crate::checkpoint::gguf::{Metadata, READ, traits};
+use crate::config::RopeLayout;
 use crate::error::{Error, Result};
 
 const ALPHA: &str = "adapter.lora.alpha";
 /// Keys of adapters that change no number: how to ask for what it does.
 const HARMLESS: [&str; 3] = ["adapter.type", "adapter.lora.task_name", "adapter.lora.prompt_prefix"];
 
+/// The order of the rows of queries and keys that an adapter of the file's architecture changes.
+pub(super) fn layout(metadata: &Metadata) -> Result<RopeLayout> {
+    let key = "general.architecture";
+    let name = metadata.string(key)?;
+    let advice = || format!("adapters of architecture {READ} are read");
+    match name.map(|name| (name, traits(name))) {
+        Some((_, Some(traits))) => Ok(traits.layout),
+        Some((name, None)) => Err(Error::unsupported(format!("{key} {name:?}"), advice())),
+        None => Err(Error::unsupported(format!("a GGUF without {key}"), advice())),
+    }
+}
+
 /// `adapter.lora.alpha` of a file that holds LoRA of a Llama and nothing else; 0 where it has none.
 pub(super) fn alpha(metadata: &Metadata) -> Result<f32> {
     must_be(metadata, "general.type", &["adapter"], "this is not a LoRA adapter; open a model by Checkpoint::open")?;
-    let advice = "adapters of architecture \"llama\" and \"mistral3\" are read";
-    must_be(metadata, "general.architecture", &["llama", "mistral3"], advice)?;
     must_be(metadata, "adapter.type", &["lora"], "adapters of type \"lora\" are read")?;
     if let Some(count) = metadata.u64("split.count")?.filter(|&count| count > 1) {
         return Err(Error::unsupported(

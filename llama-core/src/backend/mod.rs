@@ -159,6 +159,8 @@ pub struct AttentionShape {
     pub rope_scale: f32,
     /// Which columns are turned together.
     pub layout: RopeLayout,
+    /// Layers whose queries and keys are not turned, in order.
+    pub unturned: Vec<usize>,
     /// Multiplies `q . k`: `1 / sqrt(head_dim)`.
     pub scale: f32,
     /// A query at position `p` sees positions `> p - window` only.
@@ -178,10 +180,16 @@ impl AttentionShape {
             inv_freq: config.rope.inv_freq(context),
             rope_scale: config.rope.scale(),
             layout: config.rope.layout,
+            unturned: config.rope.unturned.clone(),
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             window: config.window,
             temperature: config.temperature,
         }
+    }
+
+    /// Whether queries and keys of `layer` are turned.
+    pub fn turns(&self, layer: usize) -> bool {
+        self.unturned.binary_search(&layer).is_err()
     }
 
     /// What a query at `position` is multiplied by after the turn.
@@ -352,8 +360,12 @@ pub trait Backend: Send + 'static {
     fn rms_norm(&self, out: &mut Self::Tensor, x: &Self::Tensor, gain: &Self::Tensor, eps: f32) -> Result<()>;
     /// `acc += x`.
     fn add(&self, acc: &mut Self::Tensor, x: &Self::Tensor) -> Result<()>;
-    /// Turns q and k of every row by its position and stores k and v in the row's slot of `layer`. `qkv [T, qkv_cols]`; its
-    /// q is turned in place, and multiplied by [`AttentionShape::query_factor`]; its k and v may be left as they were.
+    /// Norms every head of q and of k of every row in place, as [`Backend::rms_norm`] does a row: `gains` are those of queries and of
+    /// keys, `[1, head_dim]` each. `qkv [T, qkv_cols]`.
+    fn norm_heads(&self, qkv: &mut Self::Tensor, gains: [&Self::Tensor; 2], eps: f32, plan: &Self::Plan) -> Result<()>;
+    /// Turns q and k of every row by its position, in layers that do ([`AttentionShape::turns`]), and stores k and v in the row's
+    /// slot of `layer`. `qkv [T, qkv_cols]`; its q is turned in place, and multiplied by [`AttentionShape::query_factor`]; its k and
+    /// v may be left as they were.
     fn rope_and_store(
         &self,
         qkv: &mut Self::Tensor,

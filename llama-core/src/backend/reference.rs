@@ -410,6 +410,18 @@ impl Backend for Reference {
         Ok(())
     }
 
+    fn norm_heads(&self, qkv: &mut Matrix, gains: [&Matrix; 2], eps: f32, plan: &Plan) -> Result<()> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = plan.shape;
+        for t in 0..qkv.rows {
+            let qk = qkv.row_mut(t)[..(heads + kv_heads) * head_dim].chunks_exact_mut(head_dim);
+            for (head, numbers) in qk.enumerate() {
+                let (scale, gain) = (numerics::rms_scale(numbers, eps), gains[usize::from(head >= heads)].row(0));
+                numbers.iter_mut().zip(gain).for_each(|(x, &gain)| *x = *x * scale * gain);
+            }
+        }
+        Ok(())
+    }
+
     fn rope_and_store(&self, qkv: &mut Matrix, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
         let shape = &plan.shape;
         let turning = shape.heads + shape.kv_heads;
@@ -417,7 +429,9 @@ impl Backend for Reference {
             for t in plan.batch.rows_of(s) {
                 let (qk, v) = qkv.row_mut(t).split_at_mut(turning * shape.head_dim);
                 let turns = &plan.turns[t * shape.inv_freq.len()..][..shape.inv_freq.len()];
-                qk.chunks_exact_mut(shape.head_dim).for_each(|head| rotate(head, turns, shape.layout));
+                if shape.turns(layer) {
+                    qk.chunks_exact_mut(shape.head_dim).for_each(|head| rotate(head, turns, shape.layout));
+                }
                 let factor = shape.query_factor(plan.batch.positions[t]);
                 qk[..shape.heads * shape.head_dim].iter_mut().for_each(|q| *q *= factor);
 

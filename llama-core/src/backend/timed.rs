@@ -170,6 +170,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("add", |b| b.add(acc, x))
     }
 
+    fn norm_heads(&self, qkv: &mut B::Tensor, gains: [&B::Tensor; 2], eps: f32, plan: &B::Plan) -> Result<()> {
+        self.time("norm_heads", |b| b.norm_heads(qkv, gains, eps, plan))
+    }
+
     fn rope_and_store(&self, qkv: &mut B::Tensor, kv: &mut B::KvCache, layer: usize, plan: &B::Plan) -> Result<()> {
         self.time("rope_and_store", |b| b.rope_and_store(qkv, kv, layer, plan))
     }

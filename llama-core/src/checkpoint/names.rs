@@ -21,6 +21,10 @@ pub enum Name {
     V(usize),
     /// `[1, kv_heads * head_dim]`.
     VBias(usize),
+    /// `[1, head_dim]`: gain of every head of queries, where a model norms them.
+    QNorm(usize),
+    /// `[1, head_dim]`: gain of every head of keys.
+    KNorm(usize),
     /// `[hidden, heads * head_dim]`: attention's output projection.
     O(usize),
     /// `[1, hidden]`.
@@ -77,7 +81,9 @@ impl Name {
         let head = (config.head == config::Head::Own).then_some(Head);
         let score = (!config.labels.is_empty()).then_some(Score);
         let ends = [Embed, Norm, RopeFreqs].into_iter().chain(head).chain(score);
-        ends.chain((0..config.layers).flat_map(layer))
+        let normed = config.head_norms;
+        let head_norms = move |l| normed.then_some([QNorm(l), KNorm(l)]).into_iter().flatten();
+        ends.chain((0..config.layers).flat_map(move |l| layer(l).into_iter().chain(head_norms(l))))
     }
 
     /// `[rows, columns]`.
@@ -90,6 +96,7 @@ impl Name {
             QBias(_) => (1, q),
             K(_) | V(_) => (kv, config.hidden),
             KBias(_) | VBias(_) => (1, kv),
+            QNorm(_) | KNorm(_) => (1, config.head_dim),
             O(_) => (config.hidden, q),
             Gate(_) | Up(_) => (config.ffn, config.hidden),
             GateBias(_) | UpBias(_) => (1, config.ffn),
@@ -106,7 +113,7 @@ impl Name {
 
     /// Whether this is a vector, which is never quantised.
     pub fn is_vector(self) -> bool {
-        self.is_bias() || matches!(self, AttnNorm(_) | FfnNorm(_) | Norm | RopeFreqs)
+        self.is_bias() || matches!(self, AttnNorm(_) | QNorm(_) | KNorm(_) | FfnNorm(_) | Norm | RopeFreqs)
     }
 
     /// Whether a rotary embedding turns what this gives, so that the order of its rows is one of a kind of file.
@@ -114,7 +121,7 @@ impl Name {
         matches!(self, Q(_) | K(_) | QBias(_) | KBias(_))
     }
 
-    /// Spelling in GGUF files of architecture `llama`.
+    /// Spelling in GGUF files of every architecture that is read.
     pub fn gguf(self) -> String {
         match self {
             Embed => "token_embd.weight".into(),
@@ -129,6 +136,8 @@ impl Name {
             KBias(l) => format!("blk.{l}.attn_k.bias"),
             V(l) => format!("blk.{l}.attn_v.weight"),
             VBias(l) => format!("blk.{l}.attn_v.bias"),
+            QNorm(l) => format!("blk.{l}.attn_q_norm.weight"),
+            KNorm(l) => format!("blk.{l}.attn_k_norm.weight"),
             O(l) => format!("blk.{l}.attn_output.weight"),
             OBias(l) => format!("blk.{l}.attn_output.bias"),
             FfnNorm(l) => format!("blk.{l}.ffn_norm.weight"),
@@ -157,6 +166,8 @@ impl Name {
             KBias(l) => format!("model.layers.{l}.self_attn.k_proj.bias"),
             V(l) => format!("model.layers.{l}.self_attn.v_proj.weight"),
             VBias(l) => format!("model.layers.{l}.self_attn.v_proj.bias"),
+            QNorm(l) => format!("model.layers.{l}.self_attn.q_norm.weight"),
+            KNorm(l) => format!("model.layers.{l}.self_attn.k_norm.weight"),
             O(l) => format!("model.layers.{l}.self_attn.o_proj.weight"),
             OBias(l) => format!("model.layers.{l}.self_attn.o_proj.bias"),
             FfnNorm(l) => format!("model.layers.{l}.post_attention_layernorm.weight"),

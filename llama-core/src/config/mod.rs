@@ -13,7 +13,7 @@ use crate::numerics::ln;
 /// Hyperparameters of a Llama. A `Config` that exists has been checked: sizes are positive and divide as they must.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `"llama"`, `"mistral"`: as the file names it.
+    /// `"llama"`, `"mistral"`, `"qwen2"`: as the file names it.
     pub architecture: String,
     /// Tokens in the vocabulary: rows of the embedding.
     pub vocab: usize,
@@ -31,6 +31,8 @@ pub struct Config {
     pub head_dim: usize,
     /// Positions the model was trained for.
     pub context: usize,
+    /// Whether each head of queries and of keys is normed before it turns (Qwen3).
+    pub head_norms: bool,
     /// How attention's temperature grows, where it does.
     pub temperature: Option<Temperature>,
     /// RMSNorm's epsilon.
@@ -77,6 +79,8 @@ pub struct Rope {
     pub dims: usize,
     /// Which columns turn together.
     pub layout: RopeLayout,
+    /// Layers whose queries and keys do not turn (SmolLM3; Kazemnejad et al. 2023, arXiv:2305.19466), in order.
+    pub unturned: Vec<usize>,
     /// How the context was stretched.
     pub scaling: RopeScaling,
 }
@@ -155,9 +159,16 @@ impl Config {
             kv_heads: 8,
             head_dim: 2,
             context: 16,
+            head_norms: false,
             temperature: None,
             eps: 1e-5,
-            rope: Rope { theta: 1e4, dims: 2, layout: RopeLayout::Halves, scaling: RopeScaling::None },
+            rope: Rope {
+                theta: 1e4,
+                dims: 2,
+                layout: RopeLayout::Halves,
+                unturned: Vec::new(),
+                scaling: RopeScaling::None,
+            },
             window: None,
             head: Head::Own,
             pooling: Pooling::Last,

@@ -14,7 +14,7 @@ impl Rope {
             RopeScaling::Linear { factor } => plain.map(|freq| freq / factor).collect(),
             RopeScaling::Dynamic { factor, original } => {
                 let theta = dynamic_theta(self.theta, self.dims, factor, original, context);
-                return Rope { theta, scaling: RopeScaling::None, ..*self }.inv_freq(context);
+                return Rope { theta, scaling: RopeScaling::None, ..self.clone() }.inv_freq(context);
             }
             RopeScaling::Yarn { factor, original, beta_fast, beta_slow, truncate, .. } => {
                 let ramp = Ramp::new(self, original, [beta_fast, beta_slow], truncate);
@@ -117,7 +117,7 @@ mod tests {
     use crate::config::RopeLayout;
 
     fn rope(theta: f64, dims: usize, scaling: RopeScaling) -> Rope {
-        Rope { theta, dims, layout: RopeLayout::Halves, scaling }
+        Rope { theta, dims, layout: RopeLayout::Halves, unturned: Vec::new(), scaling }
     }
 
     fn yarn(truncate: bool) -> RopeScaling {

@@ -1,6 +1,6 @@
-//! A configuration as the keys of a GGUF of architecture `llama` or `mistral3`: what `checkpoint::gguf` reads, llama.cpp's.
+//! A configuration as the keys of a GGUF: what `checkpoint::gguf` reads, llama.cpp's.
 
-use crate::checkpoint::gguf::{Array, Value};
+use crate::checkpoint::gguf::{self, Array, Traits, Value};
 use crate::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling, Temperature, yarn_scale};
 use crate::error::{Error, Result};
 
@@ -33,6 +33,12 @@ pub(super) fn pairs(config: &Config) -> Result<Vec<(String, Value)>> {
             ));
         }
     }
+    if traits(config).unturned(config.layers) != config.rope.unturned {
+        return Err(Error::unsupported(
+            format!("layers {:?} that do not turn in a GGUF", config.rope.unturned),
+            "it has no key for them, and every fourth is meant: keep the folder",
+        ));
+    }
     if config.head == Head::None && config.labels.is_empty() || config.pooling != Pooling::default() {
         out.size("pooling_type", pooling(config.pooling)?);
     }
@@ -51,7 +57,18 @@ pub(super) fn note(config: &Config) -> Option<String> {
 
 /// What a GGUF calls the architecture.
 pub(super) fn architecture(config: &Config) -> &'static str {
-    if config.temperature.is_some() { "mistral3" } else { "llama" }
+    match config.architecture.as_str() {
+        "qwen2" => "qwen2",
+        "qwen3" => "qwen3",
+        "smollm3" => "smollm3",
+        _ if config.temperature.is_some() => "mistral3",
+        _ => "llama",
+    }
+}
+
+/// What that says without a key.
+pub(super) fn traits(config: &Config) -> Traits {
+    gguf::traits(architecture(config)).expect("what is written is read")
 }
 
 /// Keys under an architecture.

@@ -222,6 +222,7 @@ impl<B: Backend> Backend for Measured<B> {
         fn write(&self, x: &mut B::Tensor, values: &[f32]) -> Result<()>;
         fn rms_norm(&self, out: &mut B::Tensor, x: &B::Tensor, gain: &B::Tensor, eps: f32) -> Result<()>;
         fn add(&self, acc: &mut B::Tensor, x: &B::Tensor) -> Result<()>;
+        fn norm_heads(&self, qkv: &mut B::Tensor, gains: [&B::Tensor; 2], eps: f32, plan: &B::Plan) -> Result<()>;
         fn rope_and_store(&self, qkv: &mut B::Tensor, kv: &mut B::KvCache, layer: usize, plan: &B::Plan) -> Result<()>;
         fn attention(&self, out: &mut B::Tensor, qkv: &B::Tensor, kv: &B::KvCache, layer: usize, plan: &B::Plan) -> Result<()>;
         fn swiglu(&self, out: &mut B::Tensor, gate_up: &B::Tensor) -> Result<()>;

@@ -264,8 +264,8 @@ impl<'a> Converter<'a> {
 
     fn order(&self, name: Name) -> Order {
         let config = self.checkpoint.config();
-        match config.rope.layout {
-            RopeLayout::Halves if name.is_rotated() => {
+        match (config.rope.layout, hyperparameters::traits(config).layout) {
+            (RopeLayout::Halves, RopeLayout::Interleaved) if name.is_rotated() => {
                 Order::Pairs { head_dim: config.head_dim, dims: config.rope.dims }
             }
             _ => Order::Kept,

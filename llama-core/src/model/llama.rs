@@ -46,12 +46,13 @@ pub struct Llama<B: Backend> {
 }
 
 struct Layer<B: Backend> {
-    attn_norm: B::Tensor, // [1, hidden]
-    qkv: Linear<B>,       // [(heads + 2 kv_heads) head_dim, hidden]
-    o: Linear<B>,         // [hidden, heads head_dim]
-    ffn_norm: B::Tensor,  // [1, hidden]
-    gate_up: Linear<B>,   // [2 ffn, hidden]
-    down: Linear<B>,      // [hidden, ffn]
+    attn_norm: B::Tensor,               // [1, hidden]
+    qkv: Linear<B>,                     // [(heads + 2 kv_heads) head_dim, hidden]
+    head_norms: Option<[B::Tensor; 2]>, // of queries and keys, [1, head_dim] each
+    o: Linear<B>,                       // [hidden, heads head_dim]
+    ffn_norm: B::Tensor,                // [1, hidden]
+    gate_up: Linear<B>,                 // [2 ffn, hidden]
+    down: Linear<B>,                    // [hidden, ffn]
 }
 
 impl<B: Backend> Llama<B> {
@@ -119,6 +120,7 @@ impl<B: Backend> Llama<B> {
             layers.push(Layer {
                 attn_norm: gain(layer.attn_norm)?,
                 qkv: linear(&layer.qkv, qkv)?,
+                head_norms: layer.head_norms.map(|[q, k]| Ok([gain(q)?, gain(k)?])).transpose()?,
                 o: linear(&layer.o, o)?,
                 ffn_norm: gain(layer.ffn_norm)?,
                 gate_up: linear(&layer.gate_up, gate_up)?,
@@ -193,6 +195,9 @@ impl<B: Backend> Llama<B> {
                 let (attn_norm, ffn_norm) = (norm_by(&layer.attn_norm), norm_by(&layer.ffn_norm));
                 let room = (&mut work.x, &mut work.low);
                 linears.norm_linear(&mut work.qkv, room, &work.residual, attn_norm, &layer.qkv)?;
+                if let Some([q, k]) = &layer.head_norms {
+                    b.norm_heads(&mut work.qkv, [q, k], config.eps, plan)?;
+                }
                 b.rope_and_store(&mut work.qkv, kv, l, plan)?;
                 b.attention(&mut work.heads, &work.qkv, kv, l, plan)?;
                 let room = (&mut work.x, &mut work.low);

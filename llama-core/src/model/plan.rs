@@ -23,6 +23,7 @@ pub(super) struct Parts<'a> {
 pub(super) struct LayerParts<'a> {
     pub attn_norm: TensorView<'a>,
     pub qkv: Vec<Part<'a>>,
+    pub head_norms: Option<[TensorView<'a>; 2]>,
     pub o: Vec<Part<'a>>,
     pub ffn_norm: TensorView<'a>,
     pub gate_up: Vec<Part<'a>>,
@@ -35,6 +36,7 @@ impl<'a> Parts<'a> {
             Ok(Part { weight: checkpoint.view(weight)?, bias: checkpoint.find(bias) })
         };
         let whole = |name| -> Result<Vec<Part<'a>>> { Ok(vec![Part { weight: checkpoint.view(name)?, bias: None }]) };
+        let config = checkpoint.config();
         let layer = |l| -> Result<LayerParts<'a>> {
             Ok(LayerParts {
                 attn_norm: checkpoint.view(Name::AttnNorm(l))?,
@@ -43,13 +45,16 @@ impl<'a> Parts<'a> {
                     part(Name::K(l), Name::KBias(l))?,
                     part(Name::V(l), Name::VBias(l))?,
                 ],
+                head_norms: match config.head_norms {
+                    true => Some([checkpoint.view(Name::QNorm(l))?, checkpoint.view(Name::KNorm(l))?]),
+                    false => None,
+                },
                 o: vec![part(Name::O(l), Name::OBias(l))?],
                 ffn_norm: checkpoint.view(Name::FfnNorm(l))?,
                 gate_up: vec![part(Name::Gate(l), Name::GateBias(l))?, part(Name::Up(l), Name::UpBias(l))?],
                 down: vec![part(Name::Down(l), Name::DownBias(l))?],
             })
         };
-        let config = checkpoint.config();
         Ok(Parts {
             embed: whole(Name::Embed)?,
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
@@ -130,13 +135,14 @@ impl MemoryPlan {
                 parts.iter().map(|p| (p.weight.format(), p.weight.rows(), p.weight.cols())).collect();
             backend.weight_bytes(&shapes)
         };
-        let gains = (2 * config.layers + 1) as u64 * backend.tensor_bytes(1, config.hidden, Role::Residual);
+        let gains = |count: usize, cols| count as u64 * backend.tensor_bytes(1, cols, Role::Residual);
+        let of_heads = if config.head_norms { gains(2 * config.layers, config.head_dim) } else { 0 };
         let shape = AttentionShape::new(config, limits.context);
         let places = adapters.all_places();
         let rank = widest_rank(&places, config);
         let widest = workspace::widest_input(config).max(rank);
         MemoryPlan {
-            weights: parts.weights().map(weight).sum::<u64>() + gains,
+            weights: parts.weights().map(weight).sum::<u64>() + gains(2 * config.layers + 1, config.hidden) + of_heads,
             adapters: adapter_bytes(backend, &places, config),
             kv_cache: backend.kv_bytes(&shape, limits),
             activations: workspace::bytes(backend, config, limits, rank),

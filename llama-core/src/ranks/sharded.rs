@@ -329,6 +329,10 @@ impl<B: Backend> Backend for Sharded<B> {
         self.inner.add(acc.whole_mut(), x.whole())
     }
 
+    fn norm_heads(&self, qkv: &mut Sheet<B>, gains: [&Sheet<B>; 2], eps: f32, plan: &Plan<B>) -> Result<()> {
+        self.inner.norm_heads(qkv.part_mut(), gains.map(Sheet::whole), eps, &plan.inner)
+    }
+
     fn rope_and_store(&self, qkv: &mut Sheet<B>, kv: &mut B::KvCache, layer: usize, plan: &Plan<B>) -> Result<()> {
         self.inner.rope_and_store(qkv.part_mut(), kv, layer, &plan.inner)
     }

@@ -98,6 +98,12 @@ fn has_whole_words(pre: &str) -> bool {
     begins_with_bos(pre) || pre == "minicpm5"
 }
 
+/// Whether a model of `architecture` with this pre-tokenizer composes text first, which no key tells: Qwen's own do, those that
+/// others made of them go by another name.
+pub(super) fn composes(architecture: &str, pre: &str) -> bool {
+    matches!(architecture, "qwen2" | "qwen3") && pre == "qwen2"
+}
+
 fn kinds(metadata: &Metadata, tokens: &[String]) -> Result<Vec<TokenKind>> {
     let numbers = metadata.i32s(&key("token_type"))?.ok_or_else(|| missing("token_type"))?;
     let kind = |(id, &n): (usize, &i32)| {
@@ -129,7 +135,8 @@ fn scheme(metadata: &Metadata) -> Result<Scheme> {
             })?;
             let pattern = Pattern::from_gguf_name(name)?;
             let whole_words = has_whole_words(name);
-            Ok(Scheme::ByteLevel { pattern, merges: merges(metadata)?, whole_words })
+            let composes = metadata.string("general.architecture")?.is_some_and(|of| composes(of, name));
+            Ok(Scheme::ByteLevel { pattern, merges: merges(metadata)?, whole_words, composes })
         }
         other => Err(Error::unsupported(
             format!("tokenizer.ggml.model = {other:?}"),

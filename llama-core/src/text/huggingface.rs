@@ -247,11 +247,9 @@ fn scheme(root: &Node<'_>, model: &Node<'_>) -> Result<Scheme> {
         if byte_fallback {
             return Err(model.get("byte_fallback").unsupported());
         }
-        if !root.get("normalizer").flatten("normalizers")?.is_empty() {
-            return Err(root.get("normalizer").unsupported());
-        }
+        let composes = composes(&root.get("normalizer"))?;
         let pattern = byte_level_pattern(&root.get("pre_tokenizer"), &parts)?;
-        return Ok(Scheme::ByteLevel { pattern, merges, whole_words });
+        return Ok(Scheme::ByteLevel { pattern, merges, whole_words, composes });
     }
     if whole_words {
         return Err(model.get("ignore_merges").unsupported());
@@ -261,6 +259,15 @@ fn scheme(root: &Node<'_>, model: &Node<'_>) -> Result<Scheme> {
     }
     let space_prefix = space_prefix(root, &parts)?;
     Ok(Scheme::SentencePiece { order: Order::Merges(merges), space_prefix })
+}
+
+/// Whether a byte-level tokenizer composes its text (`NFC`), the one normalizer that it may have.
+fn composes(normalizer: &Node<'_>) -> Result<bool> {
+    match normalizer.flatten("normalizers")?.as_slice() {
+        [] => Ok(false),
+        [one] if one.kind()? == "NFC" => Ok(true),
+        _ => Err(normalizer.unsupported()),
+    }
 }
 
 /// The words of a byte-level tokenizer: `Split`s or `Digits` or neither, then `ByteLevel`, which may bring GPT-2's own.

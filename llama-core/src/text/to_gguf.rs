@@ -37,7 +37,12 @@ impl Spelled {
 pub(crate) fn spelled(checkpoint: &Checkpoint, folder: &Folder) -> Result<Spelled> {
     let path = folder::file(folder.path());
     let vocab = folder::vocab_of_rows(folder.path(), checkpoint.config().vocab)?;
+    let composes = matches!(vocab.scheme, Scheme::ByteLevel { composes: true, .. });
     let mut spelled = of_vocab(vocab, checkpoint.config().vocab, &checkpoint.end_tokens()).in_file(&path)?;
+    spelled.note(
+        composes && !super::gguf::composes(&checkpoint.config().architecture, "qwen2"),
+        "a GGUF has no key for composing a text first (NFC): one with accents of their own gets other tokens",
+    );
     if let Some(template) = checkpoint.chat_template_source() {
         spelled.pairs.push(("tokenizer.chat_template".into(), Value::String(template)));
     }
@@ -108,7 +113,7 @@ fn other_ends(vocab: &Vocab, ends: &[u32]) -> Vec<u32> {
 
 fn scheme(vocab: &Vocab, rows: usize, out: &mut Spelled) -> Result<()> {
     match &vocab.scheme {
-        Scheme::ByteLevel { pattern, merges, whole_words } => {
+        Scheme::ByteLevel { pattern, merges, whole_words, .. } => {
             let pre = pattern.gguf_name(*whole_words).ok_or_else(|| {
                 let what = format!("a tokenizer that cuts words by {pattern:?} with ignore_merges {whole_words}");
                 Error::unsupported(what, "no tokenizer.ggml.pre says so: keep the folder")

@@ -1,7 +1,7 @@
 //! Text to token ids and back, for both schemes.
 //!
-//! Encoding goes down four steps: special tokens are cut out ([`super::special`]); a stretch of text is cut into words
-//! (byte-level only, [`super::pretokenize`]); a word becomes a row of symbols, one a character or one a byte; neighbouring
+//! Encoding goes down four steps: special tokens are cut out ([`super::special`]); a stretch of text, composed where its model
+//! wants that, is cut into words (byte-level only, [`super::pretokenize`]); a word becomes a row of symbols, one a character or one a byte; neighbouring
 //! symbols merge ([`super::merge`]). Each step is linear or n log n in the text, whatever the text.
 //!
 //! A control token is in no table that text is looked up in, so text cannot produce one; only [`Specials::Parse`] can.
@@ -10,7 +10,10 @@
 //! a pair at load, ranked by the token's score, so that both schemes merge by the same table. A character that occurs
 //! inside tokens without being one gets a symbol past the vocabulary, and falls back to bytes if it never merges.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::bytes;
 use super::infill::Infill;
@@ -65,7 +68,7 @@ enum Place {
 #[derive(Clone, Debug)]
 enum Rules {
     SentencePiece { space_prefix: SpacePrefix, chars: HashMap<char, Symbol>, inner_chars: Vec<char> },
-    ByteLevel { pattern: Pattern, whole_words: bool },
+    ByteLevel { pattern: Pattern, whole_words: bool, composes: bool },
 }
 
 impl Tokenizer {
@@ -82,8 +85,8 @@ impl Tokenizer {
         let ordinary = ordinary_tokens(&vocab)?;
         let byte_tokens = byte_tokens(&vocab, &ordinary)?;
         let (merges, rules) = match vocab.scheme {
-            Scheme::ByteLevel { pattern, merges, whole_words } => {
-                (listed_merges(&merges, &ordinary, byte_level)?, Rules::ByteLevel { pattern, whole_words })
+            Scheme::ByteLevel { pattern, merges, whole_words, composes } => {
+                (listed_merges(&merges, &ordinary, byte_level)?, Rules::ByteLevel { pattern, whole_words, composes })
             }
             Scheme::SentencePiece { order: Order::Merges(merges), space_prefix } => {
                 let chars = single_chars(&ordinary);
@@ -296,9 +299,10 @@ impl Tokenizer {
 
     fn encode_text(&self, text: &str, place: Place, ids: &mut Vec<u32>) {
         match &self.rules {
-            Rules::ByteLevel { pattern, whole_words } => {
+            Rules::ByteLevel { pattern, whole_words, composes } => {
                 let mut symbols = Vec::new();
-                pattern.split(text, |word| match self.ordinary.get(word.as_bytes()).filter(|_| *whole_words) {
+                let text = if *composes { composed(text) } else { Cow::Borrowed(text) };
+                pattern.split(&text, |word| match self.ordinary.get(word.as_bytes()).filter(|_| *whole_words) {
                     Some(&id) => ids.push(id),
                     None => self.merge_bytes(word, &mut symbols, ids),
                 });
@@ -362,6 +366,14 @@ impl Tokenizer {
 
 fn contains(piece: &[u8], text: &str) -> bool {
     !text.is_empty() && piece.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+/// Text in Unicode's normal form C.
+fn composed(text: &str) -> Cow<'_, str> {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(text),
+        IsNormalized::No | IsNormalized::Maybe => Cow::Owned(text.nfc().collect()),
+    }
 }
 
 /// Whether encoding puts a space in front of a segment.

@@ -94,6 +94,8 @@ pub enum Scheme {
         merges: Vec<(String, String)>,
         /// A word that is a token is that token, even if the merges would not get there (`ignore_merges`).
         whole_words: bool,
+        /// Text is composed first, to Unicode's normal form C, as Qwen's is.
+        composes: bool,
     },
 }
 

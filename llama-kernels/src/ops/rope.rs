@@ -25,7 +25,8 @@ pub fn rope_and_store<E: Element>(
 ) {
     let (shape, cols) = (&plan.shape, plan.shape.qkv_cols());
     assert!(layout.fits(shape) && qkv.len() == plan.tokens.len() * cols, "rope_and_store of {} numbers", qkv.len());
-    let turns = Turns { cos: &plan.cos, sin: &plan.sin, count: shape.inv_freq.len(), factors: &plan.factors };
+    let count = if shape.turns(layer) { shape.inv_freq.len() } else { 0 };
+    let turns = Turns { cos: &plan.cos, sin: &plan.sin, count, factors: &plan.factors };
     let (qkv, [k, v]) = (Disjoint::new(qkv), store.numbers_mut().map(Disjoint::new));
     let runs = &plan.runs[..];
     threads.for_each(runs.len(), &|i| {
@@ -45,7 +46,7 @@ pub fn rope_and_store<E: Element>(
     });
 }
 
-/// Cosines and sines, `[rows][count]`, and what q is multiplied by, `[rows]` or none.
+/// Cosines and sines, `[rows][count]`, none in a layer that does not turn, and what q is multiplied by, `[rows]` or none.
 struct Turns<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
@@ -65,7 +66,9 @@ fn turn_run(kernels: &VectorKernels, shape: &AttentionShape, rows: &mut [f32], t
     for (i, row) in rows.chunks_exact_mut(shape.qkv_cols()).enumerate() {
         let (cos, sin) = turns.row(first + i);
         let qk = &mut row[..(shape.heads + shape.kv_heads) * shape.head_dim];
-        qk.chunks_exact_mut(shape.head_dim).for_each(|head| kernels.rotate(head, cos, sin, shape.layout));
+        if turns.count > 0 {
+            qk.chunks_exact_mut(shape.head_dim).for_each(|head| kernels.rotate(head, cos, sin, shape.layout));
+        }
         if let Some(factor) = turns.factors.get(first + i) {
             qk[..shape.heads * shape.head_dim].iter_mut().for_each(|q| *q *= factor);
         }

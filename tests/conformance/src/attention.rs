@@ -20,6 +20,7 @@ pub fn shape(heads: usize, kv_heads: usize, head_dim: usize, turned: usize, layo
         inv_freq,
         rope_scale: 1.25,
         layout,
+        unturned: Vec::new(),
         scale,
         window: None,
         temperature: None,
@@ -230,6 +231,22 @@ impl<S: Subject> Suite<S> {
             let shape = AttentionShape { temperature, ..shape(heads, kv_heads, head_dim, turned, layout) };
             for &kv in self.kv_formats() {
                 self.agree(&Passage::new("a temperature", shape.clone(), kv, sequences, 170 + i as u64));
+            }
+        }
+    }
+
+    /// A layer whose queries and keys do not turn, in a model whose other layers do, with a temperature and without.
+    pub fn attention_without_a_turn(&self) {
+        let scenes: [(_, &[_]); 2] = [
+            ((4, 2, 16, 16, RopeLayout::Interleaved), &[(0, 19), (50, 2), (34, 1)]),
+            ((3, 1, 80, 32, RopeLayout::Halves), &[(66, 1), (3, 1), (40, 1)]),
+        ];
+        for (i, ((heads, kv_heads, head_dim, turned, layout), sequences)) in scenes.into_iter().enumerate() {
+            let temperature = (i == 1).then_some(Temperature { growth: 0.3, from: 4 });
+            let turning = shape(heads, kv_heads, head_dim, turned, layout);
+            let shape = AttentionShape { unturned: vec![1], temperature, ..turning };
+            for &kv in self.kv_formats() {
+                self.agree(&Passage::new("no turn", shape.clone(), kv, sequences, 190 + i as u64));
             }
         }
     }

@@ -181,10 +181,10 @@ macro_rules! conformance_suite {
     ($suite:expr) => {
         $crate::conformance_suite! {
             $suite;
-            norms sums_in_the_residual elementwise
+            norms norms_of_heads sums_in_the_residual elementwise
             embedding_linear_and_outputs every_format
             attention_of_many_shapes attention_across_partitions attention_in_windows attention_with_a_temperature
-            attention_of_hard_numbers
+            attention_without_a_turn attention_of_hard_numbers
             rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
             copied_blocks_are_the_same
             adapters_of_rows adapters_before_swiglu fused_verbs a_layer tokens_are_the_samplers

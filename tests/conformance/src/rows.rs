@@ -1,8 +1,9 @@
 //! Scenes of verbs that treat each row, or each element, by itself: norms, sums, SwiGLU.
 
-use llama_core::backend::{Backend, Role};
+use llama_core::backend::{AttentionShape, Backend, KvFormat, Role, RopeLayout};
+use llama_core::batch::Batch;
 
-use super::{Judge, Output, Random, Scene, Size, Subject, Suite};
+use super::{Judge, Output, Random, Scene, Size, Subject, Suite, limits, shape};
 
 const SHAPES: [(usize, usize); 8] = [(1, 1), (1, 20), (3, 48), (40, 17), (1, 576), (33, 576), (1, 5000), (9, 2050)];
 const FEW: [usize; 4] = [1, 2, 3, 4];
@@ -42,6 +43,43 @@ impl Scene for Norms {
             Output { judge: NORM, ..Output::new("rms_norm", Role::Activation, s.values(&out)) },
             Output { judge: Judge::Each(0.5), ..Output::new("residual", Role::Residual, s.values(&x)) },
             Output { judge: NORM, ..Output::new("add, rms_norm", Role::Activation, s.values(&sum)) },
+        ]
+    }
+}
+
+/// `norm_heads` of some rows.
+struct HeadNorms {
+    shape: AttentionShape,
+    rows: usize,
+    qkv: Vec<f32>,
+    gains: [Vec<f32>; 2],
+}
+
+impl Scene for HeadNorms {
+    fn what(&self) -> String {
+        format!("norms of the heads of {} rows, {:?}", self.rows, self.shape)
+    }
+
+    fn play<S: Subject>(&self, s: &S) -> Vec<Output> {
+        let (b, cols) = (s.backend(), self.shape.qkv_cols());
+        let limits = limits(1, self.rows, KvFormat::Half);
+        let mut plan = b.plan(&self.shape, &limits).expect("memory");
+        let mut batch = Batch::new();
+        batch.push(&vec![0; self.rows], 0, &(0..limits.blocks as u32 - 3).collect::<Vec<_>>(), []);
+        b.prepare(&mut plan, &batch).expect("prepare");
+        let mut qkv = s.filled(self.rows, cols, Role::Activation, &self.qkv);
+        let gains = self.gains.each_ref().map(|gain| s.gain_of(gain));
+        b.norm_heads(&mut qkv, gains.each_ref(), 1e-5, &plan).expect("norm_heads");
+        let normed = (self.shape.heads + self.shape.kv_heads) * self.shape.head_dim;
+        let values = s.values(&qkv);
+        let part =
+            |range: std::ops::Range<usize>| values.chunks(cols).flat_map(|row| row[range.clone()].to_vec()).collect();
+        vec![
+            Output { judge: NORM, ..Output::new("norm_heads", Role::Activation, part(0..normed)) },
+            Output {
+                judge: Judge::Each(0.0),
+                ..Output::new("values beside them", Role::Activation, part(normed..cols))
+            },
         ]
     }
 }
@@ -104,6 +142,19 @@ impl<S: Subject> Suite<S> {
             gain: random.floats(cols),
         });
         self.pick(&scenes, &FEW).into_iter().for_each(|scene| self.agree(scene));
+    }
+
+    /// Norms of heads, of which keys have fewer, in rows of many lengths.
+    pub fn norms_of_heads(&self) {
+        let mut random = Random(8);
+        let shapes = [(1, 1, 2), (4, 2, 16), (3, 1, 36), (16, 8, 128), (2, 2, 256), (5, 5, 80)];
+        let scenes = shapes.map(|(heads, kv_heads, head_dim)| {
+            let shape = shape(heads, kv_heads, head_dim, head_dim, RopeLayout::Halves);
+            let rows = if heads > 4 { 9 } else { 3 };
+            let qkv = random.floats(rows * shape.qkv_cols());
+            HeadNorms { shape, rows, qkv, gains: [random.floats(head_dim), random.floats(head_dim)] }
+        });
+        self.pick(&scenes, &[1, 2, 4]).into_iter().for_each(|scene| self.agree(scene));
     }
 
     /// Norms of rows that differ by many orders of magnitude: a quiet row is its `eps`, a loud one its largest number.

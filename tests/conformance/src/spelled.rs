@@ -335,9 +335,7 @@ impl Backend for Spelled {
 
     fn rms_norm(&self, out: &mut Numbers, x: &Numbers, gain: &Numbers, eps: f32) -> Result<()> {
         for t in 0..x.rows {
-            let squares = self.width.dot(x.row(t), x.row(t).iter().copied());
-            let root = self.inner(self.inner(squares / x.cols as f64 + f64::from(eps)).sqrt());
-            let factor = self.inner(1.0 / root);
+            let factor = self.norm_factor(x.row(t), eps);
             for ((out, x), gain) in out.row_mut(t).iter_mut().zip(x.row(t)).zip(gain.row(0)) {
                 *out = self.step(self.step(x * factor) * self.step(*gain));
             }
@@ -353,12 +351,26 @@ impl Backend for Spelled {
         Ok(())
     }
 
+    fn norm_heads(&self, qkv: &mut Numbers, gains: [&Numbers; 2], eps: f32, plan: &Angles) -> Result<()> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = plan.shape;
+        for t in 0..qkv.rows {
+            let turning = qkv.row_mut(t)[..(heads + kv_heads) * head_dim].chunks_exact_mut(head_dim);
+            for (head, x) in turning.enumerate() {
+                let (factor, gain) = (self.norm_factor(x, eps), gains[usize::from(head >= heads)].row(0));
+                x.iter_mut().zip(gain).for_each(|(x, gain)| *x = self.step(self.step(*x * factor) * self.step(*gain)));
+            }
+        }
+        Ok(())
+    }
+
     fn rope_and_store(&self, qkv: &mut Numbers, kv: &mut Kept, layer: usize, plan: &Angles) -> Result<()> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = plan.shape;
         for (s, t) in (0..plan.batch.sequences()).flat_map(|s| plan.batch.rows_of(s).map(move |t| (s, t))) {
             let position = plan.batch.positions[t];
             let (turning, v) = qkv.row_mut(t).split_at_mut((heads + kv_heads) * head_dim);
-            turning.chunks_exact_mut(head_dim).for_each(|head| self.rotate(head, position, &plan.shape));
+            if plan.shape.turns(layer) {
+                turning.chunks_exact_mut(head_dim).for_each(|head| self.rotate(head, position, &plan.shape));
+            }
             if let Some(Temperature { growth, from }) = plan.shape.temperature {
                 let stretches = (f64::from(position) / from as f64).floor();
                 let factor = self.step(1.0 + f64::from(growth) * (1.0 + stretches).ln());
@@ -435,6 +447,13 @@ impl Backend for Spelled {
 }
 
 impl Spelled {
+    /// One over the root mean square of `x`.
+    fn norm_factor(&self, x: &[f64], eps: f32) -> f64 {
+        let squares = self.width.dot(x, x.iter().copied());
+        let root = self.inner(self.inner(squares / x.len() as f64 + f64::from(eps)).sqrt());
+        self.inner(1.0 / root)
+    }
+
     fn rotate(&self, head: &mut [f64], position: u32, shape: &AttentionShape) {
         for (i, &inv_freq) in shape.inv_freq.iter().enumerate() {
             let (i, j) = match shape.layout {

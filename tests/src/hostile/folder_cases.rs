@@ -367,6 +367,7 @@ const CONFIGS: &[(&str, &str, &str)] = &[
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 1e15", "num_labels"),
     ("\"LlamaForCausalLM\"]", "\"LlamaForSequenceClassification\"], \"num_labels\": 4294967296", "num_labels"),
     ("\"model_type\": \"llama\"", "\"model_type\": \"qwen2\"", "qwen2"),
+    ("\"LlamaForCausalLM\"", "\"Qwen2MoeForCausalLM\"", "Qwen2MoeForCausalLM"),
     ("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": 0", "tie_word_embeddings"),
     ("\"tie_word_embeddings\": false", "\"attention_bias\": true", "attention_bias"),
     ("\"tie_word_embeddings\": false", "\"mlp_bias\": true", "mlp_bias"),

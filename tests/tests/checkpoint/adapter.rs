@@ -310,7 +310,7 @@ fn ggufs_that_are_no_plain_adapters() {
     let with = |key: &str, value: Value| open_gguf(gguf(&changes(), 4, ALPHA).set(key, value));
     says(with("general.type", Value::string("model")), &["general.type \"model\"", "not a LoRA adapter"]);
     says(open_gguf(&llama_tests::hostile::gguf::model()), &["without general.type", "not a LoRA adapter"]);
-    says(with("general.architecture", Value::string("qwen2")), &["general.architecture \"qwen2\""]);
+    says(with("general.architecture", Value::string("gemma")), &["general.architecture \"gemma\""]);
     says(with("adapter.type", Value::string("control_vector")), &["adapter.type \"control_vector\""]);
     let tokens = Value::array(4, 1, &7u32.to_le_bytes());
     says(with("adapter.alora.invocation_tokens", tokens), &["adapter.alora.invocation_tokens"]);
@@ -319,7 +319,9 @@ fn ggufs_that_are_no_plain_adapters() {
     says(with("split.count", Value::u32(2)), &["an adapter in 2 files"]);
     with("adapter.lora.task_name", Value::string("poems")).unwrap();
     // Its converter calls an adapter's architecture what it calls the base's.
-    with("general.architecture", Value::string("mistral3")).unwrap();
+    for architecture in ["mistral3", "qwen2", "qwen3", "smollm3"] {
+        with("general.architecture", Value::string(architecture)).unwrap();
+    }
     for name in [
         "blk.0.attn_norm.weight",
         "token_embd.weight.lora_a",

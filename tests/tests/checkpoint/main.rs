@@ -1,6 +1,7 @@
 //! Checkpoints as they are found, opened without running them: GGUF, safetensors, folders, split files, weight formats.
 
 mod adapter;
+mod families;
 mod folders;
 mod formats;
 mod gguf;

@@ -49,7 +49,7 @@ fn tiny_folders() {
     ] {
         let checkpoint = tiny(name);
         let config = checkpoint.config();
-        let rope = Rope { theta, dims: head_dim, layout: RopeLayout::Halves, scaling };
+        let rope = Rope { theta, dims: head_dim, layout: RopeLayout::Halves, unturned: Vec::new(), scaling };
         assert_eq!((config.kv_heads, config.head_dim, &config.rope), (kv_heads, head_dim, &rope), "{name}");
         assert_eq!(
             (config.window, config.head == Head::Tied, config.layers, config.vocab),

@@ -23,9 +23,9 @@ fn suite_of<S: Subject>(subject: S) -> Suite<S> {
 
 // Without `elementwise`: the reference's exponential saturates, so a gate of -1e30 gives -4e-9 where f64 has 0.
 conformance_suite!(suite;
-    norms sums_in_the_residual embedding_linear_and_outputs every_format
+    norms norms_of_heads sums_in_the_residual embedding_linear_and_outputs every_format
     attention_of_many_shapes attention_across_partitions attention_in_windows attention_with_a_temperature
-    attention_of_hard_numbers
+    attention_without_a_turn attention_of_hard_numbers
     rows_do_not_see_each_other sequences_do_not_see_each_other chunking_changes_nothing
     copied_blocks_are_the_same adapters_of_rows adapters_before_swiglu a_layer tokens_are_the_samplers
 );
@@ -40,6 +40,8 @@ enum Fault {
     DecodeTurnsOtherwise,
     WindowTooWide,
     TemperatureForgotten,
+    EveryLayerTurns,
+    GainsMixedUp,
     ScaleALittleOff,
     SigmoidOfUp,
     LayerNotCopied,
@@ -75,6 +77,9 @@ impl Faulty {
         }
         if self.is(Fault::TemperatureForgotten) {
             shape.temperature = None;
+        }
+        if self.is(Fault::EveryLayerTurns) {
+            shape.unturned.clear();
         }
         if self.is(Fault::ScaleALittleOff) {
             shape.scale *= 1.0 + 1e-4;
@@ -219,6 +224,11 @@ impl Backend for Faulty {
         Ok(())
     }
 
+    fn norm_heads(&self, qkv: &mut Matrix, gains: [&Matrix; 2], eps: f32, plan: &Plan) -> Result<()> {
+        let gains = if self.is(Fault::GainsMixedUp) { [gains[1], gains[0]] } else { gains };
+        self.inner.norm_heads(qkv, gains, eps, plan)
+    }
+
     fn rope_and_store(&self, qkv: &mut Matrix, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()> {
         self.inner.rope_and_store(qkv, kv, layer, plan)?;
         if self.is(Fault::DecodeTurnsOtherwise) && qkv.rows() == 1 {
@@ -278,13 +288,15 @@ type Check = fn(&Suite<Faulty>);
 
 #[test]
 fn faults_are_caught() {
-    let faults: [(Fault, Check); 15] = [
+    let faults: [(Fault, Check); 17] = [
         (Fault::EpsTwice, |suite| suite.sums_in_the_residual()),
         (Fault::BiasForgotten, |suite| suite.every_format()),
         (Fault::RowLeftOut, |suite| suite.every_format()),
         (Fault::DecodeTurnsOtherwise, |suite| suite.chunking_changes_nothing()),
         (Fault::WindowTooWide, |suite| suite.attention_in_windows()),
         (Fault::TemperatureForgotten, |suite| suite.attention_with_a_temperature()),
+        (Fault::EveryLayerTurns, |suite| suite.attention_without_a_turn()),
+        (Fault::GainsMixedUp, |suite| suite.norms_of_heads()),
         (Fault::ScaleALittleOff, |suite| suite.attention_of_many_shapes()),
         (Fault::SigmoidOfUp, |suite| suite.a_layer()),
         (Fault::LayerNotCopied, |suite| suite.copied_blocks_are_the_same()),

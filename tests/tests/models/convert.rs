@@ -12,7 +12,7 @@ use llama_core::convert::{Converter, Importance, Measure, Mixture};
 use llama_core::engine::{EngineOptions, Request};
 use llama_core::format::Format;
 use llama_core::numerics::rms_scale;
-use llama_core::text::Specials;
+use llama_core::text::{Specials, Tokenizer};
 use llama_core::{Error, Loader, Result};
 use llama_kernels::{Cpu, CpuOptions};
 use llama_tests::adapters::{self, Change};
@@ -20,7 +20,7 @@ use llama_tests::arrays::Arrays;
 use llama_tests::heads;
 use llama_tests::hostile::{folder, gguf};
 use llama_tests::models::{Machine, bits, data, limits, logits_and_greedy, logits_in_chunks, stories260k};
-use llama_tests::text::tiny_sentencepiece;
+use llama_tests::text::{tiny_qwen, tiny_sentencepiece};
 use llama_tests::tiny::{Case, NAMES};
 use tempfile::TempDir;
 
@@ -97,6 +97,7 @@ fn same_shape(folder: &Checkpoint, file: &Checkpoint) {
     let (folder, file) = (folder.config(), file.config());
     let architecture = folder.architecture.clone();
     assert_eq!(&Config { architecture, rope: folder.rope.clone(), ..file.clone() }, folder);
+    assert_eq!(file.rope.unturned, folder.rope.unturned);
     assert_eq!((file.rope.dims, file.rope.theta), (folder.rope.dims, folder.rope.theta));
 }
 
@@ -121,6 +122,25 @@ fn a_folder_becomes_the_model_that_transformers_runs() {
             assert!(worst <= 2e-4, "{name}: largest error {worst}");
             assert_eq!(&continued, greedy, "{name}");
         }
+    }
+}
+
+/// No key of a GGUF says that text is composed: of Qwen's architectures it is known, of others it is told.
+#[test]
+fn composed_text_stays_so_in_a_gguf_of_qwens_own() {
+    for (name, knows) in [("qwen2", true), ("qwen3", true), ("llama3-gqa", false)] {
+        let place = tempfile::tempdir().unwrap();
+        with_tokenizer(name, place.path());
+        fs::write(place.path().join("tokenizer.json"), tiny_qwen().to_string()).unwrap();
+        fs::write(place.path().join("tokenizer_config.json"), r#"{"eos_token": "<|eot_id|>"}"#).unwrap();
+        let folder = Checkpoint::open(place.path()).unwrap();
+        let path = place.path().join("it.gguf");
+        let notes = Converter::new(&folder).write(&path, |_| ()).unwrap().notes;
+        assert_eq!(notes.iter().any(|note| note.contains("NFC")), !knows, "{name}: {notes:?}");
+        let [folder, file] = [folder, Checkpoint::open(path).unwrap()].map(|model| model.tokenizer().unwrap());
+        let ids = |tokenizer: &Tokenizer| tokenizer.encode_prompt("cafe\u{301} 12", Specials::AsText).unwrap();
+        assert_eq!(ids(&folder) == ids(&file), knows, "{name}");
+        assert_eq!(file.decode(&ids(&folder)).unwrap(), "caf\u{e9} 12");
     }
 }
 

@@ -64,6 +64,7 @@ impl Backend for Faulty {
         fn linear(&self, out: &mut Matrix, x: &Matrix, w: &Weight) -> Result<()>;
         fn rms_norm(&self, out: &mut Matrix, x: &Matrix, gain: &Matrix, eps: f32) -> Result<()>;
         fn add(&self, acc: &mut Matrix, x: &Matrix) -> Result<()>;
+        fn norm_heads(&self, qkv: &mut Matrix, gains: [&Matrix; 2], eps: f32, plan: &Plan) -> Result<()>;
         fn rope_and_store(&self, qkv: &mut Matrix, kv: &mut KvCache, layer: usize, plan: &Plan) -> Result<()>;
         fn swiglu(&self, out: &mut Matrix, gate_up: &Matrix) -> Result<()>;
         fn take_outputs(&self, out: &mut Matrix, x: &Matrix, plan: &Plan) -> Result<()>;

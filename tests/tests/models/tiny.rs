@@ -1,4 +1,4 @@
-//! Eleven random checkpoints of the Llama family against transformers' float32 logits, and promise 1: the same bits
+//! Fourteen random checkpoints of Llama's family and of its likes against transformers' float32 logits, and promise 1: the same bits
 //! for every schedule, tier and thread count.
 
 use llama_core::backend::Numerics;

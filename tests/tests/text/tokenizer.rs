@@ -5,7 +5,7 @@ use llama_core::text::{
     ChatTemplate, Date, Message, Order, Pattern, RenderOptions, Scheme, SpacePrefix, Specials, TextStream, TokenKind,
     Tokenizer, Trust, Vocab,
 };
-use llama_tests::text::{tiny_byte_level, tiny_sentencepiece};
+use llama_tests::text::{tiny_byte_level, tiny_qwen, tiny_sentencepiece};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -38,6 +38,29 @@ fn merges_and_specials() {
     assert!(matches!(spm.decode(&[99_999]), Err(Error::Parameter { .. })));
     assert_eq!(spm.id("▁hello"), spm.encode("hello", Specials::AsText).unwrap().first().copied());
     assert_eq!(bytes.id("Ġhello"), bytes.encode(" hello", Specials::AsText).unwrap().first().copied());
+}
+
+/// Unicode's normal form C: of two spellings of a letter the one sign, accents in their order. Control tokens are cut out before.
+#[test]
+fn qwen_composes_its_text() {
+    let qwen = tokenizer(&tiny_qwen());
+    let got = |text: &str| {
+        let ids = qwen.encode(text, Specials::Parse).unwrap();
+        ids.iter().flat_map(|&id| qwen.piece(id).unwrap().to_vec()).collect::<Vec<u8>>()
+    };
+    for (text, composed) in [
+        ("cafe\u{301}", "caf\u{e9}"),
+        ("\u{1100}\u{1161}\u{11a8}", "\u{ac01}"),
+        ("\u{212b} and \u{2126}", "\u{c5} and \u{3a9}"),
+        ("q\u{307}\u{323}", "q\u{323}\u{307}"),
+        ("e<|eot_id|>\u{301}", "e<|eot_id|>\u{301}"),
+        ("plain, \u{e9}, \u{4f60}", "plain, \u{e9}, \u{4f60}"),
+    ] {
+        assert_eq!(got(text), composed.as_bytes(), "{text:?}");
+    }
+    // Accents of two classes in turn, for a megabyte: they are put in order by one sort.
+    let many = "\u{301}\u{323}".repeat(1 << 18);
+    assert_eq!(qwen.encode(&many, Specials::AsText).unwrap().len(), many.len());
 }
 
 #[test]
@@ -236,7 +259,15 @@ fn bad_json_is_refused() {
             ),
         ),
         ("prefix space", with(bytes(), "/pre_tokenizer/add_prefix_space", json!(true))),
-        ("normalizer", with(bytes(), "/normalizer", json!({"type": "NFC"}))),
+        ("normalizer", with(bytes(), "/normalizer", json!({"type": "NFKC"}))),
+        (
+            "normalizers",
+            with(
+                bytes(),
+                "/normalizer",
+                json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
+            ),
+        ),
         ("unknown decoder", with(bytes(), "/decoder/type", json!("WordPiece"))),
         ("unknown processor", with(bytes(), "/post_processor/type", json!("BertProcessing"))),
         ("template without sequence", with(bytes(), "/post_processor/single", json!([]))),

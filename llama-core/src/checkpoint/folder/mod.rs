@@ -5,6 +5,7 @@
 
 mod absent;
 mod config;
+mod family;
 mod json;
 mod rope;
 mod variants;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 pub(super) use self::absent::ADAPTER;
+use self::family::Family;
 pub(crate) use self::json::{Document, Object, shortened};
 use super::json as file;
 use super::names::Name;
@@ -27,6 +29,10 @@ use crate::error::{Error, InFile, Result};
 
 /// Where sentence-transformers keeps the settings of its second module, which pools.
 const POOLING: &str = "1_Pooling/config.json";
+
+/// A layer's biases.
+const BIASES: [fn(usize) -> Name; 7] =
+    [Name::QBias, Name::KBias, Name::VBias, Name::OBias, Name::GateBias, Name::UpBias, Name::DownBias];
 
 /// An opened folder. Its JSON files are read when it is opened, its weights and tokenizer when asked for.
 #[derive(Debug)]
@@ -153,17 +159,15 @@ fn pooling(json: Object<'_>) -> Result<Pooling> {
 }
 
 fn check_biases(config: Object<'_>, shards: &Shards, roles: &HashMap<Name, usize>) -> Result<()> {
-    for (key, biases) in [
-        ("attention_bias", [Name::QBias, Name::KBias, Name::VBias, Name::OBias].as_slice()),
-        ("mlp_bias", [Name::GateBias, Name::UpBias, Name::DownBias].as_slice()),
-    ] {
-        let wanted = config.bool(key)?.unwrap_or(false);
-        let layers = config.size("num_hidden_layers")?.unwrap_or(0);
+    let (family, _) = Family::of(config)?;
+    let layers = config.size("num_hidden_layers")?.unwrap_or(0);
+    for bias in BIASES {
+        let (wanted, because) = family.has_bias(config, bias(0))?;
         let odd = |name: &Name| roles.contains_key(name) != wanted;
-        if let Some(name) = (0..layers).flat_map(|l| biases.iter().map(move |bias| bias(l))).find(odd) {
+        if let Some(name) = (0..layers).map(bias).find(odd) {
             let found = if wanted { "is missing" } else { "is present" };
             let path = roles.get(&name).map_or(shards.list(), |&tensor| shards.path_of(tensor));
-            let problem = format!("{found}, which was not expected: {key} in config.json is {wanted}");
+            let problem = format!("{found}, which was not expected: {because}");
             return Err(Error::tensor(name.hf().unwrap_or_default(), problem).in_file(path));
         }
     }

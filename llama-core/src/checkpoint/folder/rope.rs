@@ -29,14 +29,20 @@ pub(super) fn temperature(json: Object<'_>, context: usize) -> Result<Option<Tem
     }
 }
 
-/// `has_temperature` where the model is one whose parameters may tell of the temperature of attention.
-pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize, has_temperature: bool) -> Result<Rope> {
+/// `theta` is the base where no key tells one; `has_temperature` where the model is one whose parameters may tell of the temperature of attention.
+pub(super) fn rope(
+    json: Object<'_>,
+    head_dim: usize,
+    context: usize,
+    theta: f64,
+    has_temperature: bool,
+) -> Result<Rope> {
     let parameters = parameters(json)?;
     parameters.map_or(Ok(()), |parameters| refuse_other_embeddings(parameters, has_temperature))?;
     let nested = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
     let theta = match nested {
         Some(theta) => theta,
-        None => json.number("rope_theta")?.unwrap_or(10_000.0),
+        None => json.number("rope_theta")?.unwrap_or(theta),
     };
     for object in parameters.into_iter().chain([json]) {
         if object.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
@@ -44,7 +50,7 @@ pub(super) fn rope(json: Object<'_>, head_dim: usize, context: usize, has_temper
         }
     }
     let scaling = parameters.map_or(Ok(RopeScaling::None), |parameters| scaling(json, parameters, context))?;
-    Ok(Rope { theta, dims: head_dim, layout: RopeLayout::Halves, scaling })
+    Ok(Rope { theta, dims: head_dim, layout: RopeLayout::Halves, unturned: Vec::new(), scaling })
 }
 
 /// Whether all that `part` says `whole` says, too.

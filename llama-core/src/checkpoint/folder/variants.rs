@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::family::Family;
 use super::json::{Object, shortened};
 use crate::error::{Error, Result};
 
@@ -51,14 +52,15 @@ const KEYS: [(&str, Neutral); 26] = [
     ("is_causal", Neutral::True),
 ];
 
-/// Refuses a folder whose config.json says that it is no Llama after all; `window` is the sliding window that was read.
-pub(super) fn refuse(json: Object<'_>, window: Option<usize>) -> Result<()> {
+/// Refuses a folder whose config.json says that it is no Llama after all, nor of `family`; `window` is the sliding window that was
+/// read.
+pub(super) fn refuse(json: Object<'_>, family: Family, window: Option<usize>) -> Result<()> {
     refuse_quantised(json)?;
     match json.string("hidden_act")? {
         None | Some("silu" | "swish") => {}
         Some(other) => return unsupported(format!("hidden_act {other:?}"), "silu is read"),
     }
-    for (key, neutral) in KEYS {
+    for (key, neutral) in KEYS.into_iter().filter(|(key, _)| !family.knows(key)) {
         if let Some(value) = json.get(key).filter(|value| !neutral.is(value)) {
             let advice = "a Llama has no such thing; if the weights need none, take the key out";
             return unsupported(format!("{key} {}", shortened(value)), advice);

@@ -1,4 +1,4 @@
-//! Sizes and rotary embedding from a GGUF of architecture `llama`, or of `mistral3`, which is one with a temperature.
+//! Sizes and rotary embedding from a GGUF of architecture `llama`, or of another whose graph is the same but for its [`Traits`].
 //!
 //! How llama.cpp reads the rotary keys (src/llama-model.cpp, src/llama-context.cpp, `rope_yarn` in ggml), followed here:
 //! `rope.scaling.type` is `linear` where absent; its factor is `rope.scaling.factor`, else `rope.scale_linear`, else 1.
@@ -29,12 +29,28 @@ struct Spelling {
     log_multiplier: &'static str,
     beta_fast: &'static str,
     beta_slow: &'static str,
-    /// Whether attention's temperature may grow with the position.
-    has_temperature: bool,
+    traits: Traits,
 }
 
+/// What the models of an architecture have that no key tells, as llama.cpp's src/llama-model.cpp has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Traits {
+    /// Whether attention's temperature may grow with the position.
+    has_temperature: bool,
+    /// Whether heads of queries and keys are normed.
+    head_norms: bool,
+    /// Which columns of a head turn together.
+    pub(crate) layout: RopeLayout,
+    /// Every how many layers there is one that does not turn.
+    unturned: Option<usize>,
+}
+
+const LLAMA: Traits =
+    Traits { has_temperature: false, head_norms: false, layout: RopeLayout::Interleaved, unturned: None };
+const QWEN2: Traits = Traits { layout: RopeLayout::Halves, ..LLAMA };
+
 macro_rules! spelling {
-    ($name:literal, has_temperature: $has_temperature:literal) => {
+    ($name:literal, $traits:expr) => {
         Spelling {
             name: $name,
             keys: Keys {
@@ -66,14 +82,35 @@ macro_rules! spelling {
             log_multiplier: concat!($name, ".rope.scaling.yarn_log_multiplier"),
             beta_fast: concat!($name, ".rope.scaling.yarn_beta_fast"),
             beta_slow: concat!($name, ".rope.scaling.yarn_beta_slow"),
-            has_temperature: $has_temperature,
+            traits: $traits,
         }
     };
 }
 
-const LLAMA: Spelling = spelling!("llama", has_temperature: false);
-/// Ministral 3 and Devstral 2: a Mistral whose attention has a temperature.
-const MISTRAL3: Spelling = spelling!("mistral3", has_temperature: true);
+/// The architectures that are read.
+const ARCHITECTURES: [Spelling; 5] = [
+    spelling!("llama", LLAMA),
+    // Ministral 3 and Devstral 2.
+    spelling!("mistral3", Traits { has_temperature: true, ..LLAMA }),
+    spelling!("qwen2", QWEN2),
+    spelling!("qwen3", Traits { head_norms: true, ..QWEN2 }),
+    spelling!("smollm3", Traits { unturned: Some(4), ..LLAMA }),
+];
+/// Their names, for errors.
+pub(crate) const READ: &str = "\"llama\", \"mistral3\", \"qwen2\", \"qwen3\" and \"smollm3\"";
+
+/// What no key tells of an architecture, if it is read.
+pub(crate) fn traits(architecture: &str) -> Option<Traits> {
+    ARCHITECTURES.into_iter().find(|spelling| spelling.name == architecture).map(|spelling| spelling.traits)
+}
+
+impl Traits {
+    /// The layers that do not turn, of `layers`.
+    pub(crate) fn unturned(self, layers: usize) -> Vec<usize> {
+        let every = |step| (0..layers).filter(move |layer| (layer + 1) % step == 0);
+        self.unturned.map_or(Vec::new(), |step| every(step).collect())
+    }
+}
 
 /// The configuration that `metadata` and the tensors' shapes give.
 pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Result<Config> {
@@ -83,11 +120,11 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
     let layers = required(metadata, spelling.keys.layers)?;
     let heads = per_layer(metadata, spelling.keys.heads, layers)?.ok_or_else(|| missing(spelling.keys.heads))?;
     let head_dim = head_dim(metadata, spelling, hidden, heads)?;
-    super::variants::refuse(metadata, spelling.name, spelling.has_temperature, head_dim)?;
+    super::variants::refuse(metadata, spelling.name, spelling.traits.has_temperature, head_dim)?;
     let context = required(metadata, spelling.keys.context)?;
     let pooling = pooling(metadata, spelling)?;
     let labels = labels(metadata, spelling, shards)?;
-    let config = Config {
+    let mut config = Config {
         architecture: spelling.name.into(),
         vocab: vocab(metadata, spelling, shards)?,
         hidden,
@@ -97,6 +134,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
         kv_heads: per_layer(metadata, spelling.keys.kv_heads, layers)?.unwrap_or(heads),
         head_dim,
         context,
+        head_norms: spelling.traits.head_norms,
         temperature: temperature(metadata, spelling, context)?,
         eps: metadata.f32(spelling.keys.eps)?.ok_or_else(|| missing(spelling.keys.eps))?,
         rope: rope(metadata, spelling, shards, head_dim, context)?,
@@ -112,13 +150,17 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
         problem_type: ProblemType::default(),
     };
     config.check(&spelling.keys)?;
+    // Only now is it known that there are not too many.
+    config.rope.unturned = spelling.traits.unturned(layers);
     Ok(config)
 }
 
 /// It grows beyond the context that there was before it was stretched.
 fn temperature(metadata: &Metadata, spelling: &Spelling, context: usize) -> Result<Option<Temperature>> {
     let growth = metadata.f32(spelling.keys.temperature)?;
-    let Some(growth) = growth.filter(|&growth| spelling.has_temperature && growth != 0.0) else { return Ok(None) };
+    let Some(growth) = growth.filter(|&growth| spelling.traits.has_temperature && growth != 0.0) else {
+        return Ok(None);
+    };
     Ok(Some(Temperature { growth, from: metadata.usize(spelling.original)?.unwrap_or(context) }))
 }
 
@@ -136,14 +178,11 @@ fn per_layer(metadata: &Metadata, key: &str, layers: usize) -> Result<Option<usi
 
 fn architecture(metadata: &Metadata) -> Result<Spelling> {
     let key = "general.architecture";
-    match metadata.string(key)?.ok_or_else(|| missing(key))? {
-        "llama" => Ok(LLAMA),
-        "mistral3" => Ok(MISTRAL3),
-        other => {
-            let advice = "models of architecture \"llama\" and \"mistral3\" are read";
-            Err(Error::unsupported(format!("{key} {other:?}"), advice))
-        }
-    }
+    let name = metadata.string(key)?.ok_or_else(|| missing(key))?;
+    ARCHITECTURES
+        .into_iter()
+        .find(|spelling| spelling.name == name)
+        .ok_or_else(|| Error::unsupported(format!("{key} {name:?}"), format!("models of architecture {READ} are read")))
 }
 
 fn check_kind(metadata: &Metadata, Spelling { causal, experts, .. }: &Spelling) -> Result<()> {
@@ -241,7 +280,8 @@ fn rope(metadata: &Metadata, spelling: &Spelling, shards: &Shards, head_dim: usi
     Ok(Rope {
         theta: metadata.f32(spelling.keys.theta)?.unwrap_or(10_000.0).into(),
         dims: metadata.usize(spelling.keys.rope_dims)?.unwrap_or(head_dim),
-        layout: RopeLayout::Interleaved,
+        layout: spelling.traits.layout,
+        unturned: Vec::new(),
         scaling,
     })
 }

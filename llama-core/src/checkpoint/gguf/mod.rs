@@ -36,6 +36,7 @@ use super::view::TensorView;
 use crate::error::{Error, InFile, Result};
 
 pub(super) use config::config;
+pub(crate) use config::{READ, Traits, traits};
 pub(super) use split::open_all;
 pub(super) use vocabulary::{check_vocabulary, end_tokens};
 

@@ -97,6 +97,13 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
     portable::vector::scale_by(out, x, gain, scale);
 }
 
+/// `x *= rms_scale(x, eps) * gain`, the scale first.
+#[target_feature(enable = "neon")]
+pub fn norm_in_place(x: &mut [f32], gain: &[f32], eps: f32) {
+    let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+    portable::vector::scale_in_place(x, gain, scale);
+}
+
 /// `acc += x`.
 #[target_feature(enable = "neon")]
 pub fn add(acc: &mut [f32], x: &[f32]) {

@@ -12,6 +12,17 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
     scale_by(out, x, gain, numerics::rms_scale(x, eps));
 }
 
+/// `x *= rms_scale(x, eps) * gain`, the scale first.
+pub fn norm_in_place(x: &mut [f32], gain: &[f32], eps: f32) {
+    scale_in_place(x, gain, numerics::rms_scale(x, eps));
+}
+
+/// `x = x * scale * gain`, rounded twice.
+#[inline(always)]
+pub fn scale_in_place(x: &mut [f32], gain: &[f32], scale: f32) {
+    x.iter_mut().zip(gain).for_each(|(x, &gain)| *x = *x * scale * gain);
+}
+
 /// `out = x * scale * gain`, rounded twice.
 #[inline(always)]
 pub fn scale_by(out: &mut [f32], x: &[f32], gain: &[f32], scale: f32) {

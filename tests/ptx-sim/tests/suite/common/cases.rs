@@ -23,6 +23,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("attention_f32", attention_f32::case),
     ("attention_prefill", prefill::case),
     ("norm", elementwise::norm),
+    ("head_norm", elementwise::head_norm),
     ("swiglu", elementwise::swiglu),
     ("add", elementwise::add),
     ("take_rows", elementwise::take_rows),

@@ -77,18 +77,69 @@ fn norm_case(
     }
     let (mut truth, mut plain) = (Vec::new(), Vec::new());
     for row in kept.chunks(features) {
-        let mean = row.iter().map(|v| v * v).sum::<f64>() / features as f64;
-        let factor = 1.0 / (mean + f64::from(eps)).sqrt();
-        // In f32 the sum is part of the error; its plain order is one chain.
-        let chain = row.iter().fold(0f32, |sum, &v| (v as f32).mul_add(v as f32, sum));
-        let rough = f64::from(1.0 / (chain / features as f32 + eps).sqrt());
-        let rough = if element == Element::F32 { rough } else { factor };
-        for (v, g) in row.iter().zip(&gain) {
-            truth.push(v * factor * f64::from(*g));
-            plain.push(round(element, round(element, v * rough) * round(element, f64::from(*g))));
-        }
+        normed(element, row, &gain, eps, (&mut truth, &mut plain));
     }
     judge(kernel, &decoded(&memory, element, out)?, &plain, &truth)
+}
+
+/// Appends what the norm of a row is, and what it is in plain steps.
+fn normed(element: Element, row: &[f64], gain: &[f32], eps: f32, (truth, plain): (&mut Vec<f64>, &mut Vec<f64>)) {
+    let mean = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+    let factor = 1.0 / (mean + f64::from(eps)).sqrt();
+    // In f32 the sum is part of the error; its plain order is one chain.
+    let chain = row.iter().fold(0f32, |sum, &v| (v as f32).mul_add(v as f32, sum));
+    let rough = f64::from(1.0 / (chain / row.len() as f32 + eps).sqrt());
+    let rough = if element == Element::F32 { rough } else { factor };
+    for (v, g) in row.iter().zip(gain) {
+        truth.push(v * factor * f64::from(*g));
+        plain.push(round(element, round(element, v * rough) * round(element, f64::from(*g))));
+    }
+}
+
+pub fn head_norm(module: &Module) -> Result<Covered, String> {
+    let (mut covered, mut rng) = (Vec::new(), Rng(11));
+    // Blocks with warps to spare, and a quiet case whose mean square is near eps.
+    for (sizes, loudness) in [([2, 6, 3, 72], 1.0), ([1, 4, 4, 20], 0.003), ([3, 2, 1, 128], 20.0)] {
+        for element in [Element::Bf16, Element::F32] {
+            head_norm_case(&mut covered, module, &mut rng, sizes, (loudness, element))?;
+        }
+    }
+    Ok(covered)
+}
+
+fn head_norm_case(
+    covered: &mut Covered,
+    module: &Module,
+    rng: &mut Rng,
+    [tokens, heads, kv_heads, head_dim]: [usize; 4],
+    (loudness, element): (f32, Element),
+) -> Result<(), String> {
+    let (mut memory, eps) = (Memory::new(), 1e-5f32);
+    let all = heads + 2 * kv_heads;
+    let qkv = values(rng, tokens * all * head_dim, loudness, element);
+    let gains = [rng.units(head_dim), rng.units(head_dim)];
+    let at = upload(&mut memory, element, &qkv);
+    let [q_gain, k_gain] = gains.each_ref().map(|gain| memory.upload(gain));
+    let fields = Fields::default().buffers(&[at, q_gain, k_gain]).words(&[heads, kv_heads, head_dim]).float(eps);
+    let kernel = of(element, ["head_norm_bf16", "head_norm_f32"]);
+    let shape = Launch { grid: [tokens as u32, (heads + kv_heads).div_ceil(8) as u32, 1], ..Launch::new(1, 256) };
+    go(covered, module, kernel, &mut memory, shape, &[fields.arg()])?;
+
+    let got = decoded(&memory, element, at)?;
+    let (mut truth, mut plain, mut of_heads) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, (head, got)) in qkv.chunks(head_dim).zip(got.chunks(head_dim)).enumerate() {
+        match i % all {
+            head_of_v if head_of_v >= heads + kv_heads && head != got => {
+                return Err(format!("{kernel}: head {i} is one of values, and was changed"));
+            }
+            head_of_v if head_of_v >= heads + kv_heads => {}
+            at => {
+                normed(element, head, &gains[usize::from(at >= heads)], eps, (&mut truth, &mut plain));
+                of_heads.extend_from_slice(got);
+            }
+        }
+    }
+    judge(kernel, &of_heads, &plain, &truth)
 }
 
 pub fn swiglu(module: &Module) -> Result<Covered, String> {
@@ -238,6 +289,12 @@ pub const BUGS: &[Bug] = &[
     bug("eps forgotten", "norm", ("add.rn.f32 \t%f107", 0), "%f105", "0f00000000"),
     bug("row one group too long", "norm", ("setp.lt.u32", 1), "setp.lt", "setp.le"),
     bug("rows taken to be aligned", "norm", ("setp.eq.s32 \t%p2", 0), "setp.eq", "setp.ne"),
+    bug("gains exchanged", "head_norm", ("setp.lt.u32 \t%p2", 0), "setp.lt", "setp.ge"),
+    bug("one head of values normed, too", "head_norm", ("setp.ge.u32 \t%p1,", 0), "setp.ge", "setp.gt"),
+    bug("a row without its values", "head_norm", ("shl.b32 \t%r20, %r17, 1", 0), "1;", "0;"),
+    bug("head one feature too long", "head_norm", ("setp.lt.u32 \t%p11", 0), "setp.lt", "setp.le"),
+    bug("butterfly adds a lane twice", "head_norm", ("mov.u32 \t%r42, 1;", 0), "1;", "2;"),
+    bug("eps forgotten", "head_norm", ("add.rn.f32 \t%f4,", 0), "%f21", "0f00000000"),
     bug("row one group too long", "swiglu", ("setp.ge.u32 \t%p1,", 0), "setp.ge", "setp.gt"),
     bug("row one element too long", "swiglu", ("setp.ge.u32 \t%p13,", 0), "setp.ge", "setp.gt"),
     bug("sign of the sigmoid's exponent", "swiglu", ("0fBFB8AA3B", 3), "0fBFB8AA3B", "0f3FB8AA3B"),

@@ -1,0 +1,196 @@
+//! Families of transformers' classes whose graph is Llama's, and what tells one from another: norms of heads, layers that do not
+//! turn, biases that no key tells of, windows.
+//!
+//! Source: transformers, src/transformers/models/{llama,mistral,ministral3,qwen2,qwen3,smollm3}, configuration and modeling.
+
+use serde_json::Value;
+
+use super::json::{Object, shortened};
+use crate::checkpoint::Name;
+use crate::error::{Error, Result};
+
+/// A family of classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Llama,
+    Mistral,
+    /// A Mistral whose attention has a temperature that grows with the position.
+    Ministral3,
+    /// Queries, keys and values have biases.
+    Qwen2,
+    /// Heads of queries and keys are normed.
+    Qwen3,
+    /// Some layers do not turn.
+    SmolLm3,
+}
+
+use Family::*;
+
+/// What is built on the hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    CausalLm,
+    SequenceClassification,
+    Bare,
+}
+
+/// The window where config.json has no such key; `null` means none.
+const WINDOW: usize = 4096;
+const UNTURNED: &str = "no_rope_layers";
+const INTERVAL: &str = "no_rope_layer_interval";
+
+impl Family {
+    const ALL: [Family; 6] = [Llama, Mistral, Ministral3, Qwen2, Qwen3, SmolLm3];
+
+    /// What the names of its classes begin with.
+    fn class(self) -> &'static str {
+        match self {
+            Llama => "Llama",
+            Mistral => "Mistral",
+            Ministral3 => "Ministral3",
+            Qwen2 => "Qwen2",
+            Qwen3 => "Qwen3",
+            SmolLm3 => "SmolLM3",
+        }
+    }
+
+    /// Its `model_type`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Llama => "llama",
+            Mistral => "mistral",
+            Ministral3 => "ministral3",
+            Qwen2 => "qwen2",
+            Qwen3 => "qwen3",
+            SmolLm3 => "smollm3",
+        }
+    }
+
+    /// The family and the class, from `model_type` and `architectures`, which must agree where both are given.
+    pub(super) fn of(json: Object<'_>) -> Result<(Family, Class)> {
+        let class = match json.get("architectures") {
+            None => None,
+            Some(Value::Array(list)) if list.len() == 1 => list[0].as_str(),
+            Some(other) => return refuse(format!("architectures {other}")),
+        };
+        let model_type = json.string("model_type")?;
+        let found = match class {
+            Some(class) => {
+                by_class(class).filter(|(family, _)| model_type.is_none_or(|model_type| model_type == family.name()))
+            }
+            None => Family::ALL
+                .into_iter()
+                .find(|family| model_type == Some(family.name()))
+                .map(|family| (family, Class::CausalLm)),
+        };
+        let said = |word: Option<&str>| word.map_or("absent".into(), |word| format!("{word:?}"));
+        found.map_or_else(|| refuse(format!("model_type {} with architecture {}", said(model_type), said(class))), Ok)
+    }
+
+    /// Columns of a head where no key tells, if that is not `hidden / heads`.
+    pub(super) fn head_dim(self) -> Option<usize> {
+        (self == Qwen3).then_some(128)
+    }
+
+    /// The base of the rotary frequencies where no key tells.
+    pub(super) fn theta(self) -> f64 {
+        if self == SmolLm3 { 2_000_000.0 } else { 10_000.0 }
+    }
+
+    /// The sliding window of all `layers` of a model; layers that attend in several ways are refused.
+    pub(super) fn window(self, json: Object<'_>, layers: usize) -> Result<Option<usize>> {
+        let given = |absent| match json.0.get("sliding_window") {
+            None => Ok(absent),
+            Some(_) => json.size("sliding_window"),
+        };
+        match self {
+            Llama => Ok(None),
+            Mistral => given(Some(WINDOW)),
+            Ministral3 => given(None),
+            Qwen2 | Qwen3 | SmolLm3 if json.bool("use_sliding_window")? != Some(true) => Ok(None),
+            Qwen2 | Qwen3 => windowed_from(json, given(Some(WINDOW))?, layers),
+            SmolLm3 => match given(None)? {
+                None => Ok(None),
+                Some(window) => mixed(format!("sliding_window {window} on layers that do not turn")),
+            },
+        }
+    }
+
+    /// Layers whose queries and keys do not turn, of `layers`.
+    pub(super) fn unturned(self, json: Object<'_>, layers: usize) -> Result<Vec<usize>> {
+        if self != SmolLm3 {
+            return Ok(Vec::new());
+        }
+        let Some(list) = json.get(UNTURNED) else {
+            let interval = json.size(INTERVAL)?.unwrap_or(4);
+            return match interval {
+                0 => Err(Error::config(INTERVAL, "is 0; at least 1 was expected")),
+                _ => Ok((0..layers).filter(|layer| (layer + 1) % interval == 0).collect()),
+            };
+        };
+        let kinds = list.as_array().filter(|list| list.len() >= layers);
+        let kinds = kinds.and_then(|list| list.iter().map(|kind| kind.as_u64().filter(|&kind| kind < 2)).collect());
+        let kinds: Vec<u64> = kinds.ok_or_else(|| {
+            Error::config(
+                UNTURNED,
+                format!("is {}; a 0 or 1 for each of {layers} layers was expected", shortened(list)),
+            )
+        })?;
+        Ok((0..layers).filter(|&layer| kinds[layer] == 0).collect())
+    }
+
+    /// Whether a key of config.json that no Llama has is this family's own.
+    pub(super) fn knows(self, key: &str) -> bool {
+        self == SmolLm3 && key == UNTURNED
+    }
+
+    /// Whether a model has this bias, and what says so.
+    pub(super) fn has_bias(self, json: Object<'_>, bias: Name) -> Result<(bool, String)> {
+        let key = match bias {
+            Name::QBias(_) | Name::KBias(_) | Name::VBias(_) | Name::OBias(_) if self == Qwen2 => {
+                let because = "a Qwen2 has those of queries, keys and values".into();
+                return Ok((!matches!(bias, Name::OBias(_)), because));
+            }
+            Name::QBias(_) | Name::KBias(_) | Name::VBias(_) | Name::OBias(_) => "attention_bias",
+            _ => "mlp_bias",
+        };
+        let said = json.bool(key)?.unwrap_or(false);
+        Ok((said, format!("{key} in config.json is {said}")))
+    }
+}
+
+fn by_class(name: &str) -> Option<(Family, Class)> {
+    let mut named = Family::ALL.into_iter().filter_map(|family| Some((family, name.strip_prefix(family.class())?)));
+    let (family, class) = named.next()?;
+    match class {
+        "ForCausalLM" => Some((family, Class::CausalLm)),
+        "ForSequenceClassification" => Some((family, Class::SequenceClassification)),
+        "Model" => Some((family, Class::Bare)),
+        _ => None,
+    }
+}
+
+fn refuse<T>(what: String) -> Result<T> {
+    let (last, others) = Family::ALL.split_last().expect("families");
+    let others: Vec<&str> = others.iter().map(|family| family.class()).collect();
+    let families = format!("{} and {}", others.join(", "), last.class());
+    Err(Error::unsupported(what, format!("{families} are read: ForCausalLM, ForSequenceClassification and Model")))
+}
+
+fn mixed<T>(what: String) -> Result<T> {
+    Err(Error::unsupported(what, "models whose layers all attend alike are read"))
+}
+
+/// The window of a model whose first `max_window_layers` layers have none; `layer_types`, which says it layer by layer, is looked
+/// at by who refuses those that differ.
+fn windowed_from(json: Object<'_>, window: Option<usize>, layers: usize) -> Result<Option<usize>> {
+    let first = json.get("layer_types").and_then(Value::as_array).and_then(|kinds| kinds.first());
+    let from = json.size("max_window_layers")?.unwrap_or(28);
+    match (first, window) {
+        (_, None) => Ok(None),
+        (Some(kind), window) => Ok(window.filter(|_| kind == "sliding_attention")),
+        (None, _) if from >= layers => Ok(None),
+        (None, window) if from == 0 => Ok(window),
+        (None, Some(window)) => mixed(format!("sliding_window {window} from layer {from} of {layers} on")),
+    }
+}
