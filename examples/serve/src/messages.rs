@@ -12,6 +12,9 @@ use crate::calls;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, Layout};
 
+/// What an assistant thought before a message, as templates call it.
+pub const THOUGHTS: &str = "reasoning_content";
+
 /// A conversation, at least one message long.
 pub struct Conversation {
     /// The field of the request that it is in.
@@ -66,6 +69,11 @@ impl Conversation {
         if !calls.is_empty() {
             message["tool_calls"] = calls.into();
         }
+        if role == "assistant"
+            && let Some(thoughts) = fields.string(THOUGHTS)?
+        {
+            message[THOUGHTS] = thoughts.into();
+        }
         if role == "tool" {
             let (id, function) = self.answered(&mut fields, "tool_call_id")?;
             message["tool_call_id"] = id.into();
@@ -74,7 +82,7 @@ impl Conversation {
         if let Some(name) = fields.string("name")? {
             message["name"] = name.into();
         }
-        for lacking in ["tool_calls", "tool_call_id", "function_call", "audio", "refusal"] {
+        for lacking in ["tool_calls", "tool_call_id", "function_call", "audio", "refusal", THOUGHTS] {
             fields.unwanted(lacking, |_| false)?;
         }
         fields.end()?;

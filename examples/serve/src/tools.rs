@@ -19,6 +19,7 @@ use crate::error::{ApiError, Result};
 use crate::fields::{Fields, Layout, shown};
 use crate::format::{grammars, within};
 use crate::served::Served;
+use crate::thoughts::Thoughts;
 
 /// Most functions: as many as OpenAI's API takes.
 const MAX_TOOLS: usize = 128;
@@ -87,11 +88,17 @@ impl Tools {
         self.functions.iter().map(Function::json).collect()
     }
 
-    /// What reads a text of the model: words, and calls of `tools` where there are any.
-    pub fn parser(tools: Option<&Self>, served: &Served) -> Parser {
-        let Some(Tools { functions, most, .. }) = tools else { return Parser::of_words() };
-        let names = functions.iter().map(|function| function.name.clone()).collect::<BTreeSet<_>>();
-        Parser::new(Arc::new(names), *most, Spelling::of(served.template.as_ref()))
+    /// What reads what the model says after `prompt`, in a given `form` or freely: thoughts, words, and calls of `tools` where there
+    /// are any.
+    pub fn parser(tools: Option<&Self>, served: &Served, prompt: &[u32], form: bool) -> Parser {
+        let parser = match tools {
+            None => Parser::of_words(),
+            Some(Tools { functions, most, .. }) => {
+                let names = functions.iter().map(|function| function.name.clone()).collect::<BTreeSet<_>>();
+                Parser::new(Arc::new(names), *most, Spelling::of(served.template.as_ref()))
+            }
+        };
+        parser.after(Thoughts::after(served, prompt, form))
     }
 
     /// Texts that are one call, where one is demanded.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::Result;
-use crate::messages::Conversation;
+use crate::messages::{Conversation, THOUGHTS};
 
 /// The messages so far, as templates expect them.
 pub struct Turns {
@@ -27,6 +27,13 @@ impl Turns {
     /// Adds a message with a text.
     pub fn say(&mut self, role: &str, text: String) {
         self.messages.push(json!({"role": role, "content": text}));
+    }
+
+    /// Adds what the assistant thought before its message, which is the last one.
+    pub fn think(&mut self, thoughts: &str) {
+        let Some(last) = self.messages.last_mut().filter(|_| !thoughts.is_empty()) else { return };
+        let before = last.get(THOUGHTS).and_then(Value::as_str).unwrap_or_default();
+        last[THOUGHTS] = format!("{before}{thoughts}").into();
     }
 
     /// Adds a call, which joins the assistant's message right before it.

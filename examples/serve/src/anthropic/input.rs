@@ -77,21 +77,28 @@ fn user(turns: &mut Turns, message: &mut Fields) -> Result<()> {
     Ok(())
 }
 
-/// What an assistant says and calls. What it thought no template has a place for.
+/// What an assistant thought, says and calls. What another wrote in cipher nobody here can read.
 fn assistant(turns: &mut Turns, message: &mut Fields) -> Result<()> {
-    let mut said = String::new();
+    let (mut said, mut thoughts) = (String::new(), String::new());
     for block in blocks(message, "content")? {
         let mut block = block?;
         match kind(&mut block)?.as_str() {
             "text" => said.push_str(&words(block)?),
             "tool_use" => call(turns, block)?,
-            "thinking" => unread(block, &["thinking", "signature"])?,
+            "thinking" => thoughts.push_str(&thought(block)?),
             "redacted_thinking" => unread(block, &["data"])?,
             other => return Err(lacking(&block, other, "text, tool_use, thinking or redacted_thinking")),
         }
     }
     say(turns, "assistant", said);
+    turns.think(&thoughts);
     Ok(())
+}
+
+fn thought(mut block: Fields) -> Result<String> {
+    let thought = block.string("thinking")?.ok_or_else(|| block.missing("thinking"))?;
+    unread(block, &["signature"])?;
+    Ok(thought)
 }
 
 /// Adds a text to the turn of `role` if that is the last one, or begins one with it.

@@ -22,6 +22,7 @@ use crate::messages::Conversation;
 use crate::options::Bounds;
 use crate::parameters::Parameters;
 use crate::served::Served;
+use crate::thoughts;
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
 
@@ -54,7 +55,8 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     let prompt = prompt(served, &asked.conversation, tools, asked.turn)?;
     let bounded = bound(&mut parameters.request, most, served.context.saturating_sub(prompt.len()));
     let tasks = parameters.tasks(served, &prompt)?.collect();
-    let reply = Reply::new(served, Tools::parser(tools, served), prompt.len(), bounded);
+    let parser = Tools::parser(tools, served, &prompt, parameters.request.grammar.is_some());
+    let reply = Reply::new(served, parser, asked.thinks, prompt.len(), bounded);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(reply)), stream: parameters.stream })
 }
 
@@ -83,6 +85,8 @@ struct Asked {
     turn: Turn,
     /// The form of the answer, where there is one.
     format: Option<Fields>,
+    /// Whether thoughts are asked for.
+    thinks: bool,
 }
 
 impl Asked {
@@ -91,9 +95,9 @@ impl Asked {
         let tools = tools::take(fields)?;
         let format = format(fields)?;
         let mut variables = variables(fields)?;
-        think(served, fields, &mut variables)?;
+        let thinks = think(served, fields, &mut variables)?;
         let (conversation, open) = input::take(fields)?;
-        Ok(Asked { conversation, tools, turn: Turn::after(open, variables), format })
+        Ok(Asked { conversation, tools, turn: Turn::after(open, variables), format, thinks })
     }
 }
 
@@ -114,25 +118,27 @@ fn format(fields: &mut Fields) -> Result<Option<Fields>> {
     }
 }
 
-/// Takes `thinking` out of `fields`: it turns the template's switch, where there is one. A budget cannot be kept to.
-fn think(served: &Served, fields: &mut Fields, variables: &mut Map<String, Value>) -> Result<()> {
-    let Some(mut thinking) = fields.object("thinking")? else { return Ok(()) };
+/// Takes `thinking` out of `fields`: it turns the template's switch, where there is one. A budget cannot be kept to. True if thoughts
+/// are to be told: who does not ask for any expects none.
+fn think(served: &Served, fields: &mut Fields, variables: &mut Map<String, Value>) -> Result<bool> {
+    let Some(mut thinking) = fields.object("thinking")? else { return Ok(false) };
     let kind = thinking.string("type")?;
     let path = thinking.path("type");
     let switched = served.template.as_ref().is_some_and(|template| template.mentions(SWITCH));
     match kind.as_deref() {
         // How much the model thinks is up to itself either way.
         Some("adaptive") => {}
-        Some("enabled") if !switched => {
-            let problem = format!("{path} is enabled, and the chat template has no {SWITCH} to turn on; leave it out");
+        Some("enabled") if !switched && !thoughts::has(served.template.as_ref()) => {
+            let problem = format!("{path} is enabled, and the chat template knows of no thinking; leave it out");
             return Err(ApiError::lacking(&path, problem));
         }
         Some(kind @ ("enabled" | "disabled")) => drop(variables.entry(SWITCH).or_insert((kind == "enabled").into())),
         _ => return Err(ApiError::value(&path, format!("{path} must be disabled, adaptive or enabled"))),
     }
     thinking.integer("budget_tokens", 1..=usize::MAX)?;
-    thinking.ignore(&["display"]);
-    thinking.end()
+    let omitted = thinking.string("display")?.as_deref() == Some("omitted");
+    thinking.end()?;
+    Ok(!omitted && kind.as_deref() != Some("disabled"))
 }
 
 fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {

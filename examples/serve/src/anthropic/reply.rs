@@ -1,4 +1,5 @@
-//! A message as JSON: whole, or as the events of a stream. Calls come first, then what the model says beside them, in one block.
+//! A message as JSON: whole, or as the events of a stream. What the model thought comes first, where it is asked for, then calls, then
+//! what it says beside them, in one block.
 
 use llama_core::engine::{Completion, Finish};
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ pub struct Reply {
     id: String,
     model: String,
     parser: Parser,
+    /// Whether thoughts are told.
+    thinks: bool,
     /// Whether `max_tokens` ends the text, and not the context.
     bounded: bool,
     prompt_tokens: usize,
@@ -25,27 +28,35 @@ pub struct Reply {
     stop: (Option<&'static str>, Option<String>),
     /// Blocks of a stream that have begun.
     blocks: usize,
-    /// The last of them is text, and goes on.
-    open: bool,
+    /// The last of them goes on, if more of its kind is said.
+    open: Option<Kind>,
     /// The end of a stream has been written.
     closed: bool,
 }
 
+/// A block that comes in pieces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Thinking,
+    Text,
+}
+
 impl Reply {
-    /// Nothing yet, of a text that `parser` reads; of a request with `prompt_tokens` that is `bounded` by `max_tokens`, or else by
-    /// the context.
-    pub fn new(served: &Served, parser: Parser, prompt_tokens: usize, bounded: bool) -> Self {
+    /// Nothing yet, of a text that `parser` reads, and whose thoughts are told if it `thinks`; of a request with `prompt_tokens` that
+    /// is `bounded` by `max_tokens`, or else by the context.
+    pub fn new(served: &Served, parser: Parser, thinks: bool, prompt_tokens: usize, bounded: bool) -> Self {
         Reply {
             id: format!("msg_{}", unique()),
             model: served.name.clone(),
             parser,
+            thinks,
             bounded,
             prompt_tokens,
             cached_tokens: 0,
             generated_tokens: 0,
             stop: (None, None),
             blocks: 0,
-            open: false,
+            open: None,
             closed: false,
         }
     }
@@ -56,9 +67,10 @@ impl Reply {
         self.cached_tokens += completion.cached_tokens;
         let mut said = self.parser.push(&completion.text);
         if finished {
-            said.extend(self.parser.end());
+            said.append(&mut self.parser.end());
             self.stop = self.stop(&completion.finish);
         }
+        said.retain(|said| self.thinks || !matches!(said, Said::Thought(_)));
         said
     }
 
@@ -100,19 +112,42 @@ impl Reply {
 
     fn events_of(&mut self, said: Said) -> String {
         match said {
+            Said::Thought(text) => {
+                let begun = self.begin_as(Kind::Thinking);
+                begun + &self.delta(json!({"type": "thinking_delta", "thinking": text}))
+            }
             Said::Text(text) => {
-                let begun = if self.open { String::new() } else { self.begin(words("")) };
-                self.open = true;
+                let begun = self.begin_as(Kind::Text);
                 begun + &self.delta(json!({"type": "text_delta", "text": text}))
             }
             // Its input comes all at once: until it is complete nobody knows that it is a call.
             Said::Call(call) => [
+                self.end_open(),
                 self.begin(tool_use(&call, json!({}))),
                 self.delta(json!({"type": "input_json_delta", "partial_json": call.arguments})),
                 self.end(),
             ]
             .concat(),
         }
+    }
+
+    /// A block of that kind begins, unless the last one is of it and goes on.
+    fn begin_as(&mut self, kind: Kind) -> String {
+        if self.open == Some(kind) {
+            return String::new();
+        }
+        let ended = self.end_open();
+        self.open = Some(kind);
+        ended
+            + &self.begin(match kind {
+                Kind::Thinking => thinking(""),
+                Kind::Text => words(""),
+            })
+    }
+
+    /// The block that goes on, if one does, ends.
+    fn end_open(&mut self) -> String {
+        self.open.take().map_or_else(String::new, |_| self.end())
     }
 
     fn begin(&mut self, block: Value) -> String {
@@ -154,7 +189,7 @@ impl Generated for Reply {
         if std::mem::replace(&mut self.closed, true) {
             return None;
         }
-        let end = if self.open { self.end() } else { String::new() };
+        let end = self.end_open();
         let (reason, sequence) = &self.stop;
         let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
         let delta = event("message_delta", &json!({"delta": delta, "usage": self.usage()}));
@@ -164,6 +199,11 @@ impl Generated for Reply {
     fn failure(&mut self, failed: &ApiError) -> String {
         event("error", &error(failed))
     }
+}
+
+/// A signature would tell the API's own servers that they wrote it.
+fn thinking(text: &str) -> Value {
+    json!({"type": "thinking", "thinking": text, "signature": ""})
 }
 
 fn words(text: &str) -> Value {
@@ -176,12 +216,16 @@ fn tool_use(call: &Call, input: Value) -> Value {
 
 /// Blocks of a whole message. One that says nothing has none.
 fn content(said: Vec<Said>) -> Vec<Value> {
-    let (mut blocks, mut text) = (Vec::new(), String::new());
+    let (mut blocks, mut thoughts, mut text) = (Vec::new(), String::new(), String::new());
     for said in said {
         match said {
+            Said::Thought(more) => thoughts.push_str(&more),
             Said::Text(more) => text.push_str(&more),
             Said::Call(call) => blocks.push(tool_use(&call, arguments(&call.arguments).unwrap_or_default().into())),
         }
+    }
+    if !thoughts.is_empty() {
+        blocks.insert(0, thinking(&thoughts));
     }
     if !text.is_empty() {
         blocks.push(words(&text));

@@ -1,4 +1,4 @@
-//! Calls of tools in what a model says, told from text while it comes.
+//! Calls of tools in what a model says, told from text while it comes; what it thought before comes by itself (`thoughts.rs`).
 //!
 //! The language is what Llama 3.1 and its successors were taught: `{"name": "f", "parameters": {...}}`, several of them with
 //! white space or semicolons in between. `arguments` may stand in place of `parameters`, `"type": "function"` and an `"id"` beside
@@ -24,6 +24,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use crate::texts::unique;
+use crate::thoughts::Thoughts;
 
 const OPENING: &str = "<tool_call>";
 const CLOSING: &str = "</tool_call>";
@@ -58,6 +59,8 @@ impl Spelling {
 /// A part of what a model said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
+    /// Words to itself, which come before all else.
+    Thought(String),
     /// Words for the reader.
     Text(String),
     /// A call.
@@ -89,6 +92,7 @@ pub fn arguments(text: &str) -> serde_json::Result<Map<String, Value>> {
 
 /// Reads one text.
 pub struct Parser {
+    thoughts: Thoughts,
     /// Names of functions that may be called.
     functions: Arc<BTreeSet<String>>,
     /// Calls that may still come.
@@ -141,12 +145,22 @@ impl Parser {
             Spelling::Mistral => Order::Any,
         };
         let (tag, held, place) = (Some(OPENING), String::new(), Place::Between);
-        Parser { functions, left: most, spelling, calls: 0, order, tag, held, place }
+        Parser { thoughts: Thoughts::none(), functions, left: most, spelling, calls: 0, order, tag, held, place }
     }
 
     /// At the beginning of a text in which nothing is called: all of it is words.
     pub fn of_words() -> Self {
         Parser { place: Place::Text, ..Parser::new(Arc::default(), 0, Spelling::Objects) }
+    }
+
+    /// The same of a text that begins with `thoughts`.
+    pub fn after(self, thoughts: Thoughts) -> Self {
+        Parser { thoughts, ..self }
+    }
+
+    /// What tells thoughts apart, as it is now.
+    pub fn thoughts(&self) -> &Thoughts {
+        &self.thoughts
     }
 
     /// Whether there was a call.
@@ -156,6 +170,14 @@ impl Parser {
 
     /// What is certain once `text` has come.
     pub fn push(&mut self, text: &str) -> Vec<Said> {
+        let (thought, text) = self.thoughts.push(text);
+        let mut said: Vec<Said> = (!thought.is_empty()).then_some(Said::Thought(thought)).into_iter().collect();
+        said.extend(self.answer(&text));
+        said
+    }
+
+    /// What is certain of the answer once `text` has come of it.
+    fn answer(&mut self, text: &str) -> Vec<Said> {
         let mut said = Vec::new();
         let mut rest = text.chars();
         while !matches!(self.place, Place::Text) {
@@ -171,7 +193,15 @@ impl Parser {
     }
 
     /// What was held back: nothing more will come.
-    pub fn end(&mut self) -> Option<Said> {
+    pub fn end(&mut self) -> Vec<Said> {
+        let (thought, text) = self.thoughts.end();
+        let mut said: Vec<Said> = (!thought.is_empty()).then_some(Said::Thought(thought)).into_iter().collect();
+        said.extend(self.answer(&text));
+        said.extend(self.rest());
+        said
+    }
+
+    fn rest(&mut self) -> Option<Said> {
         if self.called() && matches!(self.place, Place::Between) && self.held.chars().all(separates) {
             self.held.clear();
         }

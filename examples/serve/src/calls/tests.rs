@@ -27,6 +27,7 @@ fn read_by<'a>(mut parser: Parser, pieces: impl IntoIterator<Item = &'a str>) ->
     let (mut calls, mut text) = (Vec::new(), String::new());
     for said in said {
         match said {
+            Said::Thought(thought) => panic!("{thought:?}"),
             Said::Text(piece) => text.push_str(&piece),
             Said::Call(call) => {
                 assert!(text.is_empty(), "a call after text");
@@ -174,7 +175,7 @@ fn a_mistrals_calls_have_the_names_that_its_template_takes() {
         .iter()
         .filter_map(|said| match said {
             Said::Call(call) => Some(call.id.as_str()),
-            Said::Text(_) => None,
+            _ => None,
         })
         .collect();
     assert!(ids.len() == 2 && ids.iter().all(|id| id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric())));
@@ -212,7 +213,7 @@ fn text_is_held_no_longer_than_it_may_be_a_call() {
         assert_eq!(parser.push(held), [], "{held}");
         assert_eq!(parser.push(next), [Said::Text(format!("{held}{next}"))], "{held}{next}");
         assert_eq!(parser.push("{"), [Said::Text("{".into())], "all is text from then on");
-        assert_eq!(parser.end(), None);
+        assert_eq!(parser.end(), []);
     }
 }
 

@@ -7,7 +7,7 @@ use llama_core::engine::{Completion, Finish, Score};
 use llama_core::text::Tokenizer;
 use serde_json::{Value, json};
 
-use super::output::{Change, Message, Output, Status};
+use super::output::{Change, Message, Output, Status, Thoughts};
 use crate::calls::Call;
 use crate::error::ApiError;
 use crate::mailbox::Part;
@@ -112,7 +112,14 @@ impl Response {
 
     fn items(&self) -> Vec<Value> {
         let calls = self.output.calls.iter().map(|(id, called)| call(id, called, &called.arguments, Status::Completed));
-        calls.chain(self.output.message.as_ref().map(|said| self.message(said))).collect()
+        let thoughts = self.output.thoughts.iter();
+        let thoughts = thoughts.map(|thoughts| reasoning(thoughts, vec![thought(&thoughts.text)], thoughts.status));
+        thoughts.chain(calls).chain(self.output.message.as_ref().map(|said| self.message(said))).collect()
+    }
+
+    /// Items before the one call of this number, or before the message after as many.
+    fn place(&self, calls: usize) -> usize {
+        usize::from(self.output.thoughts.is_some()) + calls
     }
 
     fn message(&self, message: &Message) -> Value {
@@ -142,6 +149,9 @@ impl Response {
 
     fn events_of(&mut self, change: Change) -> String {
         match change {
+            Change::Thinks => self.thinks(),
+            Change::Thought(text) => self.event_of_thoughts("response.reasoning_text.delta", &json!({"delta": text})),
+            Change::Decided => self.decided(),
             Change::Called(at) => self.called(at),
             Change::Begun => self.begun(),
             Change::Said(text, scores) => {
@@ -151,9 +161,39 @@ impl Response {
         }
     }
 
+    fn thinks(&mut self) -> String {
+        let Some(thoughts) = &self.output.thoughts else { return String::new() };
+        let begun = json!({"output_index": 0, "item": reasoning(thoughts, Vec::new(), Status::InProgress)});
+        [
+            self.event("response.output_item.added", &fields(&begun)),
+            self.event_of_thoughts("response.content_part.added", &json!({"part": thought("")})),
+        ]
+        .concat()
+    }
+
+    fn decided(&mut self) -> String {
+        let Some(thoughts) = &self.output.thoughts else { return String::new() };
+        let (text, part) = (json!({"text": thoughts.text}), thought(&thoughts.text));
+        let done = json!({"output_index": 0, "item": reasoning(thoughts, vec![part.clone()], thoughts.status)});
+        [
+            self.event_of_thoughts("response.reasoning_text.done", &text),
+            self.event_of_thoughts("response.content_part.done", &json!({"part": part})),
+            self.event("response.output_item.done", &fields(&done)),
+        ]
+        .concat()
+    }
+
+    /// One about the text of the thoughts.
+    fn event_of_thoughts(&mut self, kind: &str, more: &Value) -> String {
+        let id = self.output.thoughts.as_ref().map(|thoughts| &thoughts.id);
+        let place = json!({"item_id": id, "output_index": 0, "content_index": 0});
+        self.event(kind, &format!("{},{}", fields(&place), fields(more)))
+    }
+
     /// A call's arguments come all at once.
-    fn called(&mut self, at: usize) -> String {
-        let Some((id, made)) = self.output.calls.get(at) else { return String::new() };
+    fn called(&mut self, number: usize) -> String {
+        let at = self.place(number);
+        let Some((id, made)) = self.output.calls.get(number) else { return String::new() };
         let begun = json!({"output_index": at, "item": call(id, made, "", Status::InProgress)});
         let delta = json!({"output_index": at, "item_id": id, "delta": made.arguments});
         let done = json!({"output_index": at, "item_id": id, "name": made.name, "arguments": made.arguments});
@@ -170,7 +210,7 @@ impl Response {
     fn begun(&mut self) -> String {
         let Some(message) = &self.output.message else { return String::new() };
         let begun = item(&message.id, Vec::new(), Status::InProgress);
-        let begun = json!({"output_index": self.output.calls.len(), "item": begun});
+        let begun = json!({"output_index": self.place(self.output.calls.len()), "item": begun});
         let part = json!({"part": self.part("", &[])});
         [
             self.event("response.output_item.added", &fields(&begun)),
@@ -182,7 +222,7 @@ impl Response {
     /// One about the message's text.
     fn event_of_text(&mut self, kind: &str, more: &Value) -> String {
         let id = self.output.message.as_ref().map(|message| &message.id);
-        let place = json!({"item_id": id, "output_index": self.output.calls.len(), "content_index": 0});
+        let place = json!({"item_id": id, "output_index": self.place(self.output.calls.len()), "content_index": 0});
         self.event(kind, &format!("{},{}", fields(&place), fields(more)))
     }
 
@@ -199,7 +239,8 @@ impl Response {
                 self.event_of_text("response.content_part.done", &part)
             }
             _ => {
-                let item = json!({"output_index": self.output.calls.len(), "item": self.message(message)});
+                let at = self.place(self.output.calls.len());
+                let item = json!({"output_index": at, "item": self.message(message)});
                 self.event("response.output_item.done", &fields(&item))
             }
         })
@@ -257,6 +298,15 @@ impl Ending {
             Ending::Response | Ending::Nothing => Ending::Nothing,
         }
     }
+}
+
+/// Nobody sums thoughts up here: all of them are told.
+fn reasoning(thoughts: &Thoughts, content: Vec<Value>, status: Status) -> Value {
+    json!({"id": thoughts.id, "type": "reasoning", "status": status.name(), "summary": [], "content": content})
+}
+
+fn thought(text: &str) -> Value {
+    json!({"type": "reasoning_text", "text": text})
 }
 
 fn item(id: &str, content: Vec<Value>, status: Status) -> Value {

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown};
-use crate::messages::{Conversation, content, role};
+use crate::messages::{Conversation, THOUGHTS, content, role};
 use crate::turns::Turns;
 
 const INPUT: &str = "input";
 /// Types of parts that are text: one that somebody wrote, and one that was generated.
 const WRITTEN: &str = "input_text";
 const GENERATED: &str = "output_text";
+const THOUGHT: &str = "reasoning_text";
 
 /// Takes the conversation out of `fields`.
 ///
@@ -28,7 +29,15 @@ pub fn take(fields: &mut Fields) -> Result<Conversation> {
     for (at, item) in items(fields)?.into_iter().enumerate() {
         add(&mut turns, Fields::at(&format!("{INPUT}[{at}]"), item)?)?;
     }
-    turns.end()
+    let conversation = turns.end()?;
+    match conversation.messages.is_empty() {
+        true => Err(empty()),
+        false => Ok(conversation),
+    }
+}
+
+fn empty() -> ApiError {
+    ApiError::about(INPUT, "missing_required_parameter", "input is missing or empty")
 }
 
 /// A string is what a user says.
@@ -36,9 +45,7 @@ fn items(fields: &mut Fields) -> Result<Vec<Value>> {
     match fields.take(INPUT) {
         Some(Value::String(text)) => Ok(vec![json!({"role": "user", "content": text})]),
         Some(Value::Array(items)) if !items.is_empty() => Ok(items),
-        None | Some(Value::Array(_)) => {
-            Err(ApiError::about(INPUT, "missing_required_parameter", "input is missing or empty"))
-        }
+        None | Some(Value::Array(_)) => Err(empty()),
         Some(other) => {
             Err(ApiError::value(INPUT, format!("input is {}; it must be a string or a list of items", shown(&other))))
         }
@@ -54,10 +61,12 @@ fn add(turns: &mut Turns, mut item: Fields) -> Result<()> {
         None | Some("message") => message(turns, item),
         Some("function_call") => call(turns, item),
         Some("function_call_output") => answer(turns, item),
+        Some("reasoning") => thoughts(turns, item),
         Some(other) => {
             let path = item.path("type");
             let kind = shown(&other.into());
-            let problem = format!("{path} is {kind}; it must be message, function_call or function_call_output");
+            let problem =
+                format!("{path} is {kind}; it must be message, reasoning, function_call or function_call_output");
             Err(ApiError::lacking(&path, problem))
         }
     }
@@ -73,10 +82,27 @@ fn message(turns: &mut Turns, mut item: Fields) -> Result<()> {
     item.unwanted("phase", |_| false)?;
     item.end()?;
     match turns.last() {
-        Some(last) if role == "assistant" && last.get("tool_calls").is_some() && last["content"] == "" => {
+        Some(last) if role == "assistant" && last["role"] == "assistant" && last["content"] == "" && is_open(last) => {
             last["content"] = text.into();
         }
         _ => turns.say(role, text),
+    }
+    Ok(())
+}
+
+/// Whether a message without a text may get one: there are thoughts or calls of the same turn in it.
+fn is_open(message: &Value) -> bool {
+    ["tool_calls", THOUGHTS].iter().any(|field| message.get(field).is_some())
+}
+
+/// Thoughts begin a turn. Their summary is no more than they are, and what is in cipher nobody here can read.
+fn thoughts(turns: &mut Turns, mut item: Fields) -> Result<()> {
+    let text = if item.has("content") { content(&mut item, "content", &[THOUGHT], false)? } else { String::new() };
+    item.ignore(&["summary", "encrypted_content"]);
+    item.end()?;
+    if !text.is_empty() {
+        turns.say("assistant", String::new());
+        turns.think(&text);
     }
     Ok(())
 }

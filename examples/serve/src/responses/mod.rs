@@ -47,7 +47,9 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     fields.end()?;
     let prompt = prompt(served, &conversation, tools.as_ref(), Turn::next())?;
     let tasks = parameters.tasks(served, &prompt)?.collect();
-    let output = Output::new(Tools::parser(tools.as_ref(), served));
+    let form = parameters.request.grammar.is_some();
+    let tokenizer = scored.then(|| served.tokenizer.clone());
+    let output = Output::new(Tools::parser(tools.as_ref(), served, &prompt, form), tokenizer);
     let response = Response::new(served, output, scored, prompt.len(), echo);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(response)), stream: parameters.stream })
 }

@@ -24,7 +24,7 @@ fn ask(address: SocketAddr, body: &Value) -> Value {
 }
 
 /// The message that a stream's events come to, checked as a reader who trusts nothing would.
-fn stream(address: SocketAddr, body: &Value) -> Value {
+pub fn stream(address: SocketAddr, body: &Value) -> Value {
     let reply = post(address, PATH, &with(body.clone(), &json!({"stream": true})));
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{}", reply.text());
     let events = reply.named_events();
@@ -59,6 +59,10 @@ fn replayed(events: &[Value]) -> Vec<Value> {
             "content_block_delta" if event["delta"]["type"] == "text_delta" => {
                 let text = &mut blocks.last_mut().unwrap()["text"];
                 *text = json!(format!("{}{}", text.as_str().unwrap(), event["delta"]["text"].as_str().unwrap()));
+            }
+            "content_block_delta" if event["delta"]["type"] == "thinking_delta" => {
+                let text = &mut blocks.last_mut().unwrap()["thinking"];
+                *text = json!(format!("{}{}", text.as_str().unwrap(), event["delta"]["thinking"].as_str().unwrap()));
             }
             "content_block_delta" => {
                 assert_eq!(event["delta"]["type"], "input_json_delta");

@@ -155,7 +155,7 @@ const BAD: [(&str, &str, &str); 50] = [
     ("n", "n", "0 2 \"1\""),
     ("temperature", "temperature", "-0.1 2.5 1e39 \"1\""),
     ("top_p", "top_p", "1.1 \"1\""),
-    ("top_k", "top_k", "-1 1.5"),
+    ("top_k", "top_k", "-2 1.5"),
     ("stop", "stop", "\"a\" [\"a\"] 1"),
     (
         "stop_sequences",

@@ -18,7 +18,7 @@ const PARAMETERS: [Case; 36] = [
     ("temperature", "temperature", "-0.1 2.1 1e39 1e308 \"1\" true [] {} -1e-9"),
     ("top_p", "top_p", "-0.1 1.1 1e39 \"1\" [1]"),
     ("min_p", "min_p", "-0.1 1.0001 1e39 {}"),
-    ("top_k", "top_k", "-1 1.5 1e3 9223372036854775808 18446744073709551616 \"1\""),
+    ("top_k", "top_k", "-2 1.5 1e3 9223372036854775808 18446744073709551616 \"1\""),
     ("presence_penalty", "presence_penalty", "-2.1 2.1 1e39 \"\""),
     ("frequency_penalty", "frequency_penalty", "-2.1 2.1 -1e39 []"),
     ("repetition_penalty", "repetition_penalty", "0 -1 1e39 1e-39 false"),
@@ -176,13 +176,14 @@ const EMBEDDINGS: [Case; 4] = [
 ];
 
 /// Those of responses that chats have not, or have in another place.
-const RESPONSES: [Case; 49] = [
-    ("input", "input", "null 1 true {} []"),
+const RESPONSES: [Case; 50] = [
+    ("input", "input", "null 1 true {} [] [{\"type\":\"reasoning\",\"summary\":[]}]"),
+    ("input", "input[0].content", "[{\"type\":\"reasoning\",\"content\":1}]"),
     ("input", "input[0]", "[1] [null] [[]] [\"hi\"]"),
     (
         "input",
         "input[0].type",
-        "[{\"type\":\"reasoning\",\"summary\":[]}] [{\"type\":\"item_reference\",\"id\":\"a\"}] [{\"type\":1}] [{\"type\":\"web_search_call\"}]",
+        "[{\"type\":\"item_reference\",\"id\":\"a\"}] [{\"type\":1}] [{\"type\":\"web_search_call\"}]",
     ),
     (
         "input",
@@ -229,7 +230,7 @@ const RESPONSES: [Case; 49] = [
     ("max_completion_tokens", "max_completion_tokens", "5"),
     ("n", "n", "0 2 \"1\""),
     ("temperature", "temperature", "2.5 1e39 \"1\""),
-    ("top_k", "top_k", "-1 1.5"),
+    ("top_k", "top_k", "-2 1.5"),
     ("seed", "seed", "1.5 []"),
     ("stream", "stream", "1 \"true\""),
     ("stream_options", "stream_options", "{} 1 {\"include_obfuscation\":false}"),

@@ -18,5 +18,6 @@ mod similarity;
 mod smollm2;
 mod structured;
 mod subject;
+mod thoughts;
 mod tokens;
 mod tools;

@@ -27,7 +27,7 @@ fn ask(address: SocketAddr, body: &Value) -> Value {
 }
 
 /// The events of a stream, and the response that they come to, checked as a reader who trusts nothing would.
-fn stream(address: SocketAddr, body: &Value) -> (Vec<Value>, Value) {
+pub fn stream(address: SocketAddr, body: &Value) -> (Vec<Value>, Value) {
     let reply = post(address, PATH, &with(body.clone(), &json!({"stream": true})));
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{}", reply.text());
     let events = reply.numbered_events();
@@ -88,6 +88,11 @@ fn apply(item: &mut Value, kind: &str, event: &Value) {
             let part = &item["content"][0];
             assert_eq!((&event["text"], &event["logprobs"]), (&part["text"], &part["logprobs"]), "{event}");
         }
+        "response.reasoning_text.delta" => {
+            let part = &mut item["content"][0];
+            part["text"] = joined(&part["text"], &event["delta"]);
+        }
+        "response.reasoning_text.done" => assert_eq!(event["text"], item["content"][0]["text"], "{event}"),
         "response.content_part.done" => assert_eq!(event["part"], item["content"][0], "{event}"),
         "response.function_call_arguments.delta" => item["arguments"] = joined(&item["arguments"], &event["delta"]),
         "response.function_call_arguments.done" => assert_eq!(event["arguments"], item["arguments"], "{event}"),
