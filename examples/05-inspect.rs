@@ -75,7 +75,13 @@ fn header(checkpoint: &Checkpoint) -> Result<()> {
         "heads      {} of {}, {} for keys and values\n",
         config.heads, config.head_dim, config.kv_heads
     ))?;
+    if config.head_norms {
+        print("           of which those of queries and of keys are normed\n")?;
+    }
     print(format_args!("context    {} tokens, rope {:?}\n", config.context, config.rope.scaling))?;
+    if !config.rope.unturned.is_empty() {
+        print(format_args!("           without it in layers {:?}\n", config.rope.unturned))?;
+    }
     let head = match config.head {
         Head::Own => "its own",
         Head::Tied => "tied to the embedding",

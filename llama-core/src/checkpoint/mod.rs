@@ -86,6 +86,10 @@ impl Checkpoint {
         let end_tokens = gguf::end_tokens(metadata)?.into_iter().map(|id| (id, within())).collect();
         let chat_template = metadata.string("tokenizer.chat_template")?.map(|source| (within(), source.to_owned()));
         let roles = roles(&shards, &config, |name| Some(name.gguf()))?;
+        if let Some(name) = Name::all(&config).find(|&name| gguf::needs(&config, name) && !roles.contains_key(&name)) {
+            let problem = format!("is missing, and a {} needs it", config.architecture);
+            return Err(Error::tensor(name.gguf(), problem)).in_file(shards.list());
+        }
         Ok(Checkpoint {
             path: path.to_owned(),
             config,

@@ -155,6 +155,10 @@ fn tensors_are_those_of_the_family() {
         (open_bytes(&replaced(&qwen3, "qwen3", "qwen2")), "_norm.weight, a norm of"),
         (open_bytes(&replaced(&qwen2, "qwen2", "qwen3")), "attn_q_norm.weight: is missing"),
         (open_bytes(&replaced(&qwen3, "attn_q_norm", "attn_q_nurm")), "attn_q_nurm"),
+        (
+            open_bytes(&replaced(&qwen2, "blk.1.attn_k.bias", "xlk.1.attn_k.bias")),
+            "blk.1.attn_k.bias: is missing, and a qwen2",
+        ),
     ] {
         let error = found.err().unwrap().to_string();
         assert!(error.contains(says), "{says}: {error}");

@@ -39,15 +39,22 @@ pub(crate) struct Traits {
     has_temperature: bool,
     /// Whether heads of queries and keys are normed.
     head_norms: bool,
+    /// Whether queries, keys and values have biases, and must.
+    biased: bool,
     /// Which columns of a head turn together.
     pub(crate) layout: RopeLayout,
     /// Every how many layers there is one that does not turn.
     unturned: Option<usize>,
 }
 
-const LLAMA: Traits =
-    Traits { has_temperature: false, head_norms: false, layout: RopeLayout::Interleaved, unturned: None };
-const QWEN2: Traits = Traits { layout: RopeLayout::Halves, ..LLAMA };
+const LLAMA: Traits = Traits {
+    has_temperature: false,
+    head_norms: false,
+    biased: false,
+    layout: RopeLayout::Interleaved,
+    unturned: None,
+};
+const QWEN3: Traits = Traits { head_norms: true, layout: RopeLayout::Halves, ..LLAMA };
 
 macro_rules! spelling {
     ($name:literal, $traits:expr) => {
@@ -92,8 +99,8 @@ const ARCHITECTURES: [Spelling; 5] = [
     spelling!("llama", LLAMA),
     // Ministral 3 and Devstral 2.
     spelling!("mistral3", Traits { has_temperature: true, ..LLAMA }),
-    spelling!("qwen2", QWEN2),
-    spelling!("qwen3", Traits { head_norms: true, ..QWEN2 }),
+    spelling!("qwen2", Traits { head_norms: false, biased: true, ..QWEN3 }),
+    spelling!("qwen3", QWEN3),
     spelling!("smollm3", Traits { unturned: Some(4), ..LLAMA }),
 ];
 /// Their names, for errors.
@@ -153,6 +160,12 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
     // Only now is it known that there are not too many.
     config.rope.unturned = spelling.traits.unturned(layers);
     Ok(config)
+}
+
+/// Whether a model of that configuration cannot do without a bias.
+pub(in crate::checkpoint) fn needs(config: &Config, bias: Name) -> bool {
+    let biased = matches!(bias, Name::QBias(_) | Name::KBias(_) | Name::VBias(_));
+    biased && traits(&config.architecture).is_some_and(|traits| traits.biased)
 }
 
 /// It grows beyond the context that there was before it was stretched.

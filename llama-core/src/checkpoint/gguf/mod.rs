@@ -35,8 +35,8 @@ use super::map::Map;
 use super::view::TensorView;
 use crate::error::{Error, InFile, Result};
 
-pub(super) use config::config;
 pub(crate) use config::{READ, Traits, traits};
+pub(super) use config::{config, needs};
 pub(super) use split::open_all;
 pub(super) use vocabulary::{check_vocabulary, end_tokens};
 
