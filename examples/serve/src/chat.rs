@@ -14,7 +14,7 @@ use crate::calls::{Call, Parser, Said};
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, Layout};
 use crate::format::{grammar, within};
-use crate::messages::Conversation;
+use crate::messages::{Conversation, THOUGHTS};
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::scores;
@@ -32,7 +32,7 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let mut parameters = Parameters::take(served, &mut fields, bounds.choices)?;
     parameters.request.max_tokens = max_tokens(&mut fields)?;
     parameters.request.sampling.logprobs = logprobs(&mut fields)?;
-    let shown = fields.switch("include_reasoning")?.unwrap_or(true);
+    let told = fields.switch("include_reasoning")?.unwrap_or(true);
     let tools = Tools::take(&mut fields, Layout::Nested)?;
     let format = fields.object("response_format")?;
     parameters.request.grammar = grammar(served, Layout::Nested, format, &mut fields, tools.as_ref())?;
@@ -45,9 +45,11 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let (scored, form) = (request.sampling.logprobs.is_some(), request.grammar.is_some());
     let style = Chat {
         tokenizer: scored.then(|| served.tokenizer.clone()),
-        parsers: tasks.iter().map(|_| Tools::parser(tools.as_ref(), served, &prompt, form)).collect(),
+        parsers: tasks
+            .iter()
+            .map(|_| Tools::parser(tools.as_ref(), served, &prompt, form).telling_thoughts(told))
+            .collect(),
         tools: tools.is_some(),
-        shown,
     };
     let texts = Texts::new(served, style, (1, tasks.len()), prompt.len()).including_usage(parameters.include_usage);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(texts)), stream: parameters.stream })
@@ -174,20 +176,12 @@ struct Chat {
     parsers: Vec<Parser>,
     /// Whether tools may be called.
     tools: bool,
-    /// Whether thoughts are told.
-    shown: bool,
 }
 
 impl Chat {
     fn logprobs(&self, scores: &[Score]) -> Value {
         let object = |tokenizer| json!({"content": scores::objects(tokenizer, scores), "refusal": null});
         self.tokenizer.as_deref().map_or(Value::Null, object)
-    }
-
-    /// What the client is to be told of what was said.
-    fn told(&self, mut said: Vec<Said>) -> Vec<Said> {
-        said.retain(|said| self.shown || !matches!(said, Said::Thought(_)));
-        said
     }
 
     /// Why a choice ended: a text with calls waits for their answers, unless it was cut off.
@@ -203,7 +197,7 @@ impl Chat {
 fn deltas(said: Said) -> Vec<Value> {
     let call = |call: Value| json!({"tool_calls": [call]});
     match said {
-        Said::Thought(text) => vec![json!({"reasoning_content": text})],
+        Said::Thought(text) => vec![json!({THOUGHTS: text})],
         Said::Text(text) => vec![json!({"content": text})],
         Said::Call(Call { id, index, name, arguments }) => vec![
             call(json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}})),
@@ -230,7 +224,7 @@ fn message(said: Vec<Said>) -> Value {
     }
     let mut message = json!({"role": "assistant", "content": content, "refusal": null});
     if !thoughts.is_empty() {
-        message["reasoning_content"] = thoughts.into();
+        message[THOUGHTS] = thoughts.into();
     }
     if !calls.is_empty() {
         if content.is_empty() {
@@ -255,7 +249,7 @@ impl Style for Chat {
         let said = [parser.push(&completion.text), parser.end()].concat();
         json!({
             "index": index,
-            "message": message(self.told(said)),
+            "message": message(said),
             "logprobs": self.logprobs(scores),
             "finish_reason": self.reason(index, reason(&completion.finish)),
         })
@@ -269,8 +263,7 @@ impl Style for Chat {
 
     /// Scores go out as they come, though their text may be held back.
     fn pieces(&mut self, index: usize, text: &str, scores: &[Score]) -> Vec<Value> {
-        let said = self.parsers[index].push(text);
-        let mut deltas: Vec<Value> = self.told(said).into_iter().flat_map(deltas).collect();
+        let mut deltas: Vec<Value> = self.parsers[index].push(text).into_iter().flat_map(deltas).collect();
         if deltas.is_empty() && !scores.is_empty() {
             deltas.push(if self.tools { json!({}) } else { json!({"content": ""}) });
         }
@@ -279,8 +272,7 @@ impl Style for Chat {
     }
 
     fn endings(&mut self, index: usize, reason: &'static str) -> Vec<Value> {
-        let held = self.parsers[index].end();
-        let held = self.told(held).into_iter().flat_map(deltas);
+        let held = self.parsers[index].end().into_iter().flat_map(deltas);
         let held = held.map(|delta| chunk(index, delta, Value::Null, None));
         held.chain([chunk(index, json!({}), Value::Null, Some(self.reason(index, reason)))]).collect()
     }

@@ -56,7 +56,7 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     let bounded = bound(&mut parameters.request, most, served.context.saturating_sub(prompt.len()));
     let tasks = parameters.tasks(served, &prompt)?.collect();
     let parser = Tools::parser(tools, served, &prompt, parameters.request.grammar.is_some());
-    let reply = Reply::new(served, parser, asked.thinks, prompt.len(), bounded);
+    let reply = Reply::new(served, parser.telling_thoughts(asked.thinks), prompt.len(), bounded);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(reply)), stream: parameters.stream })
 }
 

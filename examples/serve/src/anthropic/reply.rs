@@ -17,8 +17,6 @@ pub struct Reply {
     id: String,
     model: String,
     parser: Parser,
-    /// Whether thoughts are told.
-    thinks: bool,
     /// Whether `max_tokens` ends the text, and not the context.
     bounded: bool,
     prompt_tokens: usize,
@@ -42,14 +40,13 @@ enum Kind {
 }
 
 impl Reply {
-    /// Nothing yet, of a text that `parser` reads, and whose thoughts are told if it `thinks`; of a request with `prompt_tokens` that
-    /// is `bounded` by `max_tokens`, or else by the context.
-    pub fn new(served: &Served, parser: Parser, thinks: bool, prompt_tokens: usize, bounded: bool) -> Self {
+    /// Nothing yet, of a text that `parser` reads; of a request with `prompt_tokens` that is `bounded` by `max_tokens`, or else by
+    /// the context.
+    pub fn new(served: &Served, parser: Parser, prompt_tokens: usize, bounded: bool) -> Self {
         Reply {
             id: format!("msg_{}", unique()),
             model: served.name.clone(),
             parser,
-            thinks,
             bounded,
             prompt_tokens,
             cached_tokens: 0,
@@ -70,7 +67,6 @@ impl Reply {
             said.append(&mut self.parser.end());
             self.stop = self.stop(&completion.finish);
         }
-        said.retain(|said| self.thinks || !matches!(said, Said::Thought(_)));
         said
     }
 

@@ -93,6 +93,8 @@ pub fn arguments(text: &str) -> serde_json::Result<Map<String, Value>> {
 /// Reads one text.
 pub struct Parser {
     thoughts: Thoughts,
+    /// Whether thoughts are told, and not only told apart.
+    told: bool,
     /// Names of functions that may be called.
     functions: Arc<BTreeSet<String>>,
     /// Calls that may still come.
@@ -145,7 +147,18 @@ impl Parser {
             Spelling::Mistral => Order::Any,
         };
         let (tag, held, place) = (Some(OPENING), String::new(), Place::Between);
-        Parser { thoughts: Thoughts::none(), functions, left: most, spelling, calls: 0, order, tag, held, place }
+        Parser {
+            thoughts: Thoughts::none(),
+            told: true,
+            functions,
+            left: most,
+            spelling,
+            calls: 0,
+            order,
+            tag,
+            held,
+            place,
+        }
     }
 
     /// At the beginning of a text in which nothing is called: all of it is words.
@@ -156,6 +169,11 @@ impl Parser {
     /// The same of a text that begins with `thoughts`.
     pub fn after(self, thoughts: Thoughts) -> Self {
         Parser { thoughts, ..self }
+    }
+
+    /// The same; thoughts are left out unless they are to be `told`.
+    pub fn telling_thoughts(self, told: bool) -> Self {
+        Parser { told, ..self }
     }
 
     /// What tells thoughts apart, as it is now.
@@ -170,10 +188,15 @@ impl Parser {
 
     /// What is certain once `text` has come.
     pub fn push(&mut self, text: &str) -> Vec<Said> {
-        let (thought, text) = self.thoughts.push(text);
-        let mut said: Vec<Said> = (!thought.is_empty()).then_some(Said::Thought(thought)).into_iter().collect();
-        said.extend(self.answer(&text));
-        said
+        let parts = self.thoughts.push(text);
+        self.parts(parts)
+    }
+
+    /// What is certain once these have come: thoughts, and what follows them.
+    fn parts(&mut self, (thought, text): (String, String)) -> Vec<Said> {
+        let thought = Some(thought).filter(|thought| self.told && !thought.is_empty());
+        let answer = self.answer(&text);
+        thought.map(Said::Thought).into_iter().chain(answer).collect()
     }
 
     /// What is certain of the answer once `text` has come of it.
@@ -194,9 +217,8 @@ impl Parser {
 
     /// What was held back: nothing more will come.
     pub fn end(&mut self) -> Vec<Said> {
-        let (thought, text) = self.thoughts.end();
-        let mut said: Vec<Said> = (!thought.is_empty()).then_some(Said::Thought(thought)).into_iter().collect();
-        said.extend(self.answer(&text));
+        let parts = self.thoughts.end();
+        let mut said = self.parts(parts);
         said.extend(self.rest());
         said
     }
