@@ -1,16 +1,13 @@
 //! Messages, as Anthropic's API has them, are chats in other words: the same prompts, the same texts, told whole or as they come.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use llama_serve::{Bounds, Options};
+use llama_serve::Options;
 use serde_json::{Value, json};
 
-use crate::client::{Client, post};
-use crate::responses::{chat_answer, chat_call, listening, with};
-use crate::subject::{engine, engine_options, hooked, serve, serve_template, server};
+use crate::client::post;
+use crate::responses::{breaking, chat_answer, chat_call, listening, with};
+use crate::subject::{engine, engine_options, serve_template, server};
 use crate::tools::{MISTRAL, SHORT, Script, TEMPLATE};
 
 pub const PATH: &str = "/v1/messages";
@@ -490,27 +487,8 @@ fn thinking_turns_the_templates_switch() {
 
 #[test]
 fn a_stream_that_fails_ends_with_an_error() {
-    let broken = Arc::new(AtomicBool::new(false));
-    let hook = broken.clone();
-    let failing = hooked(
-        engine_options(),
-        Box::new(move |_, logits| {
-            std::thread::sleep(Duration::from_millis(5));
-            if hook.load(Ordering::Relaxed) {
-                logits.fill(f32::NAN);
-            }
-            Ok(())
-        }),
-    );
-    let server = serve(failing, Bounds::default());
     let body = json!({"messages": [user(json!("Once"))], "stream": true, "ignore_eos": true, "max_tokens": 450});
-    let mut client = Client::connect(server.address());
-    client.post(PATH, &body.to_string());
-    let mut reply = client.head().unwrap();
-    while let Some(chunk) = client.chunk().filter(|chunk| !chunk.is_empty()) {
-        reply.body.extend(chunk);
-        broken.fetch_or(reply.text().contains("text_delta"), Ordering::Relaxed);
-    }
+    let (server, reply) = breaking(PATH, &body, "text_delta");
     let last = reply.named_events().pop().unwrap();
     assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!("api_error")));
     assert!(last["error"]["message"].as_str().unwrap().contains("NaN"), "{last}");

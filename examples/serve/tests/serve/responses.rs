@@ -9,7 +9,7 @@ use llama_core::engine::EngineOptions;
 use llama_serve::{Bounds, Options, Server};
 use serde_json::{Value, json};
 
-use crate::client::{Client, post};
+use crate::client::{Client, Reply, post};
 use crate::subject::{engine, engine_options, hooked, serve, serve_template, server};
 use crate::tools::{MISTRAL, SHORT, Script, TEMPLATE};
 
@@ -224,6 +224,32 @@ fn scores_are_a_chats() {
     let (status, _, param) = post(server.address(), PATH, &with(body, &tools)).error();
     assert_eq!((status, param.as_deref()), (400, Some("include")));
     assert!(server.stop());
+}
+
+/// A server whose logits are not finite any more once its answer to `body`, which comes back, has said `once`.
+pub fn breaking(path: &str, body: &Value, once: &str) -> (Server, Reply) {
+    let broken = Arc::new(AtomicBool::new(false));
+    let hook = broken.clone();
+    let failing = hooked(
+        engine_options(),
+        Box::new(move |_, logits| {
+            std::thread::sleep(Duration::from_millis(5));
+            if hook.load(Ordering::Relaxed) {
+                logits.fill(f32::NAN);
+            }
+            Ok(())
+        }),
+    );
+    let server = serve(failing, Bounds::default());
+    let mut client = Client::connect(server.address());
+    client.post(path, &body.to_string());
+    let mut reply = client.head().unwrap();
+    while let Some(chunk) = client.chunk().filter(|chunk| !chunk.is_empty()) {
+        reply.body.extend(chunk);
+        // An error that comes before a stream has begun is its status.
+        broken.fetch_or(reply.text().contains(once), Ordering::Relaxed);
+    }
+    (server, reply)
 }
 
 /// A server, and the tokens of all its prompts so far.
@@ -463,28 +489,8 @@ fn an_answer_keeps_to_its_schema() {
 
 #[test]
 fn a_stream_that_fails_ends_with_a_response_that_says_so() {
-    let broken = Arc::new(AtomicBool::new(false));
-    let hook = broken.clone();
-    let failing = hooked(
-        engine_options(),
-        Box::new(move |_, logits| {
-            std::thread::sleep(Duration::from_millis(5));
-            if hook.load(Ordering::Relaxed) {
-                logits.fill(f32::NAN);
-            }
-            Ok(())
-        }),
-    );
-    let server = serve(failing, Bounds::default());
     let body = json!({"input": "Once", "temperature": 0, "stream": true, "ignore_eos": true, "max_output_tokens": 450});
-    let mut client = Client::connect(server.address());
-    client.post(PATH, &body.to_string());
-    let mut reply = client.head().unwrap();
-    while let Some(chunk) = client.chunk().filter(|chunk| !chunk.is_empty()) {
-        reply.body.extend(chunk);
-        // An error that comes before a stream has begun is its status.
-        broken.fetch_or(reply.text().contains("output_text.delta"), Ordering::Relaxed);
-    }
+    let (server, reply) = breaking(PATH, &body, "output_text.delta");
     let events = reply.numbered_events();
     let response = &events.last().unwrap()["response"];
     assert_eq!(events.last().unwrap()["type"], "response.failed");
