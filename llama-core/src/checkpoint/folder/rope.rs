@@ -29,7 +29,8 @@ pub(super) fn temperature(json: Object<'_>, context: usize) -> Result<Option<Tem
     }
 }
 
-/// `theta` is the base where no key tells one; `has_temperature` where the model is one whose parameters may tell of the temperature of attention.
+/// `theta` is the base where no key tells one; `has_temperature` where the model is one whose parameters may tell of the temperature
+/// of attention.
 pub(super) fn rope(
     json: Object<'_>,
     head_dim: usize,

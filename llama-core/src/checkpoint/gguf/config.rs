@@ -106,9 +106,14 @@ const ARCHITECTURES: [Spelling; 5] = [
 /// Their names, for errors.
 pub(crate) const READ: &str = "\"llama\", \"mistral3\", \"qwen2\", \"qwen3\" and \"smollm3\"";
 
+/// How an architecture spells what is read, if it is.
+fn spelling(architecture: &str) -> Option<Spelling> {
+    ARCHITECTURES.into_iter().find(|spelling| spelling.name == architecture)
+}
+
 /// What no key tells of an architecture, if it is read.
 pub(crate) fn traits(architecture: &str) -> Option<Traits> {
-    ARCHITECTURES.into_iter().find(|spelling| spelling.name == architecture).map(|spelling| spelling.traits)
+    spelling(architecture).map(|spelling| spelling.traits)
 }
 
 impl Traits {
@@ -192,9 +197,7 @@ fn per_layer(metadata: &Metadata, key: &str, layers: usize) -> Result<Option<usi
 fn architecture(metadata: &Metadata) -> Result<Spelling> {
     let key = "general.architecture";
     let name = metadata.string(key)?.ok_or_else(|| missing(key))?;
-    ARCHITECTURES
-        .into_iter()
-        .find(|spelling| spelling.name == name)
+    spelling(name)
         .ok_or_else(|| Error::unsupported(format!("{key} {name:?}"), format!("models of architecture {READ} are read")))
 }
 
