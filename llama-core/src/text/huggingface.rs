@@ -276,7 +276,7 @@ fn byte_level_pattern(whole: &Node<'_>, parts: &[Node<'_>]) -> Result<Pattern> {
     if last.get("add_prefix_space").bool_or(true)? {
         return Err(last.get("add_prefix_space").unsupported());
     }
-    let regexes = cuts.iter().map(cut_regex).collect::<Result<Vec<&str>>>()?;
+    let regexes = cuts.iter().map(|cut| cut_regex(cut, cuts.len() == 1)).collect::<Result<Vec<&str>>>()?;
     match (regexes.as_slice(), last.get("use_regex").bool_or(true)?) {
         ([], true) => Ok(Pattern::Gpt2),
         ([r"\p{N}"], true) => Ok(Pattern::SmolLm),
@@ -288,13 +288,16 @@ fn byte_level_pattern(whole: &Node<'_>, parts: &[Node<'_>]) -> Result<Pattern> {
     }
 }
 
-/// The expression whose matches a part cuts out: of `Digits`, one by one, `\p{N}`.
-fn cut_regex<'a>(part: &Node<'a>) -> Result<&'a str> {
+/// The expression whose matches a part cuts out: of `Digits`, one by one, `\p{N}`. The words of a part that is `alone` may as well
+/// be what it matches, since the expressions that are known match all of a text.
+fn cut_regex<'a>(part: &Node<'a>, alone: bool) -> Result<&'a str> {
     match part.kind()? {
         "Digits" if part.get("individual_digits").bool_or(false)? => Ok(r"\p{N}"),
-        "Split" if part.get("behavior").str()? == "Isolated" && !part.get("invert").bool_or(false)? => {
-            part.get("pattern").get("Regex").str()
-        }
+        "Split" => match (part.get("behavior").str()?, part.get("invert").bool_or(false)?) {
+            ("Isolated", false) => part.get("pattern").get("Regex").str(),
+            ("Removed", true) if alone => part.get("pattern").get("Regex").str(),
+            _ => Err(part.unsupported()),
+        },
         _ => Err(part.unsupported()),
     }
 }

@@ -23,6 +23,8 @@ pub enum Pattern {
     SingleDigits,
     /// Mistral Nemo: a word also ends where lower case is followed by upper case.
     Tekken,
+    /// GPT-4o (Phi-4-mini): as [`Pattern::Tekken`], but a word takes a contraction after it, and digits go in threes.
+    Gpt4o,
     /// GPT-2: contractions in lower case, digits together, one space before a word.
     Gpt2,
     /// SmolLM, StarCoder, Command-R: every digit alone first, then [`Pattern::Gpt2`] on what lies between.
@@ -42,7 +44,7 @@ pub enum Pattern {
 const CONTRACTIONS: [&str; 7] = ["s", "t", "re", "ve", "m", "ll", "d"];
 
 /// `Split` patterns of `tokenizer.json` files, letter by letter.
-const REGEXES: [(&str, Pattern); 5] = [
+const REGEXES: [(&str, Pattern); 6] = [
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         Pattern::Llama3,
@@ -54,6 +56,10 @@ const REGEXES: [(&str, Pattern); 5] = [
     (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         Pattern::Tekken,
+    ),
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        Pattern::Gpt4o,
     ),
     (
         concat!(
@@ -94,6 +100,7 @@ impl Pattern {
             | "dbrx" | "smaug-bpe" => Pattern::Llama3,
             "qwen2" | "stablelm2" | "deepseek-r1-qwen" | "megrez" => Pattern::SingleDigits,
             "tekken" => Pattern::Tekken,
+            "gpt-4o" | "llama4" => Pattern::Gpt4o,
             "gpt-2" | "phi-2" | "mpt" | "olmo" | "mellum" | "trillion" => Pattern::Gpt2,
             "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => Pattern::SmolLm,
             "default" => Pattern::Default,
@@ -102,7 +109,7 @@ impl Pattern {
             "deepseek-coder" => Pattern::DeepseekCoder,
             "deepseek-llm" => Pattern::DeepseekLlm,
             _ => {
-                let advice = "known pre-tokenizers are llama-bpe, smollm, tekken, qwen2, gpt-2, deepseek-llm, \
+                let advice = "known pre-tokenizers are llama-bpe, smollm, tekken, qwen2, gpt-2, gpt-4o, deepseek-llm, \
                               deepseek-coder, seed-coder, minicpm5, default and their other names";
                 return Err(Error::unsupported(format!("tokenizer.ggml.pre = {name:?}"), advice));
             }
@@ -116,6 +123,7 @@ impl Pattern {
             (Pattern::Llama3, false) => "smaug-bpe",
             (Pattern::SingleDigits, false) => "qwen2",
             (Pattern::Tekken, true) => "tekken",
+            (Pattern::Gpt4o, false) => "gpt-4o",
             (Pattern::Gpt2, false) => "gpt-2",
             (Pattern::SmolLm, false) => "smollm",
             (Pattern::Default, false) => "default",
@@ -152,7 +160,8 @@ impl Pattern {
             }),
             Pattern::DeepseekCoder => deepseek::coder(text, &mut word),
             Pattern::DeepseekLlm => deepseek::llm(text, &mut word),
-            Pattern::Tekken => each(text, tekken, &mut word),
+            Pattern::Tekken => each(text, |s| tekken(s, 1, |_| 0), &mut word),
+            Pattern::Gpt4o => each(text, |s| tekken(s, 3, |rest| contraction(rest, true).unwrap_or(0)), &mut word),
             Pattern::Gpt2 => each(text, gpt2, &mut word),
             Pattern::SmolLm => isolate(text, is_number, 1, &mut |part, digit| match digit {
                 true => word(part),
@@ -217,11 +226,13 @@ fn gpt2(s: &str) -> usize {
         .unwrap_or_else(|| spaces(s))
 }
 
-/// Length of the next word of Mistral Nemo's pattern.
-fn tekken(s: &str) -> usize {
+/// Length of the next word of Mistral Nemo's pattern, with at most `digits` digits together, and with what `after` takes of the
+/// text that follows letters.
+fn tekken(s: &str, digits: usize, after: fn(&str) -> usize) -> usize {
     cased_word(s, ends_lower)
         .or_else(|| cased_word(s, starts_upper))
-        .or_else(|| some(run_of(s, is_number, 1)))
+        .map(|n| n + after(&s[n..]))
+        .or_else(|| some(run_of(s, is_number, digits)))
         .or_else(|| punctuation(s, |c| matches!(c, '\r' | '\n' | '/')))
         .or_else(|| up_to_newline(s))
         .unwrap_or_else(|| spaces(s))

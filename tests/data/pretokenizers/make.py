@@ -21,6 +21,9 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
           r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
           r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT4O = TEKKEN.replace(r"\p{M}]+|", r"\p{M}]+" + CONTRACTION + "|").replace(r"\p{M}]*|", r"\p{M}]*" + CONTRACTION + "|")
+GPT4O = GPT4O.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 SEED = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}{1}").replace(r"[^\s\p{L}\p{N}]+[\r\n]*", "[^\\s\\p{L}\\p{N}\r\n]+")
 SEED = SEED.replace(r"\r\n", "\r\n")
 CASED = (
@@ -39,6 +42,7 @@ PIPELINES = {
     "minicpm5": [r"\p{N}{1,3}", LLAMA3.replace("{1,3}", "+")],
     "deepseek-coder": ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, DIGITS],
     "deepseek-llm": ["[\r\n]", rf"\s?[{CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", EAST_ASIAN, DIGITS],
+    "gpt-4o": [GPT4O],
 }
 # Classes of characters that the expressions tell apart.
 ALPHABET = [" "] * 8 + list("\n\r\t'\u00a0\u3000\u2003\u0085") + list("aszdDtTmMrRlLvVeEſxXéÉßǅʰªµΩ\u2126K\u212aʔΔԱաⴀ") \
