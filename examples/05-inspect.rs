@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use llama_core::backend::Backend;
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::Head;
+use llama_core::config::{Head, Multipliers};
 use llama_core::format::Format;
 use llama_core::{Loader, Result};
 use llama_examples::{ModelArgs, Use, exit, print};
@@ -77,6 +77,13 @@ fn header(checkpoint: &Checkpoint) -> Result<()> {
     ))?;
     if config.head_norms {
         print("           of which those of queries and of keys are normed\n")?;
+    }
+    if config.multipliers != Multipliers::default() {
+        let Multipliers { embedding, residual, logits, .. } = config.multipliers;
+        let attention = config.attention_scale();
+        print(format_args!(
+            "           embeddings times {embedding}, what layers add times {residual}, q . k times {attention}, logits over {logits}\n"
+        ))?;
     }
     print(format_args!("context    {} tokens, rope {:?}\n", config.context, config.rope.scaling))?;
     if !config.rope.unturned.is_empty() {

@@ -120,10 +120,10 @@ fn models_of_another_architecture() {
     let config = String::from_utf8(tiny("config.json")).unwrap().replace("llama", "gemma").replace("Llama", "Gemma");
     let place = folder(&[("model.gguf", &other), ("config.json", config.as_bytes())]);
     let words = "general.architecture \"gemma\" is not supported: models of architecture \"llama\", \"mistral3\", \"qwen2\", \
-                 \"qwen3\" and \"smollm3\" are read";
+                 \"qwen3\", \"smollm3\", \"phi3\", \"granite\" and \"seed_oss\" are read";
     says(&place.path().join("model.gguf"), "", words);
     let words = "model_type \"gemma\" with architecture \"GemmaForCausalLM\" is not supported: Llama, Mistral, \
-                 Ministral3, Qwen2, Qwen3 and SmolLM3 are read: ForCausalLM, ForSequenceClassification and Model";
+                 Ministral3, Qwen2, Qwen3, SmolLM3, Phi3, Granite and SeedOss are read: ForCausalLM, ForSequenceClassification and Model";
     says(place.path(), "config.json", words);
 }
 

@@ -358,9 +358,10 @@ impl Backend for Cuda {
         x.write(values)
     }
 
-    fn embed(&self, out: &mut Tensor, table: &Weight, plan: &Plan) -> Result<()> {
+    fn embed(&self, out: &mut Tensor, table: &Weight, scale: f32, plan: &Plan) -> Result<()> {
         assert_eq!(out.shape(), (plan.rows as usize, table.cols), "embed");
-        self.verb(Verb::Embed { out: out.matrix(), table: Segments(table.segments.clone()), tokens: plan.tokens() })
+        let table = Segments(table.segments.clone());
+        self.verb(Verb::Embed { out: out.matrix(), table, scale, tokens: plan.tokens() })
     }
 
     fn linear(&self, out: &mut Tensor, x: &Tensor, w: &Weight) -> Result<()> {

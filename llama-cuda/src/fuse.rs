@@ -24,6 +24,7 @@ pub(crate) enum Op {
     Embed {
         out: Matrix,
         table: Segments,
+        scale: f32,
         tokens: Address,
     },
     Linear {
@@ -185,7 +186,7 @@ fn is_dead(x: Matrix, later: &[Verb]) -> bool {
 
 fn alone(verb: &Verb) -> Op {
     match verb.clone() {
-        Verb::Embed { out, table, tokens } => Op::Embed { out, table, tokens },
+        Verb::Embed { out, table, scale, tokens } => Op::Embed { out, table, scale, tokens },
         Verb::Linear { out, x, weight } => Op::Linear { out, input: Input::Plain(x), weight, add: false },
         Verb::Norm { out, residual, norm } => Op::Norm { out, residual, x: None, norm },
         Verb::Add { acc, x } => Op::Add { acc, x },
@@ -244,7 +245,7 @@ mod tests {
         let weight = || Segments(Vec::new().into());
         let attend = attend(one_row_each);
         let norm = || Verb::Norm { out: x, residual, norm: GAIN };
-        let mut verbs = vec![Verb::Embed { out: residual, table: weight(), tokens: 0 }];
+        let mut verbs = vec![Verb::Embed { out: residual, table: weight(), scale: 1.0, tokens: 0 }];
         for _ in 0..layers {
             verbs.extend([
                 norm(),

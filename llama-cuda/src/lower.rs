@@ -47,7 +47,7 @@ impl Lower<'_> {
     /// Appends the launches of `op`.
     pub fn op(&self, op: &Op, launches: &mut Vec<Launch>) -> Result<()> {
         match op {
-            Op::Embed { out, table, tokens } => launches.push(self.embed(*out, table, *tokens)?),
+            Op::Embed { out, table, scale, tokens } => launches.push(self.embed(*out, table, *scale, *tokens)?),
             Op::Linear { out, input, weight, add } => return self.linear(*out, *input, weight, *add, launches),
             Op::Norm { out, residual, x, norm } => launches.push(self.norm(*out, *residual, *x, *norm)?),
             Op::Add { acc, x } => launches.push(self.add(*acc, *x)?),
@@ -67,10 +67,10 @@ impl Lower<'_> {
         Ok(Launch::new(self.kernels.get(name)?, name, grid, params))
     }
 
-    fn embed(&self, out: Matrix, table: &Segments, tokens: u64) -> Result<Launch> {
+    fn embed(&self, out: Matrix, table: &Segments, scale: f32, tokens: u64) -> Result<Launch> {
         let [segment] = &table.0[..] else { panic!("an embedding of {} segments", table.0.len()) };
-        let params =
-            Embed { table: segment.tiles.address(), tokens, out: out.address, hidden: out.cols, count: out.rows };
+        let (table, hidden, count) = (segment.tiles.address(), out.cols, out.rows);
+        let params = Embed { table, tokens, out: out.address, hidden, count, scale, unused: 0 };
         self.launch(segment.form.names().embed, [out.rows, 1, 1], &params)
     }
 

@@ -1,4 +1,5 @@
-//! What kernels are passed: `kernels/params.cuh`, `kernels/adapter.cuh` and the top of `kernels/head_norm.cu`, in Rust, field by field.
+//! What kernels are passed: `kernels/params.cuh`, `kernels/adapter.cuh` and the top of `kernels/{embed,head_norm}.cu`, in Rust, field by
+//! field.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -35,8 +36,8 @@ params! {
         weights: Address, input: Address, gather: Address, gain: Address, bias: Address, out: Address,
         rows: u32, inputs: u32, columns: u32, stride: u32, source: u32, sink: u32, eps: f32, unused: u32,
     }
-    /// `out[t] = table[tokens[t]]`
-    Embed { table: Address, tokens: Address, out: Address, hidden: u32, count: u32 }
+    /// `out[t] = table[tokens[t]] * scale`
+    Embed { table: Address, tokens: Address, out: Address, hidden: u32, count: u32, scale: f32, unused: u32 }
     /// Whole rows of a checkpoint's blocks to tiles.
     Repack { raw: Address, tiles: Address, rows: u32, inputs: u32, row_bytes: u32, unused: u32 }
     /// `out[r] = norm(residual[r] += x[r]) * gain`

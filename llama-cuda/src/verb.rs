@@ -11,7 +11,7 @@ use crate::weight::Segment;
 /// One call of the contract.
 #[derive(Debug, Clone)]
 pub(crate) enum Verb {
-    Embed { out: Matrix, table: Segments, tokens: Address },
+    Embed { out: Matrix, table: Segments, scale: f32, tokens: Address },
     Linear { out: Matrix, x: Matrix, weight: Segments },
     Norm { out: Matrix, residual: Matrix, norm: Gain },
     Add { acc: Matrix, x: Matrix },

@@ -281,9 +281,9 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn embed(&self, out: &mut Tensor, table: &Weight, plan: &Plan) -> Result<()> {
+    fn embed(&self, out: &mut Tensor, table: &Weight, scale: f32, plan: &Plan) -> Result<()> {
         assert_eq!(out.shape(), (plan.tokens.len(), table.cols()), "embed");
-        ops::embed::embed(&self.threads, out.data_mut(), table, &plan.tokens);
+        ops::embed::embed(&self.threads, out.data_mut(), table, scale, &plan.tokens);
         Ok(())
     }
 

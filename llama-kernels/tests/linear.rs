@@ -374,12 +374,15 @@ fn rows_decode_to_the_bits_of_their_format() {
 fn embedding_takes_rows_in_any_order() {
     let matrix = Matrix::new(Format::Q6_K, 60, 256, false, &mut Random(8));
     let (w, tokens) = (weight(&[matrix], Numerics::Default), [59, 0, 17, 17]);
-    let mut out = vec![0.0; 4 * 256];
-    embed(&Threads::new(2).unwrap(), &mut out, &w, &tokens);
-    for (out, token) in out.chunks_exact(256).zip(tokens) {
-        let mut row = vec![0.0; 256];
-        w.decode_row(token as usize, &mut row);
-        assert_eq!(out, row);
+    for scale in [1.0, 12.0 / 0.22] {
+        let mut out = vec![0.0; 4 * 256];
+        embed(&Threads::new(2).unwrap(), &mut out, &w, scale, &tokens);
+        for (out, token) in out.chunks_exact(256).zip(tokens) {
+            let mut row = vec![0.0; 256];
+            w.decode_row(token as usize, &mut row);
+            row.iter_mut().for_each(|number| *number *= scale);
+            assert_eq!(out, row, "times {scale}");
+        }
     }
 }
 

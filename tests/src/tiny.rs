@@ -1,4 +1,4 @@
-//! Fourteen random checkpoints of Llama's family and of its likes with transformers' float32 logits and greedy continuations, and the
+//! Seventeen random checkpoints of Llama's family and of its likes with transformers' float32 logits and greedy continuations, and the
 //! schedules they are run through.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::arrays::Arrays;
 use crate::models::{Feed, Machine, data, limits, run};
 
 /// Their names.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 17] = [
     "llama2-mha",
     "llama3-gqa",
     "llama31-rope",
@@ -27,6 +27,9 @@ pub const NAMES: [&str; 14] = [
     "qwen2",
     "qwen3",
     "smollm3",
+    "phi3",
+    "granite",
+    "seed_oss",
 ];
 
 /// One checkpoint, and what transformers makes of it.

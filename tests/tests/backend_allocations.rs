@@ -68,7 +68,7 @@ fn steps<B: Backend>(b: &B) -> Result<usize> {
             .into_iter()
             .for_each(|tensor| tensor.set_rows(batch.rows()));
         b.replay(|| {
-            b.embed(&mut residual, &wide, &plan)?;
+            b.embed(&mut residual, &wide, 1.0, &plan)?;
             b.norm_linear(&mut qkv, &mut y, &residual, Norm { gain: &gain, eps: 1e-5 }, &wide)?;
             b.adapt(&mut qkv, &mut low, &y, &adapters, &plan, Stage::Tokens)?;
             b.rope_and_store(&mut qkv, &mut kv, 0, &plan)?;

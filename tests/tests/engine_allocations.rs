@@ -8,7 +8,7 @@ use llama_core::Result;
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{Batch, BlockId};
 use llama_core::checkpoint::Checkpoint;
-use llama_core::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling};
+use llama_core::config::{Config, Head, Multipliers, Pooling, ProblemType, Rope, RopeScaling};
 use llama_core::engine::draft::DraftModel;
 use llama_core::engine::{Embed, Engine, EngineOptions, Request};
 use llama_core::model::Model;
@@ -91,6 +91,7 @@ fn engine(tokenizer: Option<Arc<Tokenizer>>, drafts: usize) -> Engine {
         window: None,
         head_norms: false,
         temperature: None,
+        multipliers: Multipliers::default(),
         head: Head::Tied,
         pooling: Pooling::Last,
         labels: Vec::new(),

@@ -19,9 +19,7 @@ use crate::error::{Error, InFile, Result};
 #[derive(Debug, Clone, Copy)]
 pub struct Bound<'a> {
     adapter: &'a Adapter,
-    /// Of the base.
-    layout: RopeLayout,
-    head_dim: usize,
+    base: &'a Config,
 }
 
 impl Adapter {
@@ -31,12 +29,12 @@ impl Adapter {
     /// [`Error::Tensor`] that names the tensor and both shapes where the base has no such matrix, or one of another shape.
     /// [`Error::Unsupported`] where rows of queries and keys would have to be put into another order in a model that turns a
     /// part of a head only, for which no file says what the order is.
-    pub fn bind(&self, base: &Config) -> Result<Bound<'_>> {
+    pub fn bind<'a>(&'a self, base: &'a Config) -> Result<Bound<'a>> {
         for (&name, pair) in &self.pairs {
             self.check_place(name, pair, base)?;
             self.check_order(name, pair, base)?;
         }
-        Ok(Bound { adapter: self, layout: base.rope.layout, head_dim: base.head_dim })
+        Ok(Bound { adapter: self, base })
     }
 
     fn check_place(&self, name: Name, pair: &Pair, base: &Config) -> Result<()> {
@@ -48,7 +46,8 @@ impl Adapter {
         if name == Name::Head && base.head != Head::Own {
             return Err(b.error("changes a head, and this base has none of its own; a base with one was expected"));
         }
-        let (rows, cols) = name.shape(base);
+        let (own, cols) = name.shape(base);
+        let rows = name.rows_of_fused(base).filter(|_| pair.fused).map_or(own, |(_, all)| all);
         match (pair.rows, pair.cols) == (rows, cols) {
             true => Ok(()),
             false => Err(b.error(format!(
@@ -98,15 +97,16 @@ impl<'a> Bound<'a> {
         check_strength(strength)?;
         let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(()) };
         let (cols, rank) = (pair.cols, pair.rank);
-        assert!(rows.start <= rows.end && rows.end <= pair.rows, "rows {rows:?} of {}", pair.rows);
+        let all = name.shape(self.base).0;
+        assert!(rows.start <= rows.end && rows.end <= all, "rows {rows:?} of {all}");
         assert_eq!(out.len(), rows.len() * cols, "places for rows {rows:?} of {cols} columns");
         if rows.is_empty() {
             return Ok(());
         }
         let file = &self.adapter.file;
         let a = number_rows(file.view(pair.a)?, 0..rank)?;
-        let held = self.held(name, &rows);
-        let b = number_rows(file.view(pair.b)?, held.clone())?;
+        let (held, first) = (self.held(name, &rows), self.first_row(name, pair));
+        let b = number_rows(file.view(pair.b)?, first + held.start..first + held.end)?;
         let mut delta = vec![0.0; cols];
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
             let at = (self.row_of(name, row) - held.start) * rank;
@@ -127,13 +127,14 @@ impl<'a> Bound<'a> {
         let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(None) };
         let file = &self.adapter.file;
         let a = number_rows(file.view(pair.a)?, 0..pair.rank)?;
-        let held = number_rows(file.view(pair.b)?, 0..pair.rows)?;
+        let (rows, first) = (name.shape(self.base).0, self.first_row(name, pair));
+        let held = number_rows(file.view(pair.b)?, first..first + rows)?;
         let mut b = Vec::with_capacity(held.len());
-        for row in 0..pair.rows {
+        for row in 0..rows {
             let of = self.row_of(name, row) * pair.rank;
             b.extend(held[of..of + pair.rank].iter().map(|number| strength * pair.scale * number));
             if let Some(k) = b[row * pair.rank..].iter().position(|number| !number.is_finite()) {
-                let (number, row) = (b[row * pair.rank + k], of / pair.rank);
+                let (number, row) = (b[row * pair.rank + k], first + of / pair.rank);
                 let problem =
                     format!("is {number} times its scale in row {row}, column {k}; finite numbers were expected");
                 return Err(file.view(pair.b)?.error(problem));
@@ -142,10 +143,16 @@ impl<'a> Bound<'a> {
         Ok(Some([a, b]))
     }
 
-    /// The adapter's rows that hold the base's `rows`: the same, or the whole heads that they are in.
+    /// The first row of B that is `name`'s.
+    fn first_row(self, name: Name, pair: &Pair) -> usize {
+        name.rows_of_fused(self.base).filter(|_| pair.fused).map_or(0, |(rows, _)| rows.start)
+    }
+
+    /// The adapter's rows of a matrix that hold the base's `rows`: the same, or the whole heads that they are in.
     fn held(self, name: Name, rows: &Range<usize>) -> Range<usize> {
+        let head_dim = self.base.head_dim;
         match self.reorders(name) {
-            true => rows.start / self.head_dim * self.head_dim..rows.end.next_multiple_of(self.head_dim),
+            true => rows.start / head_dim * head_dim..rows.end.next_multiple_of(head_dim),
             false => rows.clone(),
         }
     }
@@ -155,15 +162,16 @@ impl<'a> Bound<'a> {
         if !self.reorders(name) {
             return row;
         }
-        let (in_head, half) = (row % self.head_dim, self.head_dim / 2);
-        match self.layout {
-            RopeLayout::Interleaved => row_of_halves(row, self.head_dim, self.head_dim),
+        let head_dim = self.base.head_dim;
+        let (in_head, half) = (row % head_dim, head_dim / 2);
+        match self.base.rope.layout {
+            RopeLayout::Interleaved => row_of_halves(row, head_dim, head_dim),
             RopeLayout::Halves => row - in_head + in_head % half * 2 + in_head / half,
         }
     }
 
     fn reorders(self, name: Name) -> bool {
-        name.is_rotated() && self.layout != self.adapter.layout
+        name.is_rotated() && self.base.rope.layout != self.adapter.layout
     }
 
     fn check_finite(self, pair: &Pair, row: usize, delta: &[f32]) -> Result<()> {

@@ -4,21 +4,20 @@
 //! Its converter knows neither `use_rslora` nor `alpha_pattern`, so a file of such an adapter has a scale that it was not trained
 //! with, here as there.
 
-use crate::checkpoint::gguf::{Metadata, READ, traits};
-use crate::config::RopeLayout;
+use crate::checkpoint::gguf::{self, Metadata, READ, Traits};
 use crate::error::{Error, Result};
 
 const ALPHA: &str = "adapter.lora.alpha";
 /// Keys of adapters that change no number: how to ask for what it does.
 const HARMLESS: [&str; 3] = ["adapter.type", "adapter.lora.task_name", "adapter.lora.prompt_prefix"];
 
-/// The order of the rows of queries and keys that an adapter of the file's architecture changes.
-pub(super) fn layout(metadata: &Metadata) -> Result<RopeLayout> {
+/// What no key tells of the file's architecture: the order of the rows of queries and keys, and which matrices are one.
+pub(super) fn traits(metadata: &Metadata) -> Result<Traits> {
     let key = "general.architecture";
     let name = metadata.string(key)?;
     let advice = || format!("adapters of architecture {READ} are read");
-    match name.map(|name| (name, traits(name))) {
-        Some((_, Some(traits))) => Ok(traits.layout),
+    match name.map(|name| (name, gguf::traits(name))) {
+        Some((_, Some(traits))) => Ok(traits),
         Some((name, None)) => Err(Error::unsupported(format!("{key} {name:?}"), advice())),
         None => Err(Error::unsupported(format!("a GGUF without {key}"), advice())),
     }

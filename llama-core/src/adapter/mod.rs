@@ -96,10 +96,11 @@ impl Adapter {
     fn open_gguf(path: &Path) -> Result<Adapter> {
         let file = crate::checkpoint::gguf::File::open(path)?;
         let alpha = gguf::alpha(file.metadata()).in_file(path)?;
-        let layout = gguf::layout(file.metadata()).in_file(path)?;
+        let traits = gguf::traits(file.metadata()).in_file(path)?;
         let file = Shard::Gguf(file);
-        let pairs = pairs::all(&file, names::gguf, |_, rank| gguf::scale(alpha, rank).in_file(path))?;
-        Ok(Adapter { path: path.to_owned(), file, pairs, layout })
+        let part = |name: &str| names::gguf(name, traits);
+        let pairs = pairs::all(&file, part, |_, rank| gguf::scale(alpha, rank).in_file(path))?;
+        Ok(Adapter { path: path.to_owned(), file, pairs, layout: traits.layout })
     }
 
     /// The file or folder, as it was given to [`Adapter::open`].

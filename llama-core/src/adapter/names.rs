@@ -4,11 +4,13 @@
 //! base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight     blk.0.attn_q.weight.lora_a     A [r, in]
 //! base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight     blk.0.attn_q.weight.lora_b     B [out, r]
 //! ```
-//! A state that was saved without [`save_pretrained`](https://huggingface.co/docs/peft) has the adapter's own name in it,
+//! Where a base has several matrices in one tensor ([`Name::fused`]), so has its adapter: `qkv_proj` and `attn_qkv`, `gate_up_proj` and
+//! `ffn_up`. A state that was saved without [`save_pretrained`](https://huggingface.co/docs/peft) has the adapter's own name in it,
 //! `lora_A.default.weight`; adapters of a bare `LlamaModel` lack the second `model.`.
 
 use super::MERGE;
 use crate::checkpoint::Name;
+use crate::checkpoint::gguf::Traits;
 use crate::error::Error;
 
 /// More layers than any base has: a number that is larger is no layer's.
@@ -32,9 +34,10 @@ pub(super) enum Half {
 }
 
 /// What a tensor is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
-    pub(super) name: Name,
+    /// The matrix, or those that are one tensor.
+    pub(super) names: Vec<Name>,
     pub(super) half: Half,
     /// The matrix as PEFT's patterns see it, `model.layers.0.self_attn.q_proj`; as a GGUF spells it, in one.
     pub(super) module: String,
@@ -43,23 +46,30 @@ pub(super) struct Part {
 /// What PEFT calls `name`.
 pub(super) fn peft(name: &str) -> Option<Part> {
     let (module, half) = half(name.strip_prefix(PEFT)?, &PEFT_HALVES)?;
-    let spelling = |prefix: &str| format!("{prefix}{module}.weight");
-    let known = |spelling: String| known(&spelling, Name::hf);
-    let name = known(spelling("")).or_else(|| known(spelling("model.")).filter(|_| module.starts_with("layers.")))?;
-    Some(Part { name, half, module: module.to_owned() })
+    let all = |prefix: &str| {
+        let spelling = format!("{prefix}{module}.weight");
+        match known(&spelling, Name::hf) {
+            Some(name) => Some(vec![name]),
+            None => known(&spelling, Name::fused_hf)?.fused(),
+        }
+    };
+    let names = all("").or_else(|| all("model.").filter(|_| module.starts_with("layers.")))?;
+    Some(Part { names, half, module: module.to_owned() })
 }
 
-/// What llama.cpp's converter calls `name`.
-pub(super) fn gguf(name: &str) -> Option<Part> {
+/// What llama.cpp's converter calls `name` in a file of an architecture with these traits.
+pub(super) fn gguf(name: &str, traits: Traits) -> Option<Part> {
     let (module, half) = half(name, &GGUF_HALVES)?;
-    Some(Part { name: known(module, |name| Some(name.gguf()))?, half, module: module.to_owned() })
+    let name = known(module, |name| Some(traits.tensor(name)))?;
+    let names = name.fused().filter(|_| traits.fused).unwrap_or(vec![name]);
+    Some(Part { names, half, module: module.to_owned() })
 }
 
 fn half<'a>(name: &'a str, halves: &[(&str, Half)]) -> Option<(&'a str, Half)> {
     halves.iter().find_map(|&(end, half)| Some((name.strip_suffix(end)?, half)))
 }
 
-/// The matrix that `spell` spells so.
+/// The first matrix that `spell` spells so.
 fn known(spelling: &str, spell: impl Fn(Name) -> Option<String>) -> Option<Name> {
     let layer = spelling.split('.').find_map(|part| part.parse().ok()).filter(|&layer| layer < MOST_LAYERS);
     let linears = layer.into_iter().flat_map(|layer| LINEARS.map(|linear| linear(layer)));
@@ -97,9 +107,14 @@ pub(super) fn refusal(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::gguf::traits;
 
     fn part(name: Name, half: Half, module: &str) -> Option<Part> {
-        Some(Part { name, half, module: module.into() })
+        Some(Part { names: vec![name], half, module: module.into() })
+    }
+
+    fn gguf(name: &str) -> Option<Part> {
+        super::gguf(name, traits("llama").unwrap())
     }
 
     #[test]
@@ -118,6 +133,24 @@ mod tests {
             assert_eq!(gguf(&format!("{module}.lora_b")), part(linear(7), Half::B, &module));
         }
         assert_eq!(gguf("output.weight.lora_a"), part(Name::Head, Half::A, "output.weight"));
+    }
+
+    #[test]
+    fn several_matrices_in_one() {
+        let (qkv, both) = (vec![Name::Q(3), Name::K(3), Name::V(3)], vec![Name::Gate(3), Name::Up(3)]);
+        let names = |part: Option<Part>| part.unwrap().names;
+        let layer = "base_model.model.model.layers.3";
+        assert_eq!(names(peft(&format!("{layer}.self_attn.qkv_proj.lora_A.weight"))), qkv);
+        assert_eq!(names(peft(&format!("{layer}.mlp.gate_up_proj.lora_B.weight"))), both);
+        assert_eq!(names(peft("base_model.model.layers.3.self_attn.qkv_proj.lora_A.weight")), qkv);
+        let of = |name: &str, architecture| super::gguf(name, traits(architecture).unwrap());
+        assert_eq!(names(of("blk.3.attn_qkv.weight.lora_a", "phi3")), qkv);
+        assert_eq!(names(of("blk.3.ffn_up.weight.lora_b", "phi3")), both);
+        assert_eq!(names(of("blk.3.ffn_down.weight.lora_b", "phi3")), [Name::Down(3)]);
+        assert_eq!(names(of("blk.3.ffn_up.weight.lora_b", "llama")), [Name::Up(3)]);
+        for (name, architecture) in [("attn_qkv", "llama"), ("attn_q", "phi3"), ("ffn_gate", "phi3")] {
+            assert_eq!(of(&format!("blk.3.{name}.weight.lora_a"), architecture), None, "{name} in {architecture}");
+        }
     }
 
     #[test]

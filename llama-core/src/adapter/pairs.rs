@@ -21,6 +21,8 @@ pub(super) struct Pair {
     pub(super) cols: usize,
     pub(super) rank: usize,
     pub(super) scale: f32,
+    /// Whether it changes a tensor that several matrices are in, of which this is one ([`Name::fused`]).
+    pub(super) fused: bool,
 }
 
 /// The pairs of `file`: `part` says what a name is, `scale` what the product of a matrix of some rank is multiplied by.
@@ -34,7 +36,9 @@ pub(super) fn all(
     for i in 0..file.len() {
         let name = file.info(i).name;
         let part = part(name).ok_or_else(|| refusal(name)).in_file(path)?;
-        found.entry(part.name).or_default().put(part, i).map_err(|twin| twin_of(file, i, twin))?;
+        for &name in &part.names {
+            found.entry(name).or_default().put(part.clone(), i).map_err(|twin| twin_of(file, i, twin))?;
+        }
     }
     if found.is_empty() {
         return Err(Error::file(path, "tensors", None, "are none; the two of a matrix at least were expected"));
@@ -69,8 +73,8 @@ impl Found {
 
     fn pair(self, file: &Shard, scale: impl Fn(&Part, usize) -> Result<f32>) -> Result<Pair> {
         let ((part, a), (_, b)) = match (self.a, self.b) {
-            (Some(a), Some(b)) => (a, b),
-            (Some((_, alone)), None) | (None, Some((_, alone))) => {
+            (Some(a), Some(b)) if a.0.names == b.0.names => (a, b),
+            (Some((_, alone)), Some(_)) | (Some((_, alone)), None) | (None, Some((_, alone))) => {
                 let problem = "is one half of a change, and the other is not in the file; A and B were expected";
                 return Err(Error::tensor(file.info(alone).name, problem).in_file(file.map().path()));
             }
@@ -80,7 +84,7 @@ impl Found {
         let [rows, cols] = shape(views)?;
         let scale = scale(&part, rank)?;
         views.into_iter().try_for_each(check_finite)?;
-        Ok(Pair { a, b, rows, cols, rank, scale })
+        Ok(Pair { a, b, rows, cols, rank, scale, fused: part.names.len() > 1 })
     }
 }
 

@@ -161,7 +161,7 @@ pub struct AttentionShape {
     pub layout: RopeLayout,
     /// Layers whose queries and keys are not turned, in order.
     pub unturned: Vec<usize>,
-    /// Multiplies `q . k`: `1 / sqrt(head_dim)`.
+    /// Multiplies `q . k`: [`Config::attention_scale`].
     pub scale: f32,
     /// A query at position `p` sees positions `> p - window` only.
     pub window: Option<usize>,
@@ -181,7 +181,7 @@ impl AttentionShape {
             rope_scale: config.rope.scale(),
             layout: config.rope.layout,
             unturned: config.rope.unturned.clone(),
-            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            scale: config.attention_scale(),
             window: config.window,
             temperature: config.temperature,
         }
@@ -352,8 +352,8 @@ pub trait Backend: Send + 'static {
 
     // ---- verbs ----
 
-    /// `out[t] = table[token[t]]`, decoded. `table [vocab, hidden]`, `out [T, hidden]`.
-    fn embed(&self, out: &mut Self::Tensor, table: &Self::Weight, plan: &Self::Plan) -> Result<()>;
+    /// `out[t] = table[token[t]] * scale`: decoded, multiplied, rounded once. `table [vocab, hidden]`, `out [T, hidden]`.
+    fn embed(&self, out: &mut Self::Tensor, table: &Self::Weight, scale: f32, plan: &Self::Plan) -> Result<()>;
     /// `out = x w^T + bias`. `x [T, in]`, `w [out, in]`, `out [T, out]`.
     fn linear(&self, out: &mut Self::Tensor, x: &Self::Tensor, w: &Self::Weight) -> Result<()>;
     /// `out = x / rms(x) * gain`, row by row; `rms = sqrt(mean(x^2) + eps)`.

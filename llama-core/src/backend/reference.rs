@@ -374,9 +374,10 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn embed(&self, out: &mut Matrix, table: &Weight, plan: &Plan) -> Result<()> {
+    fn embed(&self, out: &mut Matrix, table: &Weight, scale: f32, plan: &Plan) -> Result<()> {
         for (t, &token) in plan.batch.tokens.iter().enumerate() {
-            out.row_mut(t).copy_from_slice(&table.rows[token as usize].decoded);
+            let row = &table.rows[token as usize].decoded;
+            out.row_mut(t).iter_mut().zip(row).for_each(|(out, number)| *out = number * scale);
         }
         Ok(())
     }

@@ -154,8 +154,8 @@ impl<B: Backend> Backend for Timed<B> {
         self.time("write", |b| b.write(x, values))
     }
 
-    fn embed(&self, out: &mut B::Tensor, table: &B::Weight, plan: &B::Plan) -> Result<()> {
-        self.time("embed", |b| b.embed(out, table, plan))
+    fn embed(&self, out: &mut B::Tensor, table: &B::Weight, scale: f32, plan: &B::Plan) -> Result<()> {
+        self.time("embed", |b| b.embed(out, table, scale, plan))
     }
 
     fn linear(&self, out: &mut B::Tensor, x: &B::Tensor, w: &B::Weight) -> Result<()> {

@@ -37,6 +37,14 @@ use crate::error::{Error, InFile, Result};
 pub(crate) use shards::Shard;
 use shards::Shards;
 
+/// How a kind of file names the tensors of the graph.
+struct Spelling<S> {
+    /// The tensor that a role's numbers are in.
+    tensor: S,
+    /// Whether [`Name::fused`] are one tensor.
+    fused: bool,
+}
+
 /// An opened model: its sizes and its weights, whatever the files' format.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -44,6 +52,8 @@ pub struct Checkpoint {
     config: Config,
     shards: Shards,
     roles: HashMap<Name, usize>,
+    /// Whether [`Name::fused`] are one tensor.
+    fused: bool,
     /// Each with the file that names it.
     end_tokens: Vec<(u32, PathBuf)>,
     /// And the file it is in.
@@ -85,7 +95,9 @@ impl Checkpoint {
         let within = || metadata.path().to_owned();
         let end_tokens = gguf::end_tokens(metadata)?.into_iter().map(|id| (id, within())).collect();
         let chat_template = metadata.string("tokenizer.chat_template")?.map(|source| (within(), source.to_owned()));
-        let roles = roles(&shards, &config, |name| Some(name.gguf()))?;
+        let traits = gguf::traits(&config.architecture).expect("an architecture that was read");
+        let spelling = Spelling { tensor: |name| Some(traits.tensor(name)), fused: traits.fused };
+        let roles = roles(&shards, &config, &spelling)?;
         if let Some(name) = Name::all(&config).find(|&name| gguf::needs(&config, name) && !roles.contains_key(&name)) {
             let problem = format!("is missing, and a {} needs it", config.architecture);
             return Err(Error::tensor(name.gguf(), problem)).in_file(shards.list());
@@ -95,6 +107,7 @@ impl Checkpoint {
             config,
             shards,
             roles,
+            fused: traits.fused,
             end_tokens,
             chat_template,
             folder: None,
@@ -110,11 +123,15 @@ impl Checkpoint {
         let shards = folder.weights(weights)?;
         let names = |name: &str| shards.find(name).is_some();
         let bare = names("embed_tokens.weight") && !names("model.embed_tokens.weight");
-        let spell = |name: Name| name.hf().map(|name| if bare { unprefixed(name) } else { name });
+        let fused = folder.fuses()?;
+        let spell = |name: Name| {
+            let spelled = name.fused_hf().filter(|_| fused).or_else(|| name.hf());
+            spelled.map(|name| if bare { unprefixed(name) } else { name })
+        };
         if config.head == Head::Tied {
             tied::check(&shards, spell)?;
         }
-        let roles = roles(&shards, &config, spell)?;
+        let roles = roles(&shards, &config, &Spelling { tensor: spell, fused })?;
         folder.check_biases(&shards, &roles)?;
         let path = weights.unwrap_or(path).to_owned();
         Ok(Checkpoint {
@@ -122,6 +139,7 @@ impl Checkpoint {
             config,
             shards,
             roles,
+            fused,
             end_tokens,
             chat_template,
             folder: Some(folder),
@@ -141,18 +159,25 @@ impl Checkpoint {
 
     /// The tensor in a role, if the model has it.
     pub fn find(&self, name: Name) -> Option<TensorView<'_>> {
-        self.shards.view(*self.roles.get(&name)?).ok()
+        let view = self.shards.view(*self.roles.get(&name)?).ok()?;
+        Some(self.own_rows(name, view))
     }
 
-    /// The tensor in a role.
+    /// The tensor in a role, or the rows of one that are its.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the model has none: a bias, a tied model's head, divisors, scores.
     pub fn view(&self, name: Name) -> Result<TensorView<'_>> {
         match self.roles.get(&name) {
-            Some(&tensor) => self.shards.view(tensor),
+            Some(&tensor) => Ok(self.own_rows(name, self.shards.view(tensor)?)),
             None => Err(Error::tensor(name.gguf(), "is not in this model")).in_file(self.shards.list()),
         }
+    }
+
+    /// What of a tensor is in a role.
+    fn own_rows<'a>(&self, name: Name, tensor: TensorView<'a>) -> TensorView<'a> {
+        let rows = name.rows_of_fused(&self.config).filter(|_| self.fused);
+        rows.map_or(tensor, |(rows, _)| tensor.slice_rows(rows))
     }
 
     /// All tensors, file by file.
@@ -250,26 +275,33 @@ fn unprefixed(name: String) -> String {
 }
 
 /// Which tensor has which role: all that the graph needs, in the shapes it needs, in formats it reads.
-fn roles(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String>) -> Result<HashMap<Name, usize>> {
-    strangers::refuse(shards, config, &spell)?;
+fn roles<S: Fn(Name) -> Option<String>>(
+    shards: &Shards,
+    config: &Config,
+    spelling: &Spelling<S>,
+) -> Result<HashMap<Name, usize>> {
+    strangers::refuse(shards, config, &spelling.tensor)?;
     let mut roles = HashMap::new();
     for name in Name::all(config) {
-        let Some(spelling) = spell(name) else { continue };
-        match shards.find(&spelling) {
+        let Some(spelled) = (spelling.tensor)(name) else { continue };
+        let shape = match name.rows_of_fused(config).filter(|_| spelling.fused) {
+            Some((_, rows)) => (rows, config.hidden),
+            None => name.shape(config),
+        };
+        match shards.find(&spelled) {
             Some(tensor) => {
-                check_tensor(shards, tensor, name, config)?;
+                check_tensor(shards, tensor, name, shape)?;
                 roles.insert(name, tensor);
             }
-            None if name.is_bias() || name == Name::RopeFreqs => {}
-            None => return Err(Error::tensor(spelling, "is missing, and a Llama needs it")).in_file(shards.list()),
+            None if name.is_bias() || name.is_divisors() => {}
+            None => return Err(Error::tensor(spelled, "is missing, and a Llama needs it")).in_file(shards.list()),
         }
     }
     Ok(roles)
 }
 
-fn check_tensor(shards: &Shards, tensor: usize, name: Name, config: &Config) -> Result<()> {
+fn check_tensor(shards: &Shards, tensor: usize, name: Name, (rows, cols): (usize, usize)) -> Result<()> {
     let info = shards.info(tensor);
-    let (rows, cols) = name.shape(config);
     let error = |problem: String| Err(Error::tensor(info.name, problem)).in_file(shards.path_of(tensor));
     if (info.rows, info.cols) != (rows, cols) {
         return error(format!("is [{}, {}]; [{rows}, {cols}] was expected", info.rows, info.cols));

@@ -1,6 +1,8 @@
 //! The tensors of a Llama, and how GGUF and Hugging Face spell them.
 
-use crate::config::{self, Config};
+use std::ops::Range;
+
+use crate::config::{self, Config, RopeScaling};
 
 /// A tensor's role in the graph; the number is its layer. Shapes are `[rows, columns]`; a vector has one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +51,10 @@ pub enum Name {
     Head,
     /// `[1, dims / 2]`: divisors of the rotary frequencies. GGUF only.
     RopeFreqs,
+    /// `[1, dims / 2]`: divisors for the context that a LongRoPE began with. GGUF only, as is the next.
+    RopeShort,
+    /// `[1, dims / 2]`: divisors for longer contexts.
+    RopeLong,
     /// `[labels, hidden]`: scores of a classifier's labels.
     Score,
 }
@@ -80,7 +86,9 @@ impl Name {
         };
         let head = (config.head == config::Head::Own).then_some(Head);
         let score = (!config.labels.is_empty()).then_some(Score);
-        let ends = [Embed, Norm, RopeFreqs].into_iter().chain(head).chain(score);
+        let is_long = matches!(config.rope.scaling, RopeScaling::Long { .. });
+        let divisors = if is_long { &[RopeShort, RopeLong][..] } else { &[RopeFreqs] };
+        let ends = [Embed, Norm].into_iter().chain(divisors.iter().copied()).chain(head).chain(score);
         let normed = config.head_norms;
         let head_norms = move |l| normed.then_some([QNorm(l), KNorm(l)]).into_iter().flatten();
         ends.chain((0..config.layers).flat_map(move |l| layer(l).into_iter().chain(head_norms(l))))
@@ -101,7 +109,7 @@ impl Name {
             Gate(_) | Up(_) => (config.ffn, config.hidden),
             GateBias(_) | UpBias(_) => (1, config.ffn),
             Down(_) => (config.hidden, config.ffn),
-            RopeFreqs => (1, config.rope.dims / 2),
+            RopeFreqs | RopeShort | RopeLong => (1, config.rope.dims / 2),
             Score => (config.labels.len(), config.hidden),
         }
     }
@@ -113,7 +121,35 @@ impl Name {
 
     /// Whether this is a vector, which is never quantised.
     pub fn is_vector(self) -> bool {
-        self.is_bias() || matches!(self, AttnNorm(_) | QNorm(_) | KNorm(_) | FfnNorm(_) | Norm | RopeFreqs)
+        let is_gain = matches!(self, AttnNorm(_) | QNorm(_) | KNorm(_) | FfnNorm(_) | Norm);
+        self.is_bias() || is_gain || self.is_divisors()
+    }
+
+    /// Whether this is the divisors of rotary frequencies, which a folder has in its config.json.
+    pub(crate) fn is_divisors(self) -> bool {
+        matches!(self, RopeFreqs | RopeShort | RopeLong)
+    }
+
+    /// The matrices that files of some families have in one, whose rows follow each other in this order.
+    pub(crate) fn fused(self) -> Option<Vec<Name>> {
+        match self {
+            Q(l) | K(l) | V(l) => Some(vec![Q(l), K(l), V(l)]),
+            Gate(l) | Up(l) => Some(vec![Gate(l), Up(l)]),
+            _ => None,
+        }
+    }
+
+    /// Which of the rows of [`Name::fused`] are this matrix's, and how many there are.
+    pub(crate) fn rows_of_fused(self, config: &Config) -> Option<(Range<usize>, usize)> {
+        let (mut all, mut own) = (0, 0..0);
+        for name in self.fused()? {
+            let rows = name.shape(config).0;
+            if name == self {
+                own = all..all + rows;
+            }
+            all += rows;
+        }
+        Some((own, all))
     }
 
     /// Whether a rotary embedding turns what this gives, so that the order of its rows is one of a kind of file.
@@ -121,13 +157,15 @@ impl Name {
         matches!(self, Q(_) | K(_) | QBias(_) | KBias(_))
     }
 
-    /// Spelling in GGUF files of every architecture that is read.
+    /// Spelling in GGUF files, but for what some architectures have in one tensor (`phi3`) or spell in their own way (`seed_oss`).
     pub fn gguf(self) -> String {
         match self {
             Embed => "token_embd.weight".into(),
             Norm => "output_norm.weight".into(),
             Head => "output.weight".into(),
             RopeFreqs => "rope_freqs.weight".into(),
+            RopeShort => "rope_factors_short.weight".into(),
+            RopeLong => "rope_factors_long.weight".into(),
             Score => "cls.output.weight".into(),
             AttnNorm(l) => format!("blk.{l}.attn_norm.weight"),
             Q(l) => format!("blk.{l}.attn_q.weight"),
@@ -154,7 +192,7 @@ impl Name {
     /// divisors. Those of `LlamaModel` and `MistralModel` lack the `model.` that most names begin with.
     pub fn hf(self) -> Option<String> {
         Some(match self {
-            RopeFreqs => return None,
+            RopeFreqs | RopeShort | RopeLong => return None,
             Embed => "model.embed_tokens.weight".into(),
             Norm => "model.norm.weight".into(),
             Head => "lm_head.weight".into(),
@@ -178,5 +216,23 @@ impl Name {
             Down(l) => format!("model.layers.{l}.mlp.down_proj.weight"),
             DownBias(l) => format!("model.layers.{l}.mlp.down_proj.bias"),
         })
+    }
+
+    /// Spelling in GGUF files of the matrix that [`Name::fused`] are one in.
+    pub(crate) fn fused_gguf(self) -> Option<String> {
+        match self {
+            Q(l) | K(l) | V(l) => Some(format!("blk.{l}.attn_qkv.weight")),
+            Gate(l) | Up(l) => Some(format!("blk.{l}.ffn_up.weight")),
+            _ => None,
+        }
+    }
+
+    /// Spelling in Hugging Face checkpoints of the matrix that [`Name::fused`] are one in.
+    pub(crate) fn fused_hf(self) -> Option<String> {
+        match self {
+            Q(l) | K(l) | V(l) => Some(format!("model.layers.{l}.self_attn.qkv_proj.weight")),
+            Gate(l) | Up(l) => Some(format!("model.layers.{l}.mlp.gate_up_proj.weight")),
+            _ => None,
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, InFile, Result};
 
 /// Pieces of names that tell what a stranger is and what to do about it, the first that fits.
-const SIGNS: [(&str, &str, &str); 18] = [
+const SIGNS: [(&str, &str, &str); 19] = [
     (".lora_", "of a LoRA adapter", ADAPTER),
     (".qweight", "GPTQ's or AWQ's", QUANTISED),
     (".qzeros", "GPTQ's or AWQ's", QUANTISED),
@@ -28,6 +28,7 @@ const SIGNS: [(&str, &str, &str); 18] = [
     ("k_norm", "a norm of keys", LLAMAS),
     ("sub_norm", "a norm of BitNet's", LLAMAS),
     ("qkv", "of a fused attention", LLAMAS),
+    ("gate_up", "gate and up in one", LLAMAS),
     ("rope_factors", "of a longrope embedding", LLAMAS),
 ];
 const QUANTISED: &str = "open the unquantised model, or a GGUF of it";
@@ -36,18 +37,8 @@ const ADAPTER: &str =
 const LLAMAS: &str = "the graph is Llama's, and leaving a tensor out of it would give another model";
 
 /// Beginnings of the names of a Llama's tensors, in GGUF, in folders, and in folders of adapters.
-const PLACES: [&str; 10] = [
-    "blk.",
-    "output",
-    "token_embd",
-    "rope_factors",
-    "model.",
-    "lm_head.",
-    "layers.",
-    "embed_tokens.",
-    "norm.",
-    "base_model.",
-];
+const PLACES: [&str; 10] =
+    ["blk.", "output", "token_embd", "rope_", "model.", "lm_head.", "layers.", "embed_tokens.", "norm.", "base_model."];
 
 /// Refuses the first tensor in a place of the graph that `spell` gives no [`Name`] of a model of `config`'s shape.
 pub(super) fn refuse(shards: &Shards, config: &Config, spell: impl Fn(Name) -> Option<String>) -> Result<()> {

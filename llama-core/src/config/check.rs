@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::{Config, Rope, RopeScaling, Temperature};
+use super::{Config, Multipliers, Rope, RopeScaling, Temperature};
 use crate::error::{Error, Result};
 
 /// Largest sizes that are believed: some ten times those of the largest Llama.
@@ -17,6 +17,7 @@ const MOST_HEAD_DIM: usize = 4096;
 const MOST_CONTEXT: usize = 1 << 31;
 const MOST_LABELS: usize = 1 << 14;
 const MOST_FACTOR: f64 = 1e6;
+const LEAST_MULTIPLIER: f32 = 1e-4;
 
 /// How a kind of file spells the hyperparameters, for error messages.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub(crate) struct Keys {
     pub(crate) window: &'static str,
     pub(crate) labels: &'static str,
     pub(crate) temperature: &'static str,
+    pub(crate) embedding_multiplier: &'static str,
+    pub(crate) residual_multiplier: &'static str,
+    pub(crate) attention_multiplier: &'static str,
+    pub(crate) logits_scaling: &'static str,
 }
 
 impl Config {
@@ -64,7 +69,23 @@ impl Config {
             within(keys.temperature, f64::from(growth), -MOST_FACTOR..=MOST_FACTOR)?;
             within(&format!("{} original context", keys.scaling), from, 1..=MOST_CONTEXT)?;
         }
+        self.multipliers.check(keys)?;
         self.rope.check(keys, self)
+    }
+}
+
+impl Multipliers {
+    fn check(&self, keys: &Keys) -> Result<()> {
+        let Multipliers { embedding, residual, attention, logits } = *self;
+        for (key, multiplier) in [
+            (keys.embedding_multiplier, embedding),
+            (keys.residual_multiplier, residual),
+            (keys.attention_multiplier, attention.unwrap_or(1.0)),
+            (keys.logits_scaling, logits),
+        ] {
+            within(key, multiplier, LEAST_MULTIPLIER..=1.0 / LEAST_MULTIPLIER)?;
+        }
+        Ok(())
     }
 }
 
@@ -107,6 +128,11 @@ impl RopeScaling {
             RopeScaling::Llama3 { factor, low, high, original } => {
                 stretch(factor).and(before(original))?;
                 increasing(key, "low_freq_factor", low, "high_freq_factor", high)
+            }
+            RopeScaling::Long { ref short, ref long, original, attention_factor } => {
+                within(&format!("{key} original context"), original, 2..=MOST_CONTEXT)?;
+                within(&format!("{key} attention factor"), attention_factor, 1e-3..=1e3)?;
+                check_divisors(key, short, dims).and_then(|()| check_divisors(key, long, dims))
             }
             RopeScaling::Divisors { ref divisors } => check_divisors(key, divisors, dims),
         }

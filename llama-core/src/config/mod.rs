@@ -6,7 +6,7 @@ mod rope;
 
 pub(crate) use check::{Keys, numbered_labels};
 pub use head::{Head, Pooling, ProblemType};
-pub(crate) use rope::{row_of_halves, yarn_scale};
+pub(crate) use rope::{long_scale, row_of_halves, yarn_scale};
 
 use crate::numerics::ln;
 
@@ -35,6 +35,8 @@ pub struct Config {
     pub head_norms: bool,
     /// How attention's temperature grows, where it does.
     pub temperature: Option<Temperature>,
+    /// What a Granite multiplies its numbers by.
+    pub multipliers: Multipliers,
     /// RMSNorm's epsilon.
     pub eps: f32,
     /// Rotary embedding.
@@ -49,6 +51,48 @@ pub struct Config {
     pub labels: Vec<String>,
     /// What a classifier's scores mean.
     pub problem_type: ProblemType,
+}
+
+impl Config {
+    /// What multiplies `q . k`: `1 / sqrt(head_dim)` where a model has no other.
+    pub fn attention_scale(&self) -> f32 {
+        self.multipliers.attention.unwrap_or_else(|| 1.0 / (self.head_dim as f32).sqrt())
+    }
+
+    /// RMSNorm's epsilon for the residual stream as it is here: divided by [`Multipliers::residual`], so that what layers add to it
+    /// needs no multiplier. A norm takes that factor away again, if its epsilon is divided by the factor's square.
+    pub fn residual_eps(&self) -> f32 {
+        (f64::from(self.eps) / f64::from(self.multipliers.residual).powi(2)) as f32
+    }
+
+    /// Whether logits are divided by something.
+    pub(crate) fn divides_logits(&self) -> bool {
+        self.head != Head::None && self.multipliers.logits != 1.0
+    }
+
+    /// What multiplies an embedding on its way into that residual stream.
+    pub fn embedding_scale(&self) -> f32 {
+        (f64::from(self.multipliers.embedding) / f64::from(self.multipliers.residual)) as f32
+    }
+}
+
+/// What a model multiplies its numbers by beside what every Llama does (Granite, after Yang et al. 2022, arXiv:2203.03466).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Multipliers {
+    /// Of an embedding.
+    pub embedding: f32,
+    /// Of what a layer's attention, and its feed-forward network, adds to the residual stream.
+    pub residual: f32,
+    /// Of `q . k`; `None` is `1 / sqrt(head_dim)`.
+    pub attention: Option<f32>,
+    /// What logits are divided by.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Multipliers { embedding: 1.0, residual: 1.0, attention: None, logits: 1.0 }
+    }
 }
 
 /// The temperature of Ministral 3's attention, after Llama 4's: queries at position `p` are multiplied by
@@ -138,6 +182,18 @@ pub enum RopeScaling {
         /// Context before stretching.
         original: usize,
     },
+    /// LongRoPE (Ding et al. 2024, arXiv:2402.13753): a divisor for each frequency, of two sets. Which is fixed by the engine's
+    /// context limit, as [`RopeScaling::Dynamic`]'s base is.
+    Long {
+        /// `[dims / 2]`, for contexts of up to `original` positions.
+        short: Vec<f32>,
+        /// `[dims / 2]`, for longer ones.
+        long: Vec<f32>,
+        /// Context before stretching.
+        original: usize,
+        /// Multiplies cosine and sine, in either case.
+        attention_factor: f64,
+    },
     /// A divisor for each frequency: `rope_freqs.weight` of a GGUF, times its linear factor where it has one.
     Divisors {
         /// `[dims / 2]`.
@@ -161,6 +217,7 @@ impl Config {
             context: 16,
             head_norms: false,
             temperature: None,
+            multipliers: Multipliers::default(),
             eps: 1e-5,
             rope: Rope {
                 theta: 1e4,

@@ -23,9 +23,10 @@ impl Rope {
             RopeScaling::Llama3 { factor, low, high, original } => {
                 plain.map(|freq| three_bands(freq, factor, low, high, original)).collect()
             }
-            RopeScaling::Divisors { ref divisors } => {
-                plain.zip(divisors).map(|(freq, &divisor)| freq / f64::from(divisor)).collect()
+            RopeScaling::Long { ref short, ref long, original, .. } => {
+                divided(plain, if context > original { long } else { short })
             }
+            RopeScaling::Divisors { ref divisors } => divided(plain, divisors),
         };
         stretched.into_iter().map(|freq| freq as f32).collect()
     }
@@ -49,10 +50,16 @@ impl Rope {
     /// Multiplies cosine and sine.
     pub fn scale(&self) -> f32 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::Long { attention_factor, .. } => {
+                attention_factor as f32
+            }
             _ => 1.0,
         }
     }
+}
+
+fn divided(plain: impl Iterator<Item = f64>, divisors: &[f32]) -> Vec<f64> {
+    plain.zip(divisors).map(|(freq, &divisor)| freq / f64::from(divisor)).collect()
 }
 
 /// Which row of a matrix whose heads are in halves is row `row` of the same matrix in pairs, where of each head's `head_dim` rows the
@@ -106,6 +113,11 @@ impl Ramp {
     }
 }
 
+/// LongRoPE's factor on cosine and sine: `sqrt(1 + ln(stretch) / ln(original))`, and 1 where nothing is stretched.
+pub(crate) fn long_scale(stretch: f64, original: usize) -> f64 {
+    if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() }
+}
+
 /// YaRN's factor on cosine and sine (section 3.4): `0.1 m ln(stretch) + 1`, and 1 where nothing is stretched.
 pub(crate) fn yarn_scale(stretch: f64, m: f64) -> f64 {
     if stretch <= 1.0 { 1.0 } else { 0.1 * m * stretch.ln() + 1.0 }
@@ -144,10 +156,14 @@ mod tests {
             truncate: true,
         };
         let quarter = vec![4.0, 4.0, 4.0, 4.0];
+        let long =
+            || RopeScaling::Long { short: vec![1.0; 4], long: vec![4.0; 4], original: 128, attention_factor: 1.0 };
         for (rope, context, expected) in [
             (rope(1e4, 8, RopeScaling::None), 9, vec![1.0, 0.1, 0.01, 0.001]),
             (rope(1e4, 8, RopeScaling::Linear { factor: 4.0 }), 9, vec![0.25, 0.025, 0.0025, 0.00025]),
             (rope(1e4, 8, RopeScaling::Divisors { divisors: quarter }), 9, vec![0.25, 0.025, 0.0025, 0.00025]),
+            (rope(1e4, 8, long()), 128, vec![1.0, 0.1, 0.01, 0.001]),
+            (rope(1e4, 8, long()), 129, vec![0.25, 0.025, 0.0025, 0.00025]),
             (rope(1e4, 8, dynamic()), 100, vec![1.0, 0.1, 0.01, 0.001]),
             (rope(1e4, 8, dynamic()), 512, vec![1.0, 0.042529035, 0.001808719, 7.6923076e-5]),
             (
@@ -176,7 +192,7 @@ mod tests {
 
     #[test]
     fn nothing_is_scaled_where_nothing_is_stretched() {
-        assert_eq!(yarn_scale(1.0, 1.0), 1.0);
+        assert_eq!([yarn_scale(1.0, 1.0), long_scale(1.0, 4096)], [1.0; 2]);
         assert_eq!(rope(1e4, 2, RopeScaling::Dynamic { factor: 2.0, original: 8 }).inv_freq(64), [1.0]);
     }
 }

@@ -1,7 +1,7 @@
 //! A configuration as the keys of a GGUF: what `checkpoint::gguf` reads, llama.cpp's.
 
-use crate::checkpoint::gguf::{self, Array, Traits, Value};
-use crate::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling, Temperature, yarn_scale};
+use crate::checkpoint::gguf::{self, Array, LONG, Traits, Value};
+use crate::config::{Config, Head, Multipliers, Pooling, ProblemType, Rope, RopeScaling, Temperature, yarn_scale};
 use crate::error::{Error, Result};
 
 /// The keys of `config`.
@@ -20,10 +20,12 @@ pub(super) fn pairs(config: &Config) -> Result<Vec<(String, Value)>> {
     out.size("attention.key_length", config.head_dim);
     out.size("attention.value_length", config.head_dim);
     out.number("attention.layer_norm_rms_epsilon", config.eps.into());
-    if let Some(window) = config.window {
+    // Of a Phi-3 llama.cpp wants to be told that there is none.
+    if let Some(window) = config.window.or((out.architecture == "phi3").then_some(0)) {
         out.size("attention.sliding_window", window);
     }
     rope(&config.rope, &mut out)?;
+    multipliers(config, &mut out);
     if let Some(Temperature { growth, from }) = config.temperature {
         out.number("attention.temperature_scale", growth.into());
         if !matches!(config.rope.scaling, RopeScaling::Yarn { original, .. } if original == from) {
@@ -55,15 +57,10 @@ pub(super) fn note(config: &Config) -> Option<String> {
         .then(|| format!("problem_type: a GGUF does not say that it is {}", problem.name()))
 }
 
-/// What a GGUF calls the architecture.
+/// What a GGUF calls the architecture. It has no name for Mistral's, which are Llamas, but for the one with a temperature.
 pub(super) fn architecture(config: &Config) -> &'static str {
-    match config.architecture.as_str() {
-        "qwen2" => "qwen2",
-        "qwen3" => "qwen3",
-        "smollm3" => "smollm3",
-        _ if config.temperature.is_some() => "mistral3",
-        _ => "llama",
-    }
+    let mistral = if config.temperature.is_some() { "mistral3" } else { "llama" };
+    gguf::architecture(&config.architecture).unwrap_or(mistral)
 }
 
 /// What that says without a key.
@@ -100,11 +97,20 @@ fn pooling(pooling: Pooling) -> Result<usize> {
     }
 }
 
+/// Of an architecture that has them: others have none.
+fn multipliers(config: &Config, out: &mut Pairs) {
+    let Multipliers { embedding, residual, attention: Some(attention), logits } = config.multipliers else { return };
+    out.number("embedding_scale", embedding.into());
+    out.number("residual_scale", residual.into());
+    out.number("attention.scale", attention.into());
+    out.number("logit_scale", logits.into());
+}
+
 fn rope(rope: &Rope, out: &mut Pairs) -> Result<()> {
     out.size("rope.dimension_count", rope.dims);
     out.number("rope.freq_base", rope.theta);
     match rope.scaling {
-        // Of the latter two a tensor tells: `Rope::divisors`.
+        // Of the latter two a tensor tells.
         RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Divisors { .. } => {}
         RopeScaling::Linear { factor } => {
             out.set("rope.scaling.type", Value::String("linear".into()));
@@ -117,6 +123,14 @@ fn rope(rope: &Rope, out: &mut Pairs) -> Result<()> {
             out.number("rope.scaling.yarn_beta_fast", beta_fast);
             out.number("rope.scaling.yarn_beta_slow", beta_slow);
             out.number("rope.scaling.attn_factor", attention_factor / yarn_scale(factor, 1.0));
+        }
+        RopeScaling::Long { original, attention_factor, .. } => {
+            // Where the tensors tell, llama.cpp's converter writes no type, and programs before it had one do not know it.
+            if !gguf::traits(out.architecture).is_some_and(|traits| traits.long) {
+                out.set("rope.scaling.type", Value::String(LONG.into()));
+            }
+            out.size("rope.scaling.original_context_length", original);
+            out.number("rope.scaling.attn_factor", attention_factor);
         }
         RopeScaling::Yarn { .. } => {
             return Err(Error::unsupported(

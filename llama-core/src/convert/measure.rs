@@ -83,10 +83,15 @@ impl Measure {
     /// Nothing yet, of the model in `checkpoint`.
     pub fn of(checkpoint: &Checkpoint) -> Measure {
         let matrices = || Name::all(checkpoint.config()).filter(|name| !name.is_vector());
-        let named = matrices().filter_map(|name| Some((checkpoint.find(name)?.name().to_owned(), name.gguf())));
+        let traits = super::hyperparameters::traits(checkpoint.config());
+        let tensor = |name| traits.tensor(name);
+        let named = matrices().filter_map(|name| Some((checkpoint.find(name)?.name().to_owned(), tensor(name))));
+        let mut all: Vec<String> = matrices().map(tensor).collect();
+        // Of several that are one tensor the first stands for all.
+        all.dedup();
         Measure {
             model: checkpoint.path().to_owned(),
-            matrices: matrices().map(Name::gguf).collect(),
+            matrices: all,
             names: Arc::new(named.collect()),
             taken: Arc::default(),
         }
@@ -240,8 +245,8 @@ impl<B: Backend> Backend for Measured<B> {
         Ok(Weight { inner: self.inner.weight(parts)?, first })
     }
 
-    fn embed(&self, out: &mut B::Tensor, table: &Weight<B>, plan: &B::Plan) -> Result<()> {
-        self.inner.embed(out, &table.inner, plan)
+    fn embed(&self, out: &mut B::Tensor, table: &Weight<B>, scale: f32, plan: &B::Plan) -> Result<()> {
+        self.inner.embed(out, &table.inner, scale, plan)
     }
 
     fn linear(&self, out: &mut B::Tensor, x: &B::Tensor, w: &Weight<B>) -> Result<()> {

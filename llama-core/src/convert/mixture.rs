@@ -89,10 +89,12 @@ impl Mixture {
         }
     }
 
-    /// The format of a matrix, if its columns are whole blocks of it; what else it gets then is [`fitting`]'s to say.
-    pub(super) fn format(self, name: Name, config: &Config) -> Format {
+    /// The format of a tensor that holds the matrices `names`, if its columns are whole blocks of it; what else it gets then is
+    /// [`fitting`]'s to say.
+    pub(super) fn format(self, names: &[Name], config: &Config) -> Format {
         let base = self.base();
         let logits = if config.head == Head::Tied { Name::Embed } else { Name::Head };
+        let &[name] = names else { return self.fused(names[0]) };
         match name {
             _ if !base.is_quantised() => base,
             _ if name == logits => {
@@ -107,6 +109,17 @@ impl Mixture {
             Name::O(_) => self.output(),
             Name::Down(layer) => self.down(layer, config.layers),
             _ => base,
+        }
+    }
+
+    /// The format of a tensor that holds several matrices, of which `first` is the first: values are one third of a tensor with
+    /// queries and keys, or less.
+    fn fused(self, first: Name) -> Format {
+        match self {
+            Q3_K_M | Q3_K_L if first.is_rotated() => Format::Q4_K,
+            Q4_K_M if first.is_rotated() => Format::Q5_K,
+            Q5_K_M if first.is_rotated() => Format::Q6_K,
+            _ => self.base(),
         }
     }
 
@@ -258,7 +271,7 @@ mod tests {
         let of = |mixture: Mixture, layers: usize, kv_heads: usize| {
             let config = Config { layers, heads: 32, kv_heads, ..Config::of_tests() };
             [Name::V as fn(usize) -> Name, Name::Down]
-                .map(|name| [0, 2, 20].map(|layer| mixture.format(name(layer), &config)))
+                .map(|name| [0, 2, 20].map(|layer| mixture.format(&[name(layer)], &config)))
         };
         assert_eq!(of(Q2_K, 32, 32), [[Q3_K; 3], [Q3_K; 3]]);
         assert_eq!(of(Q3_K_S, 32, 32), [[Q3_K; 3], [Q3_K; 3]]);

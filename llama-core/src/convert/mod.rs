@@ -37,7 +37,7 @@ use crate::adapter::{Adapter, Bound, check_strength};
 use crate::checkpoint::gguf::Value;
 use crate::checkpoint::gguf::write::{ALIGNMENT, Entry, front};
 use crate::checkpoint::{Checkpoint, Name, TensorView};
-use crate::config::RopeLayout;
+use crate::config::{RopeLayout, RopeScaling};
 use crate::error::{Error, InFile, Result};
 use crate::format::Format;
 use crate::model::Progress;
@@ -100,12 +100,13 @@ impl<'a> Converter<'a> {
         let config = self.checkpoint.config();
         let mut known = false;
         for name in Name::all(config) {
-            let Some(columns) = importance.columns(&name.gguf()) else { continue };
+            let tensor = hyperparameters::traits(config).tensor(name);
+            let Some(columns) = importance.columns(&tensor) else { continue };
             let (found, (_, cols)) = (columns.len(), name.shape(config));
             if found != cols {
                 let problem =
                     format!("has {found} numbers; {cols}, one for each of the model's columns, were expected");
-                return Err(importance.error(name.gguf(), problem));
+                return Err(importance.error(tensor, problem));
             }
             known = true;
         }
@@ -136,7 +137,7 @@ impl<'a> Converter<'a> {
         }
         let Spelled { pairs, notes } = self.pairs()?;
         let divisors = self.divisors();
-        let tensors = self.tensors(divisors.as_deref())?;
+        let tensors = self.tensors(&divisors)?;
         let bytes = whole::written(path, |partial| {
             let bytes = self.write_all(partial, &pairs, &tensors, &mut progress)?;
             self.checkpoint.verify()?;
@@ -150,7 +151,7 @@ impl<'a> Converter<'a> {
         &self,
         path: &Path,
         pairs: &[(String, Value)],
-        tensors: &[(Entry, Rows<'_>)],
+        tensors: &[(Entry, Vec<Rows<'_>>)],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64> {
         let failed = |source| Error::io(path, source);
@@ -158,15 +159,16 @@ impl<'a> Converter<'a> {
         let entries: Vec<Entry> = tensors.iter().map(|(entry, _)| entry.clone()).collect();
         let front = front(pairs, &entries);
         out.write_all(&front).map_err(failed)?;
-        let total = tensors.iter().map(|(_, rows)| rows.view.data().len() as u64).sum();
+        let total = tensors.iter().flat_map(|(_, parts)| parts).map(|rows| rows.view.data().len() as u64).sum();
         let (mut done, mut bytes) = (0, front.len());
-        for (entry, rows) in tensors {
-            rows.encode_on(self.threads, &mut |encoded, of| {
+        for (entry, parts) in tensors {
+            let mut put = |encoded: &[u8], of| {
                 out.write_all(encoded).map_err(failed)?;
                 done += of;
                 progress(Progress { done, total });
                 Ok(())
-            })?;
+            };
+            parts.iter().try_for_each(|rows| rows.encode_on(self.threads, &mut put))?;
             let padded = entry.bytes().next_multiple_of(ALIGNMENT);
             out.write_all(&[0; ALIGNMENT][..padded - entry.bytes()]).map_err(failed)?;
             bytes += padded;
@@ -220,44 +222,66 @@ impl<'a> Converter<'a> {
         self.checkpoint.unused().map(|name| format!("tensor {name} is left out: no Llama uses it")).collect()
     }
 
-    /// The numbers of the tensor of divisors, where it is to be made.
-    fn divisors(&self) -> Option<Vec<u8>> {
-        if self.checkpoint.find(Name::RopeFreqs).is_some() {
-            return None;
-        }
-        let divisors = self.checkpoint.config().rope.divisors()?;
-        Some(divisors.iter().flat_map(|divisor| divisor.to_le_bytes()).collect())
+    /// The numbers of the tensors of divisors, where they are to be made.
+    fn divisors(&self) -> Vec<(Name, Vec<u8>)> {
+        let rope = &self.checkpoint.config().rope;
+        let all = match &rope.scaling {
+            RopeScaling::Long { short, long, .. } => {
+                vec![(Name::RopeShort, short.clone()), (Name::RopeLong, long.clone())]
+            }
+            _ => rope.divisors().map(|divisors| (Name::RopeFreqs, divisors)).into_iter().collect(),
+        };
+        let absent = all.into_iter().filter(|(name, _)| self.checkpoint.find(*name).is_none());
+        absent.map(|(name, all)| (name, all.iter().flat_map(|divisor| divisor.to_le_bytes()).collect())).collect()
     }
 
-    /// Every tensor, in the order in which they are written; `divisors` is one that the checkpoint has not.
-    fn tensors<'b>(&'b self, divisors: Option<&'b [u8]>) -> Result<Vec<(Entry, Rows<'b>)>> {
-        let config = self.checkpoint.config();
+    /// Every tensor, in the order in which they are written, with the matrices whose rows follow each other in it; `divisors` are
+    /// those that the checkpoint has not.
+    fn tensors<'b>(&'b self, divisors: &'b [(Name, Vec<u8>)]) -> Result<Vec<(Entry, Vec<Rows<'b>>)>> {
+        let traits = hyperparameters::traits(self.checkpoint.config());
         let mut tensors = Vec::new();
-        for name in Name::all(config) {
-            let view = match (self.checkpoint.find(name), divisors) {
-                (Some(view), _) => view,
-                (None, Some(bytes)) if name == Name::RopeFreqs => {
-                    TensorView::new("rope_freqs.weight", Format::F32, 1, bytes.len() / 4, bytes)?
-                }
-                (None, _) => continue,
-            };
-            let (format, vector) = (self.format(name, &view), name.is_vector());
-            let entry = Entry { name: name.gguf(), format, rows: view.rows(), cols: view.cols(), vector };
-            let adapters = self.adapters.iter().filter(|(bound, _)| bound.changes(name)).copied().collect();
-            let importance = self.importance.and_then(|importance| importance.columns(&name.gguf()));
-            tensors.push((entry, Rows { name, view, format, order: self.order(name), adapters, importance }));
+        for name in Name::all(self.checkpoint.config()) {
+            let names = name.fused().filter(|_| traits.fused).unwrap_or(vec![name]);
+            if names[0] != name {
+                continue;
+            }
+            let view = |&name: &Name| Some(self.view(name, divisors).transpose()?.map(|view| (name, view)));
+            let views: Vec<_> = names.iter().filter_map(view).collect::<Result<_>>()?;
+            let Some((_, first)) = views.first() else { continue };
+            let (format, cols, vector) = (self.format(&names, first), first.cols(), name.is_vector());
+            let rows = views.iter().map(|(_, view)| view.rows()).sum();
+            let entry = Entry { name: traits.tensor(name), format, rows, cols, vector };
+            let parts = views.into_iter().map(|(name, view)| self.rows(name, view, &entry)).collect();
+            tensors.push((entry, parts));
         }
         Ok(tensors)
     }
 
-    fn format(&self, name: Name, view: &TensorView<'_>) -> Format {
+    /// A tensor of the checkpoint, or of `divisors`.
+    fn view<'b>(&'b self, name: Name, divisors: &'b [(Name, Vec<u8>)]) -> Result<Option<TensorView<'b>>> {
+        if let Some(view) = self.checkpoint.find(name) {
+            return Ok(Some(view));
+        }
+        let made = divisors.iter().find(|(made, _)| *made == name);
+        made.map(|(_, bytes)| TensorView::new("divisors", Format::F32, 1, bytes.len() / 4, bytes)).transpose()
+    }
+
+    /// What becomes of a matrix in the tensor `entry`.
+    fn rows<'b>(&'b self, name: Name, view: TensorView<'b>, entry: &Entry) -> Rows<'b> {
+        let adapters = self.adapters.iter().filter(|(bound, _)| bound.changes(name)).copied().collect();
+        let importance = self.importance.and_then(|importance| importance.columns(&entry.name));
+        Rows { name, view, format: entry.format, order: self.order(name), adapters, importance }
+    }
+
+    /// The format of a tensor that holds the matrices `names`.
+    fn format(&self, names: &[Name], view: &TensorView<'_>) -> Format {
         let kept = view.format();
         match self.mixture {
-            _ if name.is_vector() || name == Name::Score => Format::F32,
+            _ if names[0].is_vector() || names[0] == Name::Score => Format::F32,
             None => kept,
             Some(mixture) => {
                 let float = if kept == Format::BF16 { Format::BF16 } else { Format::F16 };
-                mixture::fitting(mixture.format(name, self.checkpoint.config()), view.cols(), float)
+                mixture::fitting(mixture.format(names, self.checkpoint.config()), view.cols(), float)
             }
         }
     }

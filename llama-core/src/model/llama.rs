@@ -9,6 +9,7 @@ use crate::batch::{AdapterId, AdapterRun, Batch, BlockId, Stage};
 use crate::checkpoint::{Checkpoint, TensorView, checksum};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::model::linear::{Fused, Linear, Linears, widest_rank};
 use crate::model::plan::{MemoryPlan, Parts};
 use crate::model::workspace::Workspace;
@@ -38,8 +39,9 @@ pub struct Llama<B: Backend> {
     backend: B,
     embed: B::Weight, // [vocab, hidden]
     layers: Vec<Layer<B>>,
-    norm: B::Tensor,         // [1, hidden]
-    head: Option<Linear<B>>, // [vocab, hidden]; None: the embedding serves, or nothing asks
+    norm: B::Tensor,              // [1, hidden]
+    head_norm: Option<B::Tensor>, // [1, hidden]: the same for logits, where the model divides those
+    head: Option<Linear<B>>,      // [vocab, hidden]; None: the embedding serves, or nothing asks
     kv: B::KvCache,
     plan: B::Plan,
     work: Workspace<B>,
@@ -134,6 +136,10 @@ impl<B: Backend> Llama<B> {
         adapters.verify()?;
         Ok(Llama {
             norm: gain(parts.norm)?,
+            head_norm: config
+                .divides_logits()
+                .then(|| divided(&backend, parts.norm, config.multipliers.logits))
+                .transpose()?,
             kv: backend.kv_cache(&shape, &limits)?,
             plan: backend.plan(&shape, &limits)?,
             work: Workspace::new(&backend, &config, &limits, widest_rank(&places, &config))?,
@@ -186,11 +192,12 @@ impl<B: Backend> Llama<B> {
     }
 
     fn step(&mut self, outputs: usize) -> Result<()> {
-        let Llama { config, backend: b, embed, layers, norm, head, kv, plan, work, adapted, .. } = self;
-        let norm_by = |gain| Norm { gain, eps: config.eps };
+        let Llama { config, backend: b, embed, layers, norm, head_norm, head, kv, plan, work, adapted, .. } = self;
+        let (eps, scale) = (config.residual_eps(), config.embedding_scale());
+        let norm_by = |gain| Norm { gain, eps };
         let linears = Linears { backend: &*b, plan: &*plan, runs: adapted };
         b.replay(|| {
-            b.embed(&mut work.residual, embed, plan)?;
+            b.embed(&mut work.residual, embed, scale, plan)?;
             for (l, layer) in layers.iter().enumerate() {
                 let (attn_norm, ffn_norm) = (norm_by(&layer.attn_norm), norm_by(&layer.ffn_norm));
                 let room = (&mut work.x, &mut work.low);
@@ -210,7 +217,7 @@ impl<B: Backend> Llama<B> {
             if outputs == 0 {
                 return Ok(());
             }
-            b.rms_norm(&mut work.x, &work.residual, norm, config.eps)?;
+            b.rms_norm(&mut work.x, &work.residual, head_norm.as_ref().unwrap_or(norm), eps)?;
             b.take_outputs(&mut work.last, &work.x, plan)?;
             match head {
                 Some(head) => linears.linear(&mut work.logits, &mut work.low, &work.last, head, Stage::Outputs),
@@ -218,6 +225,12 @@ impl<B: Backend> Llama<B> {
             }
         })
     }
+}
+
+/// `gain`, divided: logits are linear in what the head multiplies, so dividing that divides them.
+fn divided<B: Backend>(backend: &B, gain: TensorView<'_>, divisor: f32) -> Result<B::Tensor> {
+    let gains: Vec<f32> = gain.to_f32().iter().map(|gain| gain / divisor).collect();
+    backend.gain(TensorView::new(gain.name(), Format::F32, 1, gains.len(), bytemuck::cast_slice(&gains))?)
 }
 
 fn no_room(named: &Named) -> Error {
@@ -253,7 +266,7 @@ impl<B: Backend> Model for Llama<B> {
     /// The residual is what a step leaves behind, so states cost a step that wants none nothing.
     fn states(&mut self, states: &mut Vec<f32>) -> Result<()> {
         let Llama { config, backend: b, norm, work, .. } = self;
-        b.rms_norm(&mut work.x, &work.residual, norm, config.eps)?;
+        b.rms_norm(&mut work.x, &work.residual, norm, config.residual_eps())?;
         b.read(&work.x, states)
     }
 

@@ -136,13 +136,17 @@ impl MemoryPlan {
             backend.weight_bytes(&shapes)
         };
         let gains = |count: usize, cols| count as u64 * backend.tensor_bytes(1, cols, Role::Residual);
+        let of_logits = if config.divides_logits() { gains(1, config.hidden) } else { 0 };
         let of_heads = if config.head_norms { gains(2 * config.layers, config.head_dim) } else { 0 };
         let shape = AttentionShape::new(config, limits.context);
         let places = adapters.all_places();
         let rank = widest_rank(&places, config);
         let widest = workspace::widest_input(config).max(rank);
         MemoryPlan {
-            weights: parts.weights().map(weight).sum::<u64>() + gains(2 * config.layers + 1, config.hidden) + of_heads,
+            weights: parts.weights().map(weight).sum::<u64>()
+                + gains(2 * config.layers + 1, config.hidden)
+                + of_heads
+                + of_logits,
             adapters: adapter_bytes(backend, &places, config),
             kv_cache: backend.kv_bytes(&shape, limits),
             activations: workspace::bytes(backend, config, limits, rank),

@@ -302,9 +302,9 @@ impl<B: Backend> Backend for Sharded<B> {
     }
 
     /// Each rank looks up its tokens, and all get all rows.
-    fn embed(&self, out: &mut Sheet<B>, table: &B::Weight, plan: &Plan<B>) -> Result<()> {
+    fn embed(&self, out: &mut Sheet<B>, table: &B::Weight, scale: f32, plan: &Plan<B>) -> Result<()> {
         let (cols, whole) = (out.cols, out.whole_mut());
-        self.inner.embed(whole, table, &plan.inner)?;
+        self.inner.embed(whole, table, scale, &plan.inner)?;
         let Room { own, all } = &mut *self.room.borrow_mut();
         self.inner.read(whole, all)?;
         let layout = TokenRows { lookups: &plan.lookups, cols };

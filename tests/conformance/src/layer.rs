@@ -75,7 +75,7 @@ impl Scene for Layer {
             all.into_iter().for_each(|tensor| tensor.set_rows(batch.rows()));
             [&mut last, &mut logits].into_iter().for_each(|tensor| tensor.set_rows(batch.outputs.len()));
             b.replay(|| {
-                b.embed(&mut residual, &embed, &plan)?;
+                b.embed(&mut residual, &embed, 1.0, &plan)?;
                 let norm = |i: usize| Norm { gain: &gains[i], eps: 1e-5 };
                 b.norm_linear(&mut wide, &mut x, &residual, norm(0), &qkv)?;
                 b.rope_and_store(&mut wide, &mut kv, 1, &plan)?;

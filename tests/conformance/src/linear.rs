@@ -55,6 +55,7 @@ impl Matrix {
 /// A lookup, a linear layer of stacked formats, a choice of rows, and logits of the lookup's rows.
 struct Lookup {
     table: Matrix,
+    scale: f32,
     vocab: usize,
     parts: Vec<Matrix>,
     gain: Vec<f32>,
@@ -81,7 +82,7 @@ impl Scene for Lookup {
         let (mut y, mut last) = (s.zeros(tokens, out, Role::Activation), s.zeros(64, hidden, Role::Activation));
         let mut logits = s.zeros(self.batch.outputs.len(), self.vocab, Role::Logits);
         b.replay(|| {
-            b.embed(&mut residual, &table, &plan)?;
+            b.embed(&mut residual, &table, self.scale, &plan)?;
             b.rms_norm(&mut x, &residual, &gain, 1e-5)?;
             b.linear(&mut y, &x, &matrix)?;
             b.take_outputs(&mut last, &x, &plan)?;
@@ -138,7 +139,7 @@ impl Scene for Linear {
 }
 
 impl<S: Subject> Suite<S> {
-    /// Tables in five formats, and linear layers that stack up to five, with and without biases.
+    /// Tables in five formats, multiplied and not, and linear layers that stack up to five, with and without biases.
     pub fn embedding_linear_and_outputs(&self) {
         let mut random = Random(3);
         let (vocab, hidden, rows) = (37, 64, 50);
@@ -152,6 +153,7 @@ impl<S: Subject> Suite<S> {
             };
             self.agree(&Lookup {
                 table: Matrix::new(&mut random, formats[i], rows, hidden),
+                scale: if i % 2 == 0 { 1.0 } else { 54.545456 },
                 vocab,
                 parts: formats[i..].iter().map(|&format| matrix(&mut random, format)).collect(),
                 gain: random.floats(hidden),

@@ -315,9 +315,11 @@ impl Backend for Spelled {
         Ok(())
     }
 
-    fn embed(&self, out: &mut Numbers, table: &Stacked, plan: &Angles) -> Result<()> {
+    fn embed(&self, out: &mut Numbers, table: &Stacked, scale: f32, plan: &Angles) -> Result<()> {
         for (t, &token) in plan.batch.tokens.iter().enumerate() {
-            out.row_mut(t).copy_from_slice(&table.0[token as usize].0);
+            let width = self.width.of(out.role);
+            let row = table.0[token as usize].0.iter().map(|number| width.round(number * f64::from(scale)));
+            out.row_mut(t).iter_mut().zip(row).for_each(|(out, number)| *out = number);
         }
         Ok(())
     }

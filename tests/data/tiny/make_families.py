@@ -4,6 +4,9 @@
     qwen2      Qwen2: biases of queries, keys and values
     qwen3      Qwen3: heads of queries and keys are normed; heads wider than hidden / heads, tied
     smollm3    SmolLM3: every fourth layer does not turn
+    phi3       Phi-3: queries, keys and values in one matrix, gate and up in another; three quarters of a head turn, by LongRoPE
+    granite    Granite 3: multipliers of the embedding, of what layers add, of attention, of logits
+    seed_oss   Seed-OSS: biases of queries, keys and values alone; heads wider than hidden / heads
 
 Each is a folder here: config.json, model.safetensors (bfloat16), and reference.safetensors, computed in float32 (eager attention)
 from exactly those weights:
@@ -11,19 +14,22 @@ from exactly those weights:
     input_ids  int64   [batch, time]          ids at positions 0..time
     logits     float32 [batch, time, vocab]   ForCausalLM(input_ids).logits
     greedy     int64   [batch, time + 32]     input_ids and 32 greedily decoded tokens
+    short      float32 [batch, SHORT, vocab]  phi3 alone: logits of the first ids by themselves, which LongRoPE's short divisors turn
 
-Usage: make_families.py      needs: torch, transformers, safetensors. What lies here was made by transformers 5.24.0, torch 2.7.1.
+Usage: make_families.py [NAME ...]      needs: torch, transformers, safetensors. What lies here was made by transformers 5.24.0, torch 2.7.1.
 """
 import json
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import (Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config,
+from transformers import (GraniteConfig, GraniteForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM, SeedOssConfig, SeedOssForCausalLM, SmolLM3Config,
                           SmolLM3ForCausalLM)
 
 HERE = Path(__file__).parent
-BATCH, TIME, NEW = 2, 80, 32
+BATCH, TIME, NEW, SHORT = 2, 80, 32, 48
 SIZES = dict(vocab_size=384, hidden_size=64, intermediate_size=112, num_hidden_layers=4, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=512, rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=2,
              pad_token_id=0, attn_implementation="eager")
@@ -37,6 +43,15 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, dict(tie_word_embeddings=False, **rope(1e6))),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, dict(tie_word_embeddings=True, head_dim=32, **rope(1e6))),
     "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, dict(tie_word_embeddings=True, **rope(5e6))),
+    "phi3": (Phi3Config, Phi3ForCausalLM, dict(
+        tie_word_embeddings=False, original_max_position_embeddings=SHORT, rope_parameters=dict(
+            rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, original_max_position_embeddings=SHORT,
+            short_factor=[1.0, 1.0, 1.1, 1.25, 1.5, 1.75], long_factor=[1.0, 1.5, 2.5, 4.0, 6.5, 10.5]))),
+    "granite": (GraniteConfig, GraniteForCausalLM, dict(
+        tie_word_embeddings=True, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.0625,
+        logits_scaling=3.0, **rope(1e4))),
+    "seed_oss": (SeedOssConfig, SeedOssForCausalLM, dict(
+        tie_word_embeddings=False, head_dim=24, attention_bias=True, attention_out_bias=False, **rope(1e7))),
 }
 
 
@@ -78,9 +93,13 @@ def make(seed, name, config, model, sizes):
     if name == "qwen2":
         spell_as_published(folder / "config.json")
     tensors = dict(input_ids=ids, logits=logits.contiguous(), greedy=row.contiguous())
+    if name == "phi3":
+        with torch.no_grad():
+            tensors["short"] = model(ids[:, :SHORT]).logits.contiguous()
     save_file(tensors, folder / "reference.safetensors")
     print(name, "logits from", logits.min().item(), "to", logits.max().item())
 
 
 for seed, (name, (config, model, sizes)) in enumerate(FAMILIES.items()):
-    make(seed, name, config, model, sizes)
+    if not sys.argv[1:] or name in sys.argv[1:]:
+        make(seed, name, config, model, sizes)

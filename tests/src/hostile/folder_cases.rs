@@ -315,7 +315,7 @@ const CONFIGS: &[(&str, &str, &str)] = &[
     ("\"low_freq_factor\": 1.0", "\"low_freq_factor\": 4.0", "low_freq_factor"),
     ("\"low_freq_factor\": 1.0", "\"low_freq_factor\": 0", "low_freq_factor"),
     ("\"original_max_position_embeddings\": 32", "\"original_max_position_embeddings\": 0", "original"),
-    ("\"rope_type\": \"llama3\"", "\"rope_type\": \"longrope\"", "longrope"),
+    ("\"rope_type\": \"llama3\"", "\"rope_type\": \"longrope\"", "short_factor"),
     ("\"rope_type\": \"llama3\"", "\"rope_type\": 3", "rope_type"),
     ("\"rope_type\": \"llama3\"", "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"),
     ("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", "hidden_act"),

@@ -170,7 +170,12 @@ fn rotary() -> Cases {
     let mut quantised = Tensor::f32(freqs, &[32], 1.0);
     (quantised.kind, quantised.data) = (8, vec![0; 34]);
     vec![
-        with("longrope", &["longrope"], "llama.rope.scaling.type", Value::string("longrope")),
+        with(
+            "longrope",
+            &["rope_factors_short.weight", "LongRoPE"],
+            "llama.rope.scaling.type",
+            Value::string("longrope"),
+        ),
         with("unknown scaling", &["llama.rope.scaling.type"], "llama.rope.scaling.type", Value::string("")),
         yarn("yarn from nothing", &[scaling], "llama.rope.scaling.original_context_length", Value::u32(0)),
         yarn("yarn with attn_factor NaN", &[scaling], "llama.rope.scaling.attn_factor", Value::f32(f32::NAN)),

@@ -116,6 +116,84 @@ fn both_files_on_both_bases_come_to_the_product() {
     }
 }
 
+/// Tensors of the changes that one A with the rows of several B's below each other makes: their names, shapes and numbers.
+fn fused(parts: &[&Change], name: &str, ends: [&str; 2]) -> [(String, [usize; 2], Vec<f32>); 2] {
+    let b: Vec<f32> = parts.iter().flat_map(|change| &change.b).copied().collect();
+    let first = parts[0];
+    [
+        (format!("{name}.{}", ends[0]), [first.rank, first.cols()], first.a.clone()),
+        (format!("{name}.{}", ends[1]), [b.len() / first.rank, first.rank], b),
+    ]
+}
+
+fn fused_peft(parts: &[&Change], module: &str) -> Vec<(String, [usize; 2], Vec<f32>)> {
+    fused(parts, &format!("base_model.model.model.layers.0.{module}"), ["lora_A.weight", "lora_B.weight"]).into()
+}
+
+fn fused_folder(tensors: &[(String, [usize; 2], Vec<f32>)]) -> Folder {
+    let tensors: Vec<_> = tensors.iter().map(|(name, shape, numbers)| (name.clone(), *shape, &numbers[..])).collect();
+    let mut files = peft(&[]);
+    files.set(WEIGHTS, floats(&tensors));
+    files
+}
+
+/// A Phi-3's adapter has one A and one B for queries, keys and values: it adds what three with the same A and a part of B each add.
+#[test]
+fn matrices_that_are_one_tensor() {
+    let config = six_columns(halves());
+    let mut changes = changes_of(&config);
+    (changes[1].a, changes[2].a) = (changes[0].a.clone(), changes[0].a.clone());
+    changes[5].a = changes[4].a.clone();
+    let [q, k, v, _, gate, up, ..] = &changes[..] else { unreachable!() };
+    let (qkv, both) = ([q, k, v], [gate, up]);
+    let tensors = [fused_peft(&qkv, "self_attn.qkv_proj"), fused_peft(&both, "mlp.gate_up_proj")].concat();
+    let (_a, from_peft) = open(&fused_folder(&tensors)).unwrap();
+    let mut file = gguf(&[], 6, ALPHA);
+    file.set("general.architecture", Value::string("phi3"));
+    for (parts, name) in [(&qkv[..], "blk.0.attn_qkv.weight"), (&both, "blk.0.ffn_up.weight")] {
+        for (name, [rows, cols], numbers) in fused(parts, name, ["lora_a", "lora_b"]) {
+            let mut tensor = Tensor::f32(&name, &[cols as u64, rows as u64], 0.0);
+            tensor.data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            file.tensors.push(tensor);
+        }
+    }
+    let (_b, from_gguf) = open_gguf(&file).unwrap();
+    let parts: Vec<Change> = qkv.iter().chain(&both).map(|&change| change.clone()).collect();
+    let (_c, apart) = open(&peft(&parts)).unwrap();
+    for adapter in [&from_peft, &from_gguf] {
+        assert_eq!(adapter.names().collect::<Vec<_>>(), apart.names().collect::<Vec<_>>());
+        for base in [six_columns(halves()), six_columns(pairs())] {
+            for Change { name, .. } in &parts {
+                let (rows, cols) = name.shape(&base);
+                for step in [1, 5, rows] {
+                    for start in (0..rows).step_by(step) {
+                        let rows = start..rows.min(start + step);
+                        let add = |adapter: &Adapter| {
+                            let mut out = vec![1.0; rows.len() * cols];
+                            adapter.bind(&base).unwrap().add(*name, rows.clone(), 0.7, &mut out).unwrap();
+                            bits(&out)
+                        };
+                        assert_eq!(add(adapter), add(&apart), "{name:?} {rows:?}");
+                    }
+                }
+            }
+        }
+    }
+    let wide = Config { ffn: 32, ..config.clone() };
+    let error = from_peft.bind(&wide).unwrap_err().to_string();
+    assert!(error.contains("mlp.gate_up_proj.lora_B.weight: changes a matrix of [32, 8]; [64, 8]"), "{error}");
+    let own = |change: &Change| {
+        let halves = [("lora_A.weight", change.cols(), &change.a), ("lora_B.weight", change.rows(), &change.b)];
+        let [a, b] = halves.map(|(half, size, numbers)| (peft_name(change.name, half), size, numbers.clone()));
+        [(a.0, [RANK, a.1], a.2), (b.0, [b.1, RANK], b.2)]
+    };
+    says(
+        open(&fused_folder(&[&tensors[..2], &own(k)].concat())),
+        &["k_proj.lora_A.weight", "is the same as", "qkv_proj"],
+    );
+    says(open(&fused_folder(&[tensors[0].clone(), own(q)[1].clone()])), &["is one half of a change"]);
+}
+
 #[test]
 fn what_is_not_changed_stays() {
     let (_place, adapter) = open(&peft(&changes()[..1])).unwrap();
@@ -319,7 +397,7 @@ fn ggufs_that_are_no_plain_adapters() {
     says(with("split.count", Value::u32(2)), &["an adapter in 2 files"]);
     with("adapter.lora.task_name", Value::string("poems")).unwrap();
     // Its converter calls an adapter's architecture what it calls the base's.
-    for architecture in ["mistral3", "qwen2", "qwen3", "smollm3"] {
+    for architecture in ["mistral3", "qwen2", "qwen3", "smollm3", "granite", "seed_oss"] {
         with("general.architecture", Value::string(architecture)).unwrap();
     }
     for name in [

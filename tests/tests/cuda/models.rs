@@ -90,7 +90,7 @@ fn agree_with_transformers(names: &[&str]) {
         let case = Case::open(name);
         let mut model = case.load(Machine::Cuda, Numerics::Precise);
         let (ids, want) = (&case.ids[0], &case.logits[0]);
-        let steps = taken(&gpu, case.greedy[0].len() - ids.len(), 8);
+        let steps = taken(&gpu, case.greedy[0].len() - ids.len(), 6);
         let (got, continued) = logits_and_greedy(&mut *model, ids, steps);
         let worst = farthest(&got, want);
         assert!(got.len() == want.len() && worst <= 2e-4, "{name}: largest error {worst}");

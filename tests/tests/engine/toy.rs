@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use llama_core::backend::{KvFormat, Limits, RopeLayout};
 use llama_core::batch::{BLOCK, Batch, BlockId};
-use llama_core::config::{Config, Head, Pooling, ProblemType, Rope, RopeScaling};
+use llama_core::config::{Config, Head, Multipliers, Pooling, ProblemType, Rope, RopeScaling};
 use llama_core::engine::{Completion, Engine, EngineOptions, Finish, Request, Score};
 use llama_core::model::Model;
 use llama_core::sample::{Allowed, Draw, History, Outputs, Sampled, Sampler};
@@ -36,6 +36,7 @@ pub fn config() -> Config {
         window: None,
         head_norms: false,
         temperature: None,
+        multipliers: Multipliers::default(),
         head: Head::Tied,
         pooling: Pooling::Last,
         labels: Vec::new(),

@@ -198,8 +198,8 @@ impl Backend for Faulty {
         self.inner.write(x, values)
     }
 
-    fn embed(&self, out: &mut Matrix, table: &Weight, plan: &Plan) -> Result<()> {
-        self.inner.embed(out, table, plan)
+    fn embed(&self, out: &mut Matrix, table: &Weight, scale: f32, plan: &Plan) -> Result<()> {
+        self.inner.embed(out, table, scale, plan)
     }
 
     fn linear(&self, out: &mut Matrix, x: &Matrix, w: &Weight) -> Result<()> {

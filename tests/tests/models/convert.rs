@@ -484,12 +484,13 @@ fn measured(model: &Path, cpu: Option<CpuOptions>, chunk: usize) -> (Measure, Ve
     let options = EngineOptions { chunk, sequences: 1, context: Some(64), ..EngineOptions::default() };
     let loader = Loader::open(model).unwrap().options(options);
     let measure = Measure::of(loader.checkpoint());
+    let prompt = PROMPT.map(|token| token % loader.checkpoint().config().vocab as u32);
     let mut engine = match cpu {
         Some(options) => loader.load(measure.on(Cpu::new(options).unwrap())),
         None => loader.load(measure.on(Reference::new(Numerics::Default))),
     }
     .unwrap();
-    let request = Request { max_tokens: Some(0), prompt_logprobs: true, ..Request::new(PROMPT) };
+    let request = Request { max_tokens: Some(0), prompt_logprobs: true, ..Request::new(prompt) };
     let scores = engine.complete(request).unwrap().prompt;
     (measure, scores.iter().map(|score| score.logprob.to_bits()).collect())
 }
@@ -545,6 +546,42 @@ fn importance_is_the_squares_that_columns_get() {
     Converter::new(&model).importance(&read).unwrap().mixture("Q8_0".parse().unwrap()).write(path, |_| ()).unwrap();
     let error = Measure::of(&model).importance().unwrap_err().to_string();
     assert!(error.contains("nothing was computed yet"), "{error}");
+}
+
+/// What holds several matrices has one format, one importance, and is called what llama.cpp calls it; an adapter changes its part.
+#[test]
+fn matrices_in_one_tensor_are_stored_so() {
+    let place = tempfile::tempdir().unwrap();
+    with_tokenizer("phi3", place.path());
+    let (measure, _) = measured(place.path(), None, 512);
+    let importance = measure.importance().unwrap();
+    for (name, columns) in [("attn_qkv", 64), ("attn_output", 64), ("ffn_up", 64), ("ffn_down", 112)] {
+        assert_eq!(importance.columns(&format!("blk.1.{name}.weight")).unwrap().len(), columns, "{name}");
+    }
+    assert!(
+        importance.columns("blk.1.attn_q.weight").is_none() && importance.columns("blk.1.ffn_gate.weight").is_none()
+    );
+    let model = Checkpoint::open(place.path()).unwrap();
+    let change = Change::random(Name::V(1), 2, model.config(), 1);
+    let adapter = adapter(&[change], &place);
+    let write = |name: &str, mixture: &str, adapted: bool| {
+        let converter = Converter::new(&model).mixture(mixture.parse().unwrap()).threads(2);
+        let converter = converter.importance(&importance).unwrap();
+        let converter = if adapted { converter.adapter(&adapter, 1.0).unwrap() } else { converter };
+        converter.write(place.path().join(name), |_| ()).unwrap();
+        Checkpoint::open(place.path().join(name)).unwrap()
+    };
+    // Rows are too narrow for blocks of 256.
+    for (mixture, qkv, up) in [("Q4_K_M", Format::Q5_1, Format::Q5_0), ("Q8_0", Format::Q8_0, Format::Q8_0)] {
+        let file = write(mixture, mixture, false);
+        let format = |name: &str| file.tensors().find(|tensor| tensor.name == name).unwrap().format.unwrap();
+        assert_eq!((format("blk.0.attn_qkv.weight"), format("blk.0.ffn_up.weight")), (qkv, up), "{mixture}");
+    }
+    let [plain, adapted] = [false, true].map(|adapted| write(&format!("f32 {adapted}"), "F32", adapted));
+    for (name, changed) in [(Name::Q(1), false), (Name::K(1), false), (Name::V(1), true), (Name::V(0), false)] {
+        let numbers = [&model, &plain, &adapted].map(|model| model.view(name).unwrap().to_f32());
+        assert_eq!((numbers[0] == numbers[1], numbers[1] != numbers[2]), (true, changed), "{name:?}");
+    }
 }
 
 #[test]

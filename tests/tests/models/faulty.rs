@@ -60,7 +60,7 @@ impl Backend for Faulty {
         fn write_block(&self, kv: &mut KvCache, block: BlockId, bytes: &[u8]) -> Result<()>;
         fn read(&self, x: &Matrix, out: &mut Vec<f32>) -> Result<()>;
         fn write(&self, x: &mut Matrix, values: &[f32]) -> Result<()>;
-        fn embed(&self, out: &mut Matrix, table: &Weight, plan: &Plan) -> Result<()>;
+        fn embed(&self, out: &mut Matrix, table: &Weight, scale: f32, plan: &Plan) -> Result<()>;
         fn linear(&self, out: &mut Matrix, x: &Matrix, w: &Weight) -> Result<()>;
         fn rms_norm(&self, out: &mut Matrix, x: &Matrix, gain: &Matrix, eps: f32) -> Result<()>;
         fn add(&self, acc: &mut Matrix, x: &Matrix) -> Result<()>;

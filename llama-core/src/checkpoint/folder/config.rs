@@ -3,7 +3,7 @@
 //! Defaults for absent keys are those of transformers' `LlamaConfig`, and of a [`Family`]'s own. The class decides what the model
 //! gives: `ForCausalLM` logits of tokens, `ForSequenceClassification` scores of labels, `Model` its hidden states.
 
-use super::family::{Class, Family};
+use super::family::{Class, Family, MULTIPLIERS};
 use super::json::Object;
 use super::{rope, variants};
 use crate::config::{Config, Head, Keys, Pooling, ProblemType, numbered_labels};
@@ -25,6 +25,10 @@ const KEYS: Keys = Keys {
     window: "sliding_window",
     labels: "id2label",
     temperature: "llama_4_scaling_beta",
+    embedding_multiplier: MULTIPLIERS[0],
+    residual_multiplier: MULTIPLIERS[1],
+    attention_multiplier: MULTIPLIERS[2],
+    logits_scaling: MULTIPLIERS[3],
 };
 const PROBLEM_TYPE: &str = "problem_type";
 
@@ -64,8 +68,9 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         context,
         head_norms: family == Family::Qwen3,
         temperature,
-        eps: json.number(KEYS.eps)?.unwrap_or(1e-6) as f32,
-        rope: rope::rope(json, head_dim, context, family.theta(), temperature.is_some())?,
+        multipliers: family.multipliers(json)?,
+        eps: json.number(KEYS.eps)?.unwrap_or(family.eps()) as f32,
+        rope: rope::rope(json, family, head_dim, context)?,
         window,
         head: match (class, json.bool("tie_word_embeddings")?.unwrap_or(false)) {
             (Class::SequenceClassification, _) | (Class::Bare, false) => Head::None,

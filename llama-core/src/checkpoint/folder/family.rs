@@ -1,12 +1,14 @@
 //! Families of transformers' classes whose graph is Llama's, and what tells one from another: norms of heads, layers that do not
-//! turn, biases that no key tells of, windows.
+//! turn, biases that no key tells of, windows, multipliers, matrices in one.
 //!
-//! Source: transformers, src/transformers/models/{llama,mistral,ministral3,qwen2,qwen3,smollm3}, configuration and modeling.
+//! Source: transformers, src/transformers/models/{llama,mistral,ministral3,qwen2,qwen3,smollm3,phi3,granite,seed_oss},
+//! configuration and modeling.
 
 use serde_json::Value;
 
 use super::json::{Object, shortened};
 use crate::checkpoint::Name;
+use crate::config::Multipliers;
 use crate::error::{Error, Result};
 
 /// A family of classes.
@@ -22,6 +24,12 @@ pub(super) enum Family {
     Qwen3,
     /// Some layers do not turn.
     SmolLm3,
+    /// Queries, keys and values are one matrix, gate and up another; a part of a head turns.
+    Phi3,
+    /// Numbers are multiplied on their way.
+    Granite,
+    /// Queries, keys and values may have biases without the output having one.
+    SeedOss,
 }
 
 use Family::*;
@@ -36,11 +44,13 @@ pub(super) enum Class {
 
 /// The window where config.json has no such key; `null` means none.
 const WINDOW: usize = 4096;
+pub(super) const MULTIPLIERS: [&str; 4] =
+    ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"];
 const UNTURNED: &str = "no_rope_layers";
 const INTERVAL: &str = "no_rope_layer_interval";
 
 impl Family {
-    const ALL: [Family; 6] = [Llama, Mistral, Ministral3, Qwen2, Qwen3, SmolLm3];
+    const ALL: [Family; 9] = [Llama, Mistral, Ministral3, Qwen2, Qwen3, SmolLm3, Phi3, Granite, SeedOss];
 
     /// What the names of its classes begin with.
     fn class(self) -> &'static str {
@@ -51,6 +61,9 @@ impl Family {
             Qwen2 => "Qwen2",
             Qwen3 => "Qwen3",
             SmolLm3 => "SmolLM3",
+            Phi3 => "Phi3",
+            Granite => "Granite",
+            SeedOss => "SeedOss",
         }
     }
 
@@ -63,6 +76,9 @@ impl Family {
             Qwen2 => "qwen2",
             Qwen3 => "qwen3",
             SmolLm3 => "smollm3",
+            Phi3 => "phi3",
+            Granite => "granite",
+            SeedOss => "seed_oss",
         }
     }
 
@@ -89,7 +105,37 @@ impl Family {
 
     /// Columns of a head where no key tells, if that is not `hidden / heads`.
     pub(super) fn head_dim(self) -> Option<usize> {
-        (self == Qwen3).then_some(128)
+        matches!(self, Qwen3 | SeedOss).then_some(128)
+    }
+
+    /// RMSNorm's epsilon where no key tells.
+    pub(super) fn eps(self) -> f64 {
+        if self == Phi3 { 1e-5 } else { 1e-6 }
+    }
+
+    /// The context before stretching where no key tells, if that is not the model's own.
+    pub(super) fn original(self) -> Option<usize> {
+        (self == Phi3).then_some(4096)
+    }
+
+    /// Whether a part of each head may be all that turns.
+    pub(super) fn turns_parts(self) -> bool {
+        self == Phi3
+    }
+
+    /// Whether matrices that one input goes into are one tensor ([`Name::fused`]).
+    pub(in crate::checkpoint) fn fuses(self) -> bool {
+        self == Phi3
+    }
+
+    /// What numbers are multiplied by.
+    pub(super) fn multipliers(self, json: Object<'_>) -> Result<Multipliers> {
+        if self != Granite {
+            return Ok(Multipliers::default());
+        }
+        let number = |key| Ok::<f32, Error>(json.number(key)?.unwrap_or(1.0) as f32);
+        let [embedding, residual, attention, logits] = MULTIPLIERS.map(number);
+        Ok(Multipliers { embedding: embedding?, residual: residual?, attention: Some(attention?), logits: logits? })
     }
 
     /// The base of the rotary frequencies where no key tells.
@@ -104,9 +150,9 @@ impl Family {
             Some(_) => json.size("sliding_window"),
         };
         match self {
-            Llama => Ok(None),
+            Llama | Granite | SeedOss => Ok(None),
             Mistral => given(Some(WINDOW)),
-            Ministral3 => given(None),
+            Ministral3 | Phi3 => given(None),
             Qwen2 | Qwen3 | SmolLm3 if json.bool("use_sliding_window")? != Some(true) => Ok(None),
             Qwen2 | Qwen3 => windowed_from(json, given(Some(WINDOW))?, layers),
             SmolLm3 => match given(None)? {
@@ -141,20 +187,25 @@ impl Family {
 
     /// Whether a key of config.json that no Llama has is this family's own.
     pub(super) fn knows(self, key: &str) -> bool {
-        self == SmolLm3 && key == UNTURNED
+        match self {
+            SmolLm3 => key == UNTURNED,
+            Granite => MULTIPLIERS.contains(&key),
+            _ => false,
+        }
     }
 
     /// Whether a model has this bias, and what says so.
     pub(super) fn has_bias(self, json: Object<'_>, bias: Name) -> Result<(bool, String)> {
-        let key = match bias {
+        let (key, absent) = match bias {
             Name::QBias(_) | Name::KBias(_) | Name::VBias(_) | Name::OBias(_) if self == Qwen2 => {
                 let because = "a Qwen2 has those of queries, keys and values".into();
                 return Ok((!matches!(bias, Name::OBias(_)), because));
             }
-            Name::QBias(_) | Name::KBias(_) | Name::VBias(_) | Name::OBias(_) => "attention_bias",
-            _ => "mlp_bias",
+            Name::OBias(_) if self == SeedOss => ("attention_out_bias", false),
+            Name::QBias(_) | Name::KBias(_) | Name::VBias(_) | Name::OBias(_) => ("attention_bias", self == SeedOss),
+            _ => ("mlp_bias", false),
         };
-        let said = json.bool(key)?.unwrap_or(false);
+        let said = json.bool(key)?.unwrap_or(absent);
         Ok((said, format!("{key} in config.json is {said}")))
     }
 }

@@ -105,6 +105,11 @@ impl Folder {
         Shards::new(files.into_iter().map(Shard::Safetensors).collect(), index)
     }
 
+    /// Whether [`Name::fused`] are one tensor.
+    pub(super) fn fuses(&self) -> Result<bool> {
+        self.config.read(|json| Ok(Family::of(json)?.0.fuses()))
+    }
+
     /// Biases are present where config.json says so, and only there.
     pub(super) fn check_biases(&self, shards: &Shards, roles: &HashMap<Name, usize>) -> Result<()> {
         self.config.read(|config| check_biases(config, shards, roles))

@@ -2,13 +2,16 @@
 //!
 //! Source: transformers, src/transformers/modeling_rope_utils.py.
 
-use super::json::Object;
-use crate::config::RopeLayout;
-use crate::config::{Rope, RopeScaling, Temperature, yarn_scale};
+use serde_json::Value;
+
+use super::family::Family;
+use super::json::{Object, shortened};
+use crate::config::{Rope, RopeLayout, RopeScaling, Temperature, long_scale, yarn_scale};
 use crate::error::{Error, Result};
 
 const TEMPERATURE: &str = "llama_4_scaling_beta";
 const ORIGINAL: &str = "original_max_position_embeddings";
+const PART: &str = "partial_rotary_factor";
 
 /// Both spellings' parameters.
 fn parameters(json: Object<'_>) -> Result<Option<Object<'_>>> {
@@ -29,29 +32,33 @@ pub(super) fn temperature(json: Object<'_>, context: usize) -> Result<Option<Tem
     }
 }
 
-/// `theta` is the base where no key tells one; `has_temperature` where the model is one whose parameters may tell of the temperature
-/// of attention.
-pub(super) fn rope(
-    json: Object<'_>,
-    head_dim: usize,
-    context: usize,
-    theta: f64,
-    has_temperature: bool,
-) -> Result<Rope> {
+/// The rotary embedding of a model of `family`.
+pub(super) fn rope(json: Object<'_>, family: Family, head_dim: usize, context: usize) -> Result<Rope> {
     let parameters = parameters(json)?;
-    parameters.map_or(Ok(()), |parameters| refuse_other_embeddings(parameters, has_temperature))?;
+    parameters.map_or(Ok(()), |parameters| refuse_other_embeddings(parameters, family == Family::Ministral3))?;
     let nested = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
     let theta = match nested {
         Some(theta) => theta,
-        None => json.number("rope_theta")?.unwrap_or(theta),
+        None => json.number("rope_theta")?.unwrap_or(family.theta()),
     };
+    let dims = dims(json, parameters, family, head_dim)?;
+    let scaling = parameters.map_or(Ok(RopeScaling::None), |parameters| scaling(json, parameters, family, context))?;
+    Ok(Rope { theta, dims, layout: RopeLayout::Halves, unturned: Vec::new(), scaling })
+}
+
+/// Columns of a head that turn.
+fn dims(json: Object<'_>, parameters: Option<Object<'_>>, family: Family, head_dim: usize) -> Result<usize> {
     for object in parameters.into_iter().chain([json]) {
-        if object.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(Error::unsupported("partial_rotary_factor other than 1", "Llama turns whole heads"));
+        match object.number(PART)? {
+            None | Some(1.0) => {}
+            Some(_) if !family.turns_parts() => {
+                return Err(Error::unsupported(format!("{PART} other than 1"), "Llama turns whole heads"));
+            }
+            Some(factor) if factor > 0.0 && factor <= 1.0 => return Ok((head_dim as f64 * factor) as usize),
+            Some(factor) => return Err(Error::config(PART, format!("is {factor}; above 0, up to 1 was expected"))),
         }
     }
-    let scaling = parameters.map_or(Ok(RopeScaling::None), |parameters| scaling(json, parameters, context))?;
-    Ok(Rope { theta, dims: head_dim, layout: RopeLayout::Halves, unturned: Vec::new(), scaling })
+    Ok(head_dim)
 }
 
 /// Whether all that `part` says `whole` says, too.
@@ -75,12 +82,15 @@ fn refuse_other_embeddings(parameters: Object<'_>, has_temperature: bool) -> Res
     Ok(())
 }
 
-fn scaling(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<RopeScaling> {
+fn scaling(json: Object<'_>, parameters: Object<'_>, family: Family, context: usize) -> Result<RopeScaling> {
     let kind = match parameters.string("rope_type")? {
         Some(kind) => Some(kind),
         None => parameters.string("type")?,
     };
     match kind.unwrap_or("default") {
+        "longrope" => long(json, parameters, family, context),
+        // What Phi-3's first versions called it.
+        "su" | "yarn" if family == Family::Phi3 => long(json, parameters, family, context),
         "default" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear { factor: required(parameters, "factor")? }),
         // Counts from max_position_embeddings, whatever the original context is said to be.
@@ -93,7 +103,7 @@ fn scaling(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<R
         }),
         "yarn" => yarn(parameters, original(json, parameters, context)?, context),
         other => {
-            let advice = "default, linear, dynamic, yarn and llama3 are read";
+            let advice = "default, linear, dynamic, yarn, longrope and llama3 are read";
             Err(Error::unsupported(format!("rope_type {other:?}"), advice))
         }
     }
@@ -121,14 +131,37 @@ fn yarn(parameters: Object<'_>, original: usize, context: usize) -> Result<RopeS
     })
 }
 
+fn long(json: Object<'_>, parameters: Object<'_>, family: Family, context: usize) -> Result<RopeScaling> {
+    let original = original(json, parameters, family.original().unwrap_or(context))?;
+    let attention_factor = match parameters.number("attention_factor")? {
+        Some(given) => given,
+        None => {
+            let stretch = parameters.number("factor")?.unwrap_or(context as f64 / original as f64);
+            long_scale(stretch, original)
+        }
+    };
+    let (short, long) = (divisors(parameters, "short_factor")?, divisors(parameters, "long_factor")?);
+    Ok(RopeScaling::Long { short, long, original, attention_factor })
+}
+
+/// A list of numbers; whether they are as many as there are frequencies, and positive, is checked with the sizes.
+fn divisors(parameters: Object<'_>, key: &str) -> Result<Vec<f32>> {
+    let list = parameters.get(key).and_then(Value::as_array);
+    let numbers = list.and_then(|list| list.iter().map(|number| Some(number.as_f64()? as f32)).collect());
+    numbers.ok_or_else(|| {
+        let found = parameters.get(key).map_or("missing".into(), shortened);
+        Error::config(key, format!("is {found}; a list with a number for each frequency was expected"))
+    })
+}
+
 fn required(parameters: Object<'_>, key: &str) -> Result<f64> {
     parameters.number(key)?.ok_or_else(|| Error::config(key, "is missing, and this rotary embedding needs it"))
 }
 
-/// The context before stretching: beside the other parameters, or at config.json's top, or the model's own.
-fn original(json: Object<'_>, parameters: Object<'_>, context: usize) -> Result<usize> {
+/// The context before stretching: beside the other parameters, or at config.json's top, or `absent`.
+fn original(json: Object<'_>, parameters: Object<'_>, absent: usize) -> Result<usize> {
     match parameters.size(ORIGINAL)? {
         Some(original) => Ok(original),
-        None => Ok(json.size(ORIGINAL)?.unwrap_or(context)),
+        None => Ok(json.size(ORIGINAL)?.unwrap_or(absent)),
     }
 }

@@ -1,128 +1,13 @@
-//! Sizes and rotary embedding from a GGUF of architecture `llama`, or of another whose graph is the same but for its [`Traits`].
-//!
-//! How llama.cpp reads the rotary keys (src/llama-model.cpp, src/llama-context.cpp, `rope_yarn` in ggml), followed here:
-//! `rope.scaling.type` is `linear` where absent; its factor is `rope.scaling.factor`, else `rope.scale_linear`, else 1.
-//! Frequencies are divided by `rope_freqs.weight` first and by the factor then. YaRN's ramp spans 32 to 1 rotations over
-//! `original_context_length`, and its factor on cosine and sine is `0.1 ln(factor) + 1` times `attn_factor`.
+//! Sizes from a GGUF of architecture `llama`, or of another whose graph is the same but for its [`Traits`](super::Traits).
 
 use super::super::folder::ADAPTER;
 use super::super::names::Name;
 use super::super::shards::Shards;
 use super::Metadata;
-use crate::config::{Config, Head, Keys, Pooling, Rope, RopeScaling, Temperature, yarn_scale};
-use crate::config::{ProblemType, RopeLayout, numbered_labels};
+use super::architecture::{READ, Spelling, spelling, traits};
+use super::rope::rope;
+use crate::config::{Config, Head, Multipliers, Pooling, ProblemType, Temperature, numbered_labels};
 use crate::error::{Error, Result};
-
-/// How an architecture spells what is read.
-struct Spelling {
-    name: &'static str,
-    keys: Keys,
-    value_length: &'static str,
-    causal: &'static str,
-    pooling: &'static str,
-    experts: &'static str,
-    scaling_type: &'static str,
-    scaling_factor: &'static str,
-    scale_linear: &'static str,
-    original: &'static str,
-    attn_factor: &'static str,
-    log_multiplier: &'static str,
-    beta_fast: &'static str,
-    beta_slow: &'static str,
-    traits: Traits,
-}
-
-/// What the models of an architecture have that no key tells, as llama.cpp's src/llama-model.cpp has it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Traits {
-    /// Whether attention's temperature may grow with the position.
-    has_temperature: bool,
-    /// Whether heads of queries and keys are normed.
-    head_norms: bool,
-    /// Whether queries, keys and values have biases, and must.
-    biased: bool,
-    /// Which columns of a head turn together.
-    pub(crate) layout: RopeLayout,
-    /// Every how many layers there is one that does not turn.
-    unturned: Option<usize>,
-}
-
-const LLAMA: Traits = Traits {
-    has_temperature: false,
-    head_norms: false,
-    biased: false,
-    layout: RopeLayout::Interleaved,
-    unturned: None,
-};
-const QWEN3: Traits = Traits { head_norms: true, layout: RopeLayout::Halves, ..LLAMA };
-
-macro_rules! spelling {
-    ($name:literal, $traits:expr) => {
-        Spelling {
-            name: $name,
-            keys: Keys {
-                vocab: concat!($name, ".vocab_size"),
-                hidden: concat!($name, ".embedding_length"),
-                ffn: concat!($name, ".feed_forward_length"),
-                layers: concat!($name, ".block_count"),
-                heads: concat!($name, ".attention.head_count"),
-                kv_heads: concat!($name, ".attention.head_count_kv"),
-                head_dim: concat!($name, ".attention.key_length"),
-                context: concat!($name, ".context_length"),
-                eps: concat!($name, ".attention.layer_norm_rms_epsilon"),
-                theta: concat!($name, ".rope.freq_base"),
-                rope_dims: concat!($name, ".rope.dimension_count"),
-                scaling: concat!($name, ".rope.scaling"),
-                window: concat!($name, ".attention.sliding_window"),
-                labels: concat!($name, ".classifier.output_labels"),
-                temperature: concat!($name, ".attention.temperature_scale"),
-            },
-            value_length: concat!($name, ".attention.value_length"),
-            causal: concat!($name, ".attention.causal"),
-            pooling: concat!($name, ".pooling_type"),
-            experts: concat!($name, ".expert_count"),
-            scaling_type: concat!($name, ".rope.scaling.type"),
-            scaling_factor: concat!($name, ".rope.scaling.factor"),
-            scale_linear: concat!($name, ".rope.scale_linear"),
-            original: concat!($name, ".rope.scaling.original_context_length"),
-            attn_factor: concat!($name, ".rope.scaling.attn_factor"),
-            log_multiplier: concat!($name, ".rope.scaling.yarn_log_multiplier"),
-            beta_fast: concat!($name, ".rope.scaling.yarn_beta_fast"),
-            beta_slow: concat!($name, ".rope.scaling.yarn_beta_slow"),
-            traits: $traits,
-        }
-    };
-}
-
-/// The architectures that are read.
-const ARCHITECTURES: [Spelling; 5] = [
-    spelling!("llama", LLAMA),
-    // Ministral 3 and Devstral 2.
-    spelling!("mistral3", Traits { has_temperature: true, ..LLAMA }),
-    spelling!("qwen2", Traits { head_norms: false, biased: true, ..QWEN3 }),
-    spelling!("qwen3", QWEN3),
-    spelling!("smollm3", Traits { unturned: Some(4), ..LLAMA }),
-];
-/// Their names, for errors.
-pub(crate) const READ: &str = "\"llama\", \"mistral3\", \"qwen2\", \"qwen3\" and \"smollm3\"";
-
-/// How an architecture spells what is read, if it is.
-fn spelling(architecture: &str) -> Option<Spelling> {
-    ARCHITECTURES.into_iter().find(|spelling| spelling.name == architecture)
-}
-
-/// What no key tells of an architecture, if it is read.
-pub(crate) fn traits(architecture: &str) -> Option<Traits> {
-    spelling(architecture).map(|spelling| spelling.traits)
-}
-
-impl Traits {
-    /// The layers that do not turn, of `layers`.
-    pub(crate) fn unturned(self, layers: usize) -> Vec<usize> {
-        let every = |step| (0..layers).filter(move |layer| (layer + 1) % step == 0);
-        self.unturned.map_or(Vec::new(), |step| every(step).collect())
-    }
-}
 
 /// The configuration that `metadata` and the tensors' shapes give.
 pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Result<Config> {
@@ -132,7 +17,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
     let layers = required(metadata, spelling.keys.layers)?;
     let heads = per_layer(metadata, spelling.keys.heads, layers)?.ok_or_else(|| missing(spelling.keys.heads))?;
     let head_dim = head_dim(metadata, spelling, hidden, heads)?;
-    super::variants::refuse(metadata, spelling.name, spelling.traits.has_temperature, head_dim)?;
+    super::variants::refuse(metadata, spelling.name, spelling.traits, head_dim)?;
     let context = required(metadata, spelling.keys.context)?;
     let pooling = pooling(metadata, spelling)?;
     let labels = labels(metadata, spelling, shards)?;
@@ -148,6 +33,7 @@ pub(in crate::checkpoint) fn config(metadata: &Metadata, shards: &Shards) -> Res
         context,
         head_norms: spelling.traits.head_norms,
         temperature: temperature(metadata, spelling, context)?,
+        multipliers: multipliers(metadata, spelling)?,
         eps: metadata.f32(spelling.keys.eps)?.ok_or_else(|| missing(spelling.keys.eps))?,
         rope: rope(metadata, spelling, shards, head_dim, context)?,
         window: metadata.usize(spelling.keys.window)?.filter(|&window| window > 0),
@@ -180,6 +66,20 @@ fn temperature(metadata: &Metadata, spelling: &Spelling, context: usize) -> Resu
         return Ok(None);
     };
     Ok(Some(Temperature { growth, from: metadata.usize(spelling.original)?.unwrap_or(context) }))
+}
+
+/// A 0 is none.
+fn multipliers(metadata: &Metadata, spelling: &Spelling) -> Result<Multipliers> {
+    if !spelling.traits.multiplied {
+        return Ok(Multipliers::default());
+    }
+    let number = |key| Ok::<_, Error>(metadata.f32(key)?.filter(|&number| number != 0.0));
+    Ok(Multipliers {
+        embedding: number(spelling.keys.embedding_multiplier)?.unwrap_or(1.0),
+        residual: number(spelling.keys.residual_multiplier)?.unwrap_or(1.0),
+        attention: number(spelling.keys.attention_multiplier)?,
+        logits: number(spelling.keys.logits_scaling)?.unwrap_or(1.0),
+    })
 }
 
 fn missing(key: &str) -> Error {
@@ -278,67 +178,4 @@ fn vocab(metadata: &Metadata, spelling: &Spelling, shards: &Shards) -> Result<us
     agree(spelling.keys.vocab, metadata.usize(spelling.keys.vocab)?)?;
     agree(super::vocabulary::TOKENS, metadata.strings(super::vocabulary::TOKENS)?.map(<[String]>::len))?;
     Ok(rows)
-}
-
-fn rope(metadata: &Metadata, spelling: &Spelling, shards: &Shards, head_dim: usize, context: usize) -> Result<Rope> {
-    let divisors = divisors(shards)?;
-    let scaling = match (scaling(metadata, spelling, context)?, divisors) {
-        (scaling, None) => scaling,
-        (RopeScaling::None, Some(divisors)) => RopeScaling::Divisors { divisors },
-        (RopeScaling::Linear { factor }, Some(divisors)) => {
-            RopeScaling::Divisors { divisors: divisors.into_iter().map(|d| (f64::from(d) * factor) as f32).collect() }
-        }
-        (_, Some(_)) => {
-            let what = format!("{} \"yarn\" together with {}", spelling.scaling_type, Name::RopeFreqs.gguf());
-            return Err(Error::unsupported(what, "convert the model again"));
-        }
-    };
-    Ok(Rope {
-        theta: metadata.f32(spelling.keys.theta)?.unwrap_or(10_000.0).into(),
-        dims: metadata.usize(spelling.keys.rope_dims)?.unwrap_or(head_dim),
-        layout: spelling.traits.layout,
-        unturned: Vec::new(),
-        scaling,
-    })
-}
-
-/// `rope_freqs.weight`, which Llama 3.1's converter writes in place of the three bands' numbers.
-fn divisors(shards: &Shards) -> Result<Option<Vec<f32>>> {
-    let Some(tensor) = shards.find(&Name::RopeFreqs.gguf()) else { return Ok(None) };
-    let view = shards.view(tensor)?;
-    if view.format().is_quantised() || view.rows() != 1 {
-        let found = format!("is {} [{}, {}]", view.format().name(), view.rows(), view.cols());
-        return Err(view.error(format!("{found}; a vector of floats was expected")));
-    }
-    Ok(Some(view.to_f32()))
-}
-
-fn scaling(metadata: &Metadata, spelling: &Spelling, context: usize) -> Result<RopeScaling> {
-    let factor = match metadata.f32(spelling.scaling_factor)? {
-        Some(factor) => Some(factor),
-        None => metadata.f32(spelling.scale_linear)?,
-    };
-    match metadata.string(spelling.scaling_type)?.unwrap_or("linear") {
-        "none" => Ok(RopeScaling::None),
-        "linear" => Ok(factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor: factor.into() })),
-        "yarn" => yarn(metadata, spelling, factor.unwrap_or(1.0).into(), context),
-        other => {
-            let what = format!("{} {other:?}", spelling.scaling_type);
-            Err(Error::unsupported(what, "none, linear and yarn are read"))
-        }
-    }
-}
-
-fn yarn(metadata: &Metadata, spelling: &Spelling, factor: f64, context: usize) -> Result<RopeScaling> {
-    let number = |key, default| Ok::<f64, Error>(metadata.f32(key)?.map_or(default, f64::from));
-    let log_multiplier = number(spelling.log_multiplier, 0.0)?;
-    let relative = if log_multiplier == 0.0 { 1.0 } else { yarn_scale(factor, log_multiplier) };
-    Ok(RopeScaling::Yarn {
-        factor,
-        original: metadata.usize(spelling.original)?.unwrap_or(context),
-        beta_fast: number(spelling.beta_fast, 32.0)?,
-        beta_slow: number(spelling.beta_slow, 1.0)?,
-        attention_factor: yarn_scale(factor, 1.0) / relative * number(spelling.attn_factor, 1.0)?,
-        truncate: true,
-    })
 }

@@ -14,8 +14,10 @@
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod architecture;
 mod config;
 mod reader;
+mod rope;
 mod split;
 mod tensor;
 mod value;
@@ -35,8 +37,9 @@ use super::map::Map;
 use super::view::TensorView;
 use crate::error::{Error, InFile, Result};
 
-pub(crate) use config::{READ, Traits, traits};
+pub(crate) use architecture::{READ, Traits, architecture, traits};
 pub(super) use config::{config, needs};
+pub(crate) use rope::LONG;
 pub(super) use split::open_all;
 pub(super) use vocabulary::{check_vocabulary, end_tokens};
 

@@ -1,8 +1,8 @@
 //! Keys that change a model's arithmetic in architectures that are Llama otherwise. Files of those architectures name
-//! them (`granite`, `minicpm`, `cohere`), and are refused for it; one that calls itself `llama` and has such a key all the same
-//! was renamed. What may have a temperature is known to `config`, which reads it.
+//! them (`minicpm`, `cohere`), and are refused for it; one that calls itself `llama` and has such a key all the same
+//! was renamed. What may have a temperature or multipliers is known to `config`, which reads them.
 
-use super::Metadata;
+use super::{Metadata, Traits};
 use crate::error::{Error, Result};
 
 /// Keys behind the architecture's name, and the numbers that are the same as none.
@@ -23,11 +23,13 @@ const PARALLEL: &str = "use_parallel_residual";
 /// Keys of which any value is too much.
 const OTHERS: [&str; 2] = ["rope.dimension_sections", "attention.sliding_window_pattern"];
 const ATTENTION_SCALE: &str = "attention.scale";
+const MULTIPLIERS: [&str; 4] = ["logit_scale", "embedding_scale", "residual_scale", ATTENTION_SCALE];
 
 /// Refuses a file of `architecture` with a key whose value no such model has.
-pub(super) fn refuse(metadata: &Metadata, architecture: &str, has_temperature: bool, head_dim: usize) -> Result<()> {
+pub(super) fn refuse(metadata: &Metadata, architecture: &str, traits: Traits, head_dim: usize) -> Result<()> {
     let plain = [0.0, (head_dim as f32).powf(-0.5)];
-    let may_be = |end: &str| has_temperature && end == TEMPERATURE;
+    let may_be =
+        |end: &str| traits.has_temperature && end == TEMPERATURE || traits.multiplied && MULTIPLIERS.contains(&end);
     let spelled = |end: &str| format!("{architecture}.{end}");
     for (end, neutral) in NUMBERS.into_iter().chain([(ATTENTION_SCALE, plain.as_slice())]) {
         let is_neutral = |found: &f32| may_be(end) || neutral.iter().any(|n| (found - n).abs() <= 1e-6 * n);

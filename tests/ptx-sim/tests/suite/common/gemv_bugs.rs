@@ -49,6 +49,7 @@ pub const BUGS: &[Bug] = &[
     bug("second half of a row on top of the first", "embed", ("[%rd91+16]", 0), "+16", ""),
     bug("second half of a row misaligned", "embed", ("[%rd91+16]", 0), "+16", "+8"),
     bug("row of the token's index, not its id", "embed", ("ld.global.u32 \t%r28, [%rd12]", 0), "ld.global.u32 \t%r28, [%rd12]", "mov.u32 %r28, %ctaid.x"),
+    bug("scale forgotten", "embed", ("mul.rn.f32 \t%f14, %f1", 0), "mul.rn.f32 \t%f14, %f1,", "mov.f32 %f14,"),
     // Repacking.
     bug("one row too many", "repack", ("setp.ge.u32", 0), "setp.ge", "setp.gt"),
     bug("high bit of a scale lost", "repack", (", 48;", 1), "48", "16"),
