@@ -36,8 +36,18 @@ fn pipelines_are_recognised() {
             parts.pop();
         }
         parts.push(json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": own_regex}));
-        let mut tokenizer = tiny_byte_level();
-        tokenizer["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": Value::Array(parts)});
-        Tokenizer::from_json(tokenizer.to_string().as_bytes(), None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let read = |parts: Vec<Value>| {
+            let mut tokenizer = tiny_byte_level();
+            tokenizer["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": Value::Array(parts)});
+            Tokenizer::from_json(tokenizer.to_string().as_bytes(), None)
+        };
+        read(parts.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // What an expression that matches everything does not match may as well be removed; of others that would be text.
+        if parts[0]["type"] == "Split" {
+            (parts[0]["behavior"], parts[0]["invert"]) = ("Removed".into(), true.into());
+            assert_eq!(read(parts.clone()).is_ok(), parts.len() == 2, "{name}");
+            parts[0]["invert"] = false.into();
+            read(parts).expect_err("what it matches would be removed");
+        }
     }
 }
