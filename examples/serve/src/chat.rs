@@ -20,6 +20,7 @@ use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::scores;
 use crate::served::Served;
 use crate::texts::{Style, Texts, reason};
+use crate::thoughts::{Tally, Thoughts, effort};
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
 
@@ -36,19 +37,19 @@ pub fn read(served: &Served, bounds: &Bounds, mut fields: Fields) -> Result<Work
     let tools = Tools::take(&mut fields, Layout::Nested)?;
     let format = fields.object("response_format")?;
     parameters.request.grammar = grammar(served, Layout::Nested, format, &mut fields, tools.as_ref())?;
-    let turn = Turn::take(&mut fields)?;
+    let mut turn = Turn::take(&mut fields)?;
+    effort::take(served, &mut fields, "reasoning_effort", &mut turn.variables)?;
     let conversation = Conversation::take(&mut fields)?;
     fields.end()?;
     let prompt = prompt(served, &conversation, tools.as_ref(), turn)?;
+    let thoughts = Thoughts::begin(served, &prompt, &mut parameters.request)?;
     let tasks = parameters.tasks(served, &prompt)?.collect::<Vec<_>>();
-    let request = &parameters.request;
-    let (scored, form) = (request.sampling.logprobs.is_some(), request.grammar.is_some());
+    let scored = parameters.request.sampling.logprobs.is_some();
+    let parser = || Tools::parser(tools.as_ref(), served, thoughts.clone()).telling_thoughts(told);
     let style = Chat {
         tokenizer: scored.then(|| served.tokenizer.clone()),
-        parsers: tasks
-            .iter()
-            .map(|_| Tools::parser(tools.as_ref(), served, &prompt, form).telling_thoughts(told))
-            .collect(),
+        parsers: tasks.iter().map(|_| parser()).collect(),
+        tallies: tasks.iter().map(|_| Tally::new(served.tokenizer.clone(), thoughts.clone())).collect(),
         tools: tools.is_some(),
     };
     let texts = Texts::new(served, style, (1, tasks.len()), prompt.len()).including_usage(parameters.include_usage);
@@ -69,11 +70,6 @@ const VARIABLES: &str = "chat_template_kwargs";
 const MAX_VARIABLES: usize = 64 << 10;
 
 impl Turn {
-    /// The model's turn begins, and there is nothing else to know.
-    pub fn next() -> Self {
-        Turn::after(false, Map::new())
-    }
-
     /// The last message goes on if it is `open`, or the model's turn begins after it.
     pub fn after(open: bool, variables: Map<String, Value>) -> Self {
         Turn { begun: !open, open, variables }
@@ -161,7 +157,7 @@ fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
     fields.unwanted("modalities", |value| *value == json!(["text"]))?;
     fields.unwanted("store", |value| *value == json!(false))?;
     fields.unwanted("service_tier", |value| value == "auto" || value == "default")?;
-    for name in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
+    for name in ["audio", "prediction", "verbosity", "web_search_options"] {
         fields.unwanted(name, |_| false)?;
     }
     fields.ignore(&["user", "metadata", "safety_identifier", "prompt_cache_key"]);
@@ -174,6 +170,7 @@ struct Chat {
     tokenizer: Option<Arc<Tokenizer>>,
     /// One for each choice.
     parsers: Vec<Parser>,
+    tallies: Vec<Tally>,
     /// Whether tools may be called.
     tools: bool,
 }
@@ -253,6 +250,15 @@ impl Style for Chat {
             "logprobs": self.logprobs(scores),
             "finish_reason": self.reason(index, reason(&completion.finish)),
         })
+    }
+
+    fn count(&mut self, index: usize, tokens: &[u32]) {
+        self.tallies[index].push(tokens);
+    }
+
+    fn details(&self) -> Option<Value> {
+        let thoughts: usize = self.tallies.iter().map(Tally::count).sum();
+        Some(json!({"reasoning_tokens": thoughts}))
     }
 
     /// With tools there may be no content at all, which is no empty one.

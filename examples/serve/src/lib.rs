@@ -19,7 +19,7 @@
 //! | `budget.rs` | places for the request's sequences and tokens, or a 429 |
 //! | `worker.rs` | the engine's thread |
 //! | `mailbox.rs` | events on their way back; dropping its reader cancels |
-//! | `texts.rs`, `thoughts.rs`, `calls/`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
+//! | `texts.rs`, `thoughts/`, `calls/`, `scores.rs`, `response.rs` | events to JSON, whole or piece by piece |
 //! | `board.rs` | what `/health` and `/metrics` tell |
 //!
 //! Every error is an [`error::ApiError`]: a status, and the object that OpenAI's clients read, or Anthropic's at their paths.

@@ -10,6 +10,8 @@ use llama_core::text::{ChatTemplate, Tokenizer};
 use llama_core::{Error, Result};
 use llama_structured::Grammars;
 
+use crate::thoughts::{Tags, TokenSets};
+
 /// A model's name and what can be known of it without the engine.
 pub struct Served {
     /// What requests call it.
@@ -26,6 +28,8 @@ pub struct Served {
     pub ends: Vec<u32>,
     /// What JSON is in its tokens, once somebody has asked for any.
     grammars: OnceLock<Grammars>,
+    /// What may come before forms, once a model that thinks has been asked for any.
+    token_sets: OnceLock<Arc<TokenSets>>,
     /// Tokens that end a repetition, once somebody has asked for any.
     breakers: OnceLock<Arc<[u32]>>,
     /// Positions of one sequence, prompt and generated.
@@ -72,6 +76,7 @@ impl Served {
             template,
             ends: engine.end_tokens().to_vec(),
             grammars: OnceLock::new(),
+            token_sets: OnceLock::new(),
             breakers: OnceLock::new(),
             context: limits.context.min(limits.blocks.saturating_mul(BLOCK)),
             vocab: config.vocab,
@@ -123,6 +128,12 @@ impl Served {
                 Ok(self.grammars.get_or_init(|| made))
             }
         }
+    }
+
+    /// What may come before forms, in the model's tokens. Its template has these `tags`.
+    pub fn token_sets(&self, tags: &'static Tags) -> Arc<TokenSets> {
+        let make = || Arc::new(TokenSets::new(tags, self.tokenizer.clone(), self.vocab, &self.ends));
+        self.token_sets.get_or_init(make).clone()
     }
 }
 

@@ -20,6 +20,12 @@ pub trait Style: Send {
     fn id_prefix(&self) -> &'static str;
     /// A whole choice.
     fn choice(&mut self, index: usize, completion: &Completion, scores: &[Score]) -> Value;
+    /// Counts tokens that have come of a choice.
+    fn count(&mut self, _index: usize, _tokens: &[u32]) {}
+    /// What more is known of how many there were.
+    fn details(&self) -> Option<Value> {
+        None
+    }
     /// What comes before a choice's first piece in a stream.
     fn opening(&self, index: usize) -> Option<Value>;
     /// What goes out when `text` has come of a choice in a stream, with the scores of its tokens.
@@ -95,18 +101,23 @@ impl Texts {
 
     fn usage(&self) -> Value {
         let (prompt, generated) = (self.prompt_tokens, self.generated_tokens);
-        json!({
+        let mut usage = json!({
             "prompt_tokens": prompt,
             "completion_tokens": generated,
             "total_tokens": prompt + generated,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        })
+        });
+        if let Some(details) = self.style.details() {
+            usage["completion_tokens_details"] = details;
+        }
+        usage
     }
 
     /// Counts what came of the text `index`. A prompt counts once, and what was cached of it as its first text has it: the others
     /// find what that one computed.
     fn count(&mut self, index: usize, completion: &Completion) {
         self.generated_tokens += completion.tokens.len();
+        self.style.count(index, &completion.tokens);
         if index.is_multiple_of(self.choices) {
             self.cached_tokens += completion.cached_tokens;
         }

@@ -88,9 +88,8 @@ impl Tools {
         self.functions.iter().map(Function::json).collect()
     }
 
-    /// What reads what the model says after `prompt`, in a given `form` or freely: thoughts, words, and calls of `tools` where there
-    /// are any.
-    pub fn parser(tools: Option<&Self>, served: &Served, prompt: &[u32], form: bool) -> Parser {
+    /// What reads what the model says: `thoughts`, words, and calls of `tools` where there are any.
+    pub fn parser(tools: Option<&Self>, served: &Served, thoughts: Thoughts) -> Parser {
         let parser = match tools {
             None => Parser::of_words(),
             Some(Tools { functions, most, .. }) => {
@@ -98,7 +97,7 @@ impl Tools {
                 Parser::new(Arc::new(names), *most, Spelling::of(served.template.as_ref()))
             }
         };
-        parser.after(Thoughts::after(served, prompt, form))
+        parser.after(thoughts)
     }
 
     /// Texts that are one call, where one is demanded.

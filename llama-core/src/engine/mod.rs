@@ -59,7 +59,7 @@ pub use grammar::{Constraint, Grammar};
 pub(crate) use options::check as check_limits;
 pub use options::{DEFAULT_CONTEXT, DEFAULT_KV_BYTES, EngineOptions, block_bytes};
 pub use pool::Classifier;
-pub use request::{MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
+pub use request::{MAX_SPELLED_TOKENS, MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKENS, Request};
 
 use std::sync::Arc;
 
@@ -248,8 +248,7 @@ impl Engine {
         let max_tokens = request.check(config.vocab, self.model.limits(), self.tokenizer.is_some())?;
         let variant = self.variant(request.adapter.as_deref())?;
         let id = self.next_id();
-        let stop_strings = std::mem::take(&mut request.stop_strings);
-        let text = Text::new(self.tokenizer.clone(), &request.prompt, stop_strings, request.include_stop);
+        let text = Text::take(self.tokenizer.clone(), &mut request);
         let manner = Manner::take(&mut request, &self.end_tokens);
         self.scheduler.submit(Sequence::new(id, request, variant, max_tokens, manner, text, self.prefix_cache));
         Ok(id)

@@ -16,6 +16,8 @@ pub const MAX_STOP_STRINGS: usize = 16;
 pub const MAX_STOP_BYTES: usize = 1024;
 /// Stop tokens of one request.
 pub const MAX_STOP_TOKENS: usize = 256;
+/// Control tokens of one request that have a text.
+pub const MAX_SPELLED_TOKENS: usize = 16;
 
 /// One prompt and how to continue it.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +39,8 @@ pub struct Request {
     pub include_stop: bool,
     /// Tokens that end the generation, besides the engine's `end_tokens`. They are reported and give no text.
     pub stop_tokens: Vec<u32>,
+    /// Control tokens that are part of the text by their spelling, such as those around what a model thinks. Others have no text.
+    pub spelled_tokens: Vec<u32>,
     /// Go on past `end_tokens`.
     pub ignore_end: bool,
     /// Report the log-probability of every token of the prompt but the first, with as many alternatives as
@@ -59,11 +63,11 @@ impl Request {
     pub(super) fn check(&self, vocab: usize, limits: &Limits, has_text: bool) -> Result<usize> {
         check_prompt(&self.prompt, vocab)?;
         self.sampling.validate(vocab)?;
-        self.check_stops(vocab, has_text)?;
+        self.check_text(vocab, has_text)?;
         self.fit(limits)
     }
 
-    fn check_stops(&self, vocab: usize, has_text: bool) -> Result<()> {
+    fn check_text(&self, vocab: usize, has_text: bool) -> Result<()> {
         at_most("stop_strings", self.stop_strings.len(), MAX_STOP_STRINGS, "strings")?;
         if !has_text && !self.stop_strings.is_empty() {
             let problem = "stop strings need an engine with a tokenizer";
@@ -76,7 +80,9 @@ impl Request {
             }
         }
         at_most("stop_tokens", self.stop_tokens.len(), MAX_STOP_TOKENS, "tokens")?;
-        in_vocabulary("stop_tokens", &self.stop_tokens, vocab)
+        in_vocabulary("stop_tokens", &self.stop_tokens, vocab)?;
+        at_most("spelled_tokens", self.spelled_tokens.len(), MAX_SPELLED_TOKENS, "tokens")?;
+        in_vocabulary("spelled_tokens", &self.spelled_tokens, vocab)
     }
 
     /// How many tokens may be generated, if the sequence fits when it is alone.

@@ -92,8 +92,8 @@ impl Sequence {
 
     /// One that ends with its prompt, whose hidden states go to `pool`. The prompt has been checked.
     pub fn pooling(id: SequenceId, prompt: Vec<u32>, variant: Variant, pool: Pool, sharing: bool) -> Self {
-        let text = Text::new(None, &prompt, Vec::new(), false);
         let mut request = Request::new(prompt);
+        let text = Text::take(None, &mut request);
         let manner = Manner::take(&mut request, &[]);
         Sequence { pool: Some(pool), ..Sequence::new(id, request, variant, 0, manner, text, sharing) }
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::text::{StopMatcher, TextStream, Tokenizer};
 
+use super::request::Request;
+
 /// Gives no text where the engine has no tokenizer.
 pub(super) struct Text {
     stream: Option<TextStream<Arc<Tokenizer>>>,
@@ -17,16 +19,19 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// The text that follows `prompt`. After a prompt of control tokens only it is a text of its own. It ends before a stop string, or
-    /// after one where these are `told`.
-    pub fn new(tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32], stop_strings: Vec<String>, told: bool) -> Self {
+    /// The text that follows the prompt of `request`, out of which its stop strings and the tokens to be spelled are taken. After a
+    /// prompt of control tokens only it is a text of its own.
+    pub fn take(tokenizer: Option<Arc<Tokenizer>>, request: &mut Request) -> Self {
+        let (stop_strings, spelled) =
+            (std::mem::take(&mut request.stop_strings), std::mem::take(&mut request.spelled_tokens));
         let vocab = tokenizer.as_ref().map_or(0, |tokenizer| tokenizer.vocab());
-        let stream = tokenizer.map(|tokenizer| match prompt.iter().all(|&id| tokenizer.is_control(id)) {
+        let stream = tokenizer.map(|tokenizer| match request.prompt.iter().all(|&id| tokenizer.is_control(id)) {
             true => TextStream::new(tokenizer),
             false => TextStream::continuing(tokenizer),
         });
+        let stream = stream.map(|stream| stream.spelling(spelled));
         let stops = StopMatcher::new(&stop_strings);
-        let stops = if told { stops.telling() } else { stops };
+        let stops = if request.include_stop { stops.telling() } else { stops };
         Text { stream, vocab, piece: String::new(), stops, stop_strings }
     }
 

@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
-/// The text of a growing sequence of tokens, in pieces. Control tokens have no text. `T` is a `&Tokenizer` or an
+/// The text of a growing sequence of tokens, in pieces. Control tokens have no text, unless they are to be spelled. `T` is a `&Tokenizer` or an
 /// `Arc<Tokenizer>`.
 #[derive(Clone, Debug)]
 pub struct TextStream<T> {
@@ -18,18 +18,25 @@ pub struct TextStream<T> {
     held: Vec<u8>,
     /// The next byte of text is the first, and a space there is not part of the text.
     drop_space: bool,
+    /// Control tokens whose text is their spelling.
+    spelled: Vec<u32>,
 }
 
 impl<T: Borrow<Tokenizer>> TextStream<T> {
     /// A stream whose tokens are a text of their own: together the pieces are [`Tokenizer::decode`] of all tokens.
     pub fn new(tokenizer: T) -> Self {
         let drop_space = tokenizer.borrow().adds_space();
-        TextStream { tokenizer, held: Vec::new(), drop_space }
+        TextStream { tokenizer, held: Vec::new(), drop_space, spelled: Vec::new() }
     }
 
     /// A stream whose tokens continue a text: a space in front belongs to it.
     pub fn continuing(tokenizer: T) -> Self {
         TextStream { drop_space: false, ..TextStream::new(tokenizer) }
+    }
+
+    /// The same, in which the control tokens among `tokens` are spelled out.
+    pub fn spelling(self, tokens: Vec<u32>) -> Self {
+        TextStream { spelled: tokens, ..self }
     }
 
     /// Takes the next token and appends the text that is now certain, which may be none, to `out`.
@@ -39,7 +46,7 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
     pub fn push(&mut self, id: u32, out: &mut String) -> Result<()> {
         let tokenizer = self.tokenizer.borrow();
         let mut piece = tokenizer.piece(id)?;
-        if tokenizer.is_control(id) || piece.is_empty() {
+        if tokenizer.is_control(id) && !self.spelled.contains(&id) || piece.is_empty() {
             return Ok(());
         }
         if std::mem::take(&mut self.drop_space) {

@@ -38,6 +38,8 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("stop_tokens", Request { stop_tokens: vec![97], ..good() }),
         ("stop_tokens", Request { stop_tokens: vec![1, u32::MAX], ..good() }),
         ("stop_tokens", Request { stop_tokens: vec![1; 257], ..good() }),
+        ("spelled_tokens", Request { spelled_tokens: vec![97], ..good() }),
+        ("spelled_tokens", Request { spelled_tokens: vec![1; 17], ..good() }),
     ];
     cases.extend(samplings().into_iter().map(|(name, sampling)| (name, Request { sampling, ..good() })));
     cases

@@ -214,6 +214,15 @@ fn a_stop_token_has_no_text() {
 }
 
 #[test]
+fn a_control_token_has_a_text_where_it_is_to_be_spelled() {
+    for (spelled, text) in [(vec![], "Hellolo"), (vec![BOS], "Hello<s>lo")] {
+        let request = Request { spelled_tokens: spelled, max_tokens: Some(3), ..Request::new([BOS]) };
+        let completion = engine(&[word("Hello"), BOS, word("lo")]).complete(request).unwrap();
+        assert_eq!(completion.text, text);
+    }
+}
+
+#[test]
 fn held_back_text_comes_with_a_cancel_and_with_the_length() {
     let stop_strings = vec!["lo world".into()];
     let request = Request { stop_strings, max_tokens: Some(1), ..Request::new([BOS]) };

@@ -22,15 +22,12 @@ use crate::messages::Conversation;
 use crate::options::Bounds;
 use crate::parameters::Parameters;
 use crate::served::Served;
-use crate::thoughts;
+use crate::thoughts::{Thoughts, effort};
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
 
 pub use error::error;
 use reply::Reply;
-
-/// By which templates know whether the model is to think.
-const SWITCH: &str = "enable_thinking";
 
 /// Whether errors of a path are told in Anthropic's words.
 pub fn has(path: &str) -> bool {
@@ -54,8 +51,9 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     fields.end()?;
     let prompt = prompt(served, &asked.conversation, tools, asked.turn)?;
     let bounded = bound(&mut parameters.request, most, served.context.saturating_sub(prompt.len()));
+    let thoughts = Thoughts::begin(served, &prompt, &mut parameters.request)?;
     let tasks = parameters.tasks(served, &prompt)?.collect();
-    let parser = Tools::parser(tools, served, &prompt, parameters.request.grammar.is_some());
+    let parser = Tools::parser(tools, served, thoughts);
     let reply = Reply::new(served, parser.telling_thoughts(asked.thinks), prompt.len(), bounded);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(reply)), stream: parameters.stream })
 }
@@ -124,15 +122,14 @@ fn think(served: &Served, fields: &mut Fields, variables: &mut Map<String, Value
     let Some(mut thinking) = fields.object("thinking")? else { return Ok(false) };
     let kind = thinking.string("type")?;
     let path = thinking.path("type");
-    let switched = served.template.as_ref().is_some_and(|template| template.mentions(SWITCH));
     match kind.as_deref() {
         // How much the model thinks is up to itself either way.
         Some("adaptive") => {}
-        Some("enabled") if !switched && !thoughts::has(served.template.as_ref()) => {
+        Some("enabled") if !effort::is_known(served) => {
             let problem = format!("{path} is enabled, and the chat template knows of no thinking; leave it out");
             return Err(ApiError::lacking(&path, problem));
         }
-        Some(kind @ ("enabled" | "disabled")) => drop(variables.entry(SWITCH).or_insert((kind == "enabled").into())),
+        Some(kind @ ("enabled" | "disabled")) => effort::switch(kind == "enabled", variables),
         _ => return Err(ApiError::value(&path, format!("{path} must be disabled, adaptive or enabled"))),
     }
     thinking.integer("budget_tokens", 1..=usize::MAX)?;

@@ -1,4 +1,4 @@
-//! Calls of tools in what a model says, told from text while it comes; what it thought before comes by itself (`thoughts.rs`).
+//! Calls of tools in what a model says, told from text while it comes; what it thought before comes by itself (`thoughts/`).
 //!
 //! The language is what Llama 3.1 and its successors were taught: `{"name": "f", "parameters": {...}}`, several of them with
 //! white space or semicolons in between. `arguments` may stand in place of `parameters`, `"type": "function"` and an `"id"` beside

@@ -14,6 +14,7 @@ use crate::mailbox::Part;
 use crate::scores;
 use crate::served::Served;
 use crate::texts::{now, scores as scored, unique};
+use crate::thoughts::Tally;
 use crate::work::Generated;
 
 /// One request's answer, as far as it has come.
@@ -29,6 +30,7 @@ pub struct Response {
     prompt_tokens: usize,
     cached_tokens: usize,
     generated_tokens: usize,
+    tally: Tally,
     /// What is repeated of the request, as the fields of an object.
     echo: String,
     /// Events of the stream so far.
@@ -48,7 +50,14 @@ enum Ending {
 
 impl Response {
     /// Nothing yet, of a request with `prompt_tokens` that `echo` repeats.
-    pub fn new(served: &Served, output: Output, scored: bool, prompt_tokens: usize, echo: String) -> Self {
+    pub fn new(
+        served: &Served,
+        output: Output,
+        tally: Tally,
+        scored: bool,
+        prompt_tokens: usize,
+        echo: String,
+    ) -> Self {
         Response {
             id: format!("resp_{}", unique()),
             created: now(),
@@ -60,6 +69,7 @@ impl Response {
             prompt_tokens,
             cached_tokens: 0,
             generated_tokens: 0,
+            tally,
             echo,
             events: 0,
             ending: Ending::Text,
@@ -69,6 +79,7 @@ impl Response {
     /// Takes in what has come, the last of it if it has `finished`.
     fn absorb(&mut self, completion: &Completion, finished: bool) -> Vec<Change> {
         self.generated_tokens += completion.tokens.len();
+        self.tally.push(&completion.tokens);
         self.cached_tokens += completion.cached_tokens;
         let mut changes = self.output.push(&completion.text, scored(completion, finished));
         if finished {
@@ -105,7 +116,7 @@ impl Response {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": self.cached_tokens},
             "output_tokens": generated,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self.tally.count()},
             "total_tokens": prompt + generated,
         })
     }

@@ -10,7 +10,7 @@ mod events;
 mod input;
 mod output;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::chat::{Turn, prompt};
 use crate::error::{ApiError, Result};
@@ -19,6 +19,7 @@ use crate::format::grammar;
 use crate::options::Bounds;
 use crate::parameters::{ALTERNATIVES, Parameters};
 use crate::served::Served;
+use crate::thoughts::{Tally, Thoughts, effort};
 use crate::tools::Tools;
 use crate::work::{Answer, Work};
 
@@ -43,14 +44,16 @@ pub fn read(served: &Served, _: &Bounds, mut fields: Fields) -> Result<Work> {
     let format = format(&mut fields)?;
     request.grammar = grammar(served, Layout::Flat, format, &mut fields, tools.as_ref())?;
     let scored = request.sampling.logprobs.is_some();
+    let variables = reasoning(served, &mut fields)?;
     let conversation = input::take(&mut fields)?;
     fields.end()?;
-    let prompt = prompt(served, &conversation, tools.as_ref(), Turn::next())?;
+    let prompt = prompt(served, &conversation, tools.as_ref(), Turn::after(false, variables))?;
+    let thoughts = Thoughts::begin(served, &prompt, &mut parameters.request)?;
     let tasks = parameters.tasks(served, &prompt)?.collect();
-    let form = parameters.request.grammar.is_some();
     let tokenizer = scored.then(|| served.tokenizer.clone());
-    let output = Output::new(Tools::parser(tools.as_ref(), served, &prompt, form), tokenizer);
-    let response = Response::new(served, output, scored, prompt.len(), echo);
+    let tally = Tally::new(served.tokenizer.clone(), thoughts.clone());
+    let output = Output::new(Tools::parser(tools.as_ref(), served, thoughts), tokenizer);
+    let response = Response::new(served, output, tally, scored, prompt.len(), echo);
     Ok(Work { tasks, answer: Answer::Texts(Box::new(response)), stream: parameters.stream })
 }
 
@@ -61,6 +64,18 @@ fn format(fields: &mut Fields) -> Result<Option<Fields>> {
     text.unwanted("verbosity", |_| false)?;
     text.end()?;
     Ok(format)
+}
+
+/// What `reasoning` says to the template. A summary of thoughts is nothing that this server makes: all of them are told.
+fn reasoning(served: &Served, fields: &mut Fields) -> Result<Map<String, Value>> {
+    let mut variables = Map::new();
+    let Some(mut reasoning) = fields.object("reasoning")? else { return Ok(variables) };
+    effort::take(served, &mut reasoning, "effort", &mut variables)?;
+    for summary in ["summary", "generate_summary"] {
+        reasoning.unwanted(summary, |value| value == "auto")?;
+    }
+    reasoning.end()?;
+    Ok(variables)
 }
 
 /// How many alternatives to report with each token, if scores are wanted at all. Calls have no place for any, and which
@@ -88,7 +103,7 @@ fn refuse_what_is_lacking(fields: &mut Fields) -> Result<()> {
     fields.unwanted("n", |value| *value == json!(1))?;
     fields.unwanted("truncation", |value| value == "disabled")?;
     fields.unwanted("service_tier", |value| value == "auto" || value == "default")?;
-    for name in ["reasoning", "max_tool_calls", "context_management", "moderation", "prompt_cache_options"] {
+    for name in ["max_tool_calls", "context_management", "moderation", "prompt_cache_options"] {
         fields.unwanted(name, |_| false)?;
     }
     fields.ignore(&["user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"]);

@@ -157,7 +157,7 @@ const CHATS: [Case; 43] = [
     ("modalities", "modalities", "[\"audio\"] [\"text\",\"audio\"]"),
     ("audio", "audio", "{} 1"),
     ("prediction", "prediction", "{}"),
-    ("reasoning_effort", "reasoning_effort", "\"low\""),
+    ("reasoning_effort", "reasoning_effort", "\"low\" \"none\" \"much\" 1 {}"),
     ("web_search_options", "web_search_options", "{}"),
     ("store", "store", "true 1"),
     ("service_tier", "service_tier", "\"flex\""),
@@ -176,7 +176,7 @@ const EMBEDDINGS: [Case; 4] = [
 ];
 
 /// Those of responses that chats have not, or have in another place.
-const RESPONSES: [Case; 50] = [
+const RESPONSES: [Case; 53] = [
     ("input", "input", "null 1 true {} [] [{\"type\":\"reasoning\",\"summary\":[]}]"),
     ("input", "input[0].content", "[{\"type\":\"reasoning\",\"content\":1}]"),
     ("input", "input[0]", "[1] [null] [[]] [\"hi\"]"),
@@ -273,7 +273,10 @@ const RESPONSES: [Case; 50] = [
     ("previous_response_id", "previous_response_id", "\"resp_1\" 1"),
     ("conversation", "conversation", "\"conv_1\" {\"id\":\"a\"}"),
     ("prompt", "prompt", "{\"id\":\"a\"} \"a\""),
-    ("reasoning", "reasoning", "{} {\"effort\":\"low\"}"),
+    ("reasoning", "reasoning", "1 [] \"low\""),
+    ("reasoning", "reasoning.effort", "{\"effort\":\"low\"} {\"effort\":1}"),
+    ("reasoning", "reasoning.summary", "{\"summary\":\"concise\"}"),
+    ("reasoning", "reasoning.secret", "{\"secret\":1}"),
     ("truncation", "truncation", "\"auto\" 1"),
 ];
 

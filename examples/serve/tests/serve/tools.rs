@@ -102,6 +102,14 @@ impl Script {
         tokens.push(engine.end_tokens()[0]);
         *self.0.lock().unwrap() = tokens.into();
     }
+
+    /// The same, without the space that texts begin with.
+    pub fn tell_at_once(&self, text: &str) {
+        self.tell(&format!("\n{text}"));
+        let mut tokens = self.0.lock().unwrap();
+        let tokenizer = engine(engine_options()).tokenizer().unwrap().clone();
+        while tokens.pop_front().is_some_and(|token| tokenizer.piece(token).unwrap() != b"\n") {}
+    }
 }
 
 /// What a message says: its content, and the name and arguments of each call.

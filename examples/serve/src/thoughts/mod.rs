@@ -1,28 +1,68 @@
 //! What a model thinks before it speaks, told from text while it comes: `<think>`, thoughts, `</think>`, and then the answer.
 //!
 //! DeepSeek-R1 and what was distilled from it, Qwen3, SmolLM3 and others were taught so, and their templates know it: they take
-//! thoughts out of earlier turns by the closing tag. Some begin the model's turn with the opening tag, so that a text starts amid
-//! thoughts; of the others the tag must be the first that is said. White space around thoughts and before the answer is neither's.
+//! thoughts out of earlier turns by the closing tag. Magistral's models have `[THINK]` and `[/THINK]`. Some templates begin the model's
+//! turn with the opening tag, so that a text starts amid thoughts; of the others the tag must be the first that is said. White space
+//! around thoughts and before the answer is neither's.
+//!
+//! Where the answer has a form, it is the form of the answer: what comes before it is left to the model (`forethought.rs`). `effort.rs` is
+//! how much it is to think, and `tokens.rs` which tokens were thoughts.
 
-use llama_core::engine::Score;
+pub mod effort;
+mod forethought;
+mod sets;
+mod tokens;
+
+use std::sync::Arc;
+
+use llama_core::engine::Request;
 use llama_core::text::{ChatTemplate, Tokenizer};
 
+use crate::error::Result;
 use crate::served::Served;
+use forethought::Forethought;
 
-const OPENING: &str = "<think>";
-const CLOSING: &str = "</think>";
-/// Tokens at the end of a prompt among which the opening tag is looked for: it may have several, and white space after it.
+pub use sets::TokenSets;
+pub use tokens::{AnswerScores, Tally};
+
+/// What thoughts stand between. No character of a tag is its first one but that.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tags {
+    opening: &'static str,
+    closing: &'static str,
+}
+
+const TAGS: [Tags; 2] =
+    [Tags { opening: "<think>", closing: "</think>" }, Tags { opening: "[THINK]", closing: "[/THINK]" }];
+/// Tokens at the end of a prompt among which a tag is looked for: it may have several, and white space after it.
 const TAIL: usize = 16;
 
-/// Whether the model whose template this is was taught to think in tags.
-pub fn has(template: Option<&ChatTemplate>) -> bool {
-    template.is_some_and(|template| template.mentions(CLOSING))
+impl Tags {
+    /// Those of the model whose template this is, if it was taught to think in any.
+    pub fn of(template: Option<&ChatTemplate>) -> Option<&'static Tags> {
+        TAGS.iter().find(|tags| template.is_some_and(|template| template.mentions(tags.closing)))
+    }
+
+    /// Those of them that are control tokens, which have no text of their own.
+    fn controls(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let tags = [self.opening, self.closing].into_iter();
+        tags.filter_map(|tag| tokenizer.id(tag).filter(|&id| tokenizer.is_control(id))).collect()
+    }
+
+    /// The text of `token`, in bytes. Control tokens have none, unless they are tags.
+    fn text<'a>(&self, tokenizer: &'a Tokenizer, token: u32) -> llama_core::Result<&'a [u8]> {
+        let text = tokenizer.piece(token)?;
+        let is_tag = || text == self.opening.as_bytes() || text == self.closing.as_bytes();
+        Ok(if tokenizer.is_control(token) && !is_tag() { &[] } else { text })
+    }
 }
 
 /// Tells thoughts from an answer in one text.
 #[derive(Clone)]
 pub struct Thoughts {
+    tags: &'static Tags,
     place: Place,
+    blanks: Blanks,
     /// What is not decided yet.
     held: String,
 }
@@ -40,20 +80,46 @@ enum Place {
     Answer,
 }
 
+/// Which white space is the answer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blanks {
+    /// None before it, and none before thoughts.
+    Free,
+    /// All of an answer of a form, without thoughts; none after them: the form begins with none.
+    Formed,
+    /// All of an answer of a form that may begin with white space.
+    Kept,
+}
+
 impl Thoughts {
     /// At the beginning of a text that is all answer.
     pub fn none() -> Self {
-        Thoughts { place: Place::Answer, held: String::new() }
+        Thoughts::at(Place::Answer, &TAGS[0], Blanks::Free)
     }
 
-    /// At the beginning of what is said after `prompt`. If it has a `form`, there is no room for thoughts in it.
-    pub fn after(served: &Served, prompt: &[u32], form: bool) -> Self {
-        if form || !has(served.template.as_ref()) {
-            return Thoughts::none();
+    fn at(place: Place, tags: &'static Tags, blanks: Blanks) -> Self {
+        Thoughts { tags, place, blanks, held: String::new() }
+    }
+
+    /// At the beginning of what is said after `prompt`, by `request`. If that has a form, it becomes one with room for thoughts before
+    /// it, unless the prompt ends with a closing tag: the model has thought then, or is not to.
+    ///
+    /// # Errors
+    /// Those of the form's beginning.
+    pub fn begin(served: &Served, prompt: &[u32], request: &mut Request) -> Result<Self> {
+        let Some(tags) = Tags::of(served.template.as_ref()) else { return Ok(Thoughts::none()) };
+        request.spelled_tokens = tags.controls(&served.tokenizer);
+        let tail = served.tokenizer.decode_with_specials(&prompt[prompt.len().saturating_sub(TAIL)..])?;
+        let place = if tail.trim_end().ends_with(tags.opening) { Place::Opened } else { Place::Before };
+        let Some(form) = request.grammar.take() else { return Ok(Thoughts::at(place, tags, Blanks::Free)) };
+        if tail.trim_end().ends_with(tags.closing) {
+            request.grammar = Some(form);
+            return Ok(Thoughts::none());
         }
-        let tail = &prompt[prompt.len().saturating_sub(TAIL)..];
-        let begun = served.tokenizer.decode(tail).is_ok_and(|text| text.trim_end().ends_with(OPENING));
-        Thoughts { place: if begun { Place::Opened } else { Place::Before }, held: String::new() }
+        let forethought = Forethought::before(form, served.token_sets(tags), place == Place::Opened)?;
+        let blanks = if forethought.keeps_blanks() { Blanks::Kept } else { Blanks::Formed };
+        request.grammar = Some(Arc::new(forethought));
+        Ok(Thoughts::at(place, tags, blanks))
     }
 
     /// Whether the answer has begun.
@@ -90,17 +156,21 @@ impl Thoughts {
     }
 
     fn read_opening(&mut self) {
-        let said = self.held.trim_start();
-        if let Some(rest) = said.strip_prefix(OPENING) {
+        let said = if self.blanks == Blanks::Free { self.held.trim_start() } else { &self.held };
+        if let Some(rest) = said.strip_prefix(self.tags.opening) {
             self.held = rest.to_owned();
             self.place = Place::Opened;
-        } else if !OPENING.starts_with(said) {
+        } else if !self.tags.opening.starts_with(said) {
             self.place = Place::Answer;
         }
     }
 
     fn skip_blanks(&mut self) {
-        self.held.drain(..self.held.len() - self.held.trim_start().len());
+        if self.place == Place::Opened {
+            self.held.drain(..self.held.len() - self.held.trim_start().len());
+        } else if self.blanks != Blanks::Kept {
+            self.held.drain(..self.held.len() - self.held.trim_ascii_start().len());
+        }
         if !self.held.is_empty() {
             self.place = if self.place == Place::Opened { Place::Within } else { Place::Answer };
         }
@@ -108,12 +178,13 @@ impl Thoughts {
 
     /// Thoughts up to the closing tag, or to what may become one, and the white space before either.
     fn read_thoughts(&mut self) -> String {
-        let end = self.held.find(CLOSING);
-        let certain = end.unwrap_or_else(|| self.held.len() - begun(&self.held));
+        let closing = self.tags.closing;
+        let end = self.held.find(closing);
+        let certain = end.unwrap_or_else(|| self.held.len() - begun(closing, &self.held));
         let thoughts = self.held[..certain].trim_end().to_owned();
         match end {
             Some(end) => {
-                self.held.drain(..end + CLOSING.len());
+                self.held.drain(..end + closing.len());
                 self.place = Place::Closed;
             }
             None => drop(self.held.drain(..thoughts.len())),
@@ -122,48 +193,9 @@ impl Thoughts {
     }
 }
 
-/// Tells the tokens of an answer from those of the thoughts before it, where they come by themselves: not every token has a text, and
-/// the texts of several may come as one.
-pub struct AnswerScores {
-    thoughts: Thoughts,
-    /// Those that are the answer's, if there turn out to be no thoughts.
-    held: Vec<Score>,
-}
-
-impl AnswerScores {
-    /// At the beginning of what `thoughts` tells apart.
-    pub fn new(thoughts: Thoughts) -> Self {
-        AnswerScores { thoughts, held: Vec::new() }
-    }
-
-    /// Those of `scores` that are the answer's, and what was held back of the ones before, if they have `ended`.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](llama_core::Error) for a token that is not in the vocabulary.
-    pub fn push(&mut self, tokenizer: &Tokenizer, scores: &[Score], ended: bool) -> llama_core::Result<Vec<Score>> {
-        let mut answered = Vec::new();
-        for score in scores {
-            self.held.push(score.clone());
-            // A control token has no text.
-            let text = tokenizer.piece(score.token)?;
-            let text = if tokenizer.is_control(score.token) { &[] } else { text };
-            self.thoughts.push(&String::from_utf8_lossy(text));
-            match self.thoughts.place {
-                Place::Before => {}
-                Place::Answer => answered.append(&mut self.held),
-                Place::Opened | Place::Within | Place::Closed => self.held.clear(),
-            }
-        }
-        if ended {
-            answered.append(&mut self.held);
-        }
-        Ok(answered)
-    }
-}
-
 /// Bytes at the end of `text` that may become the closing tag.
-fn begun(text: &str) -> usize {
-    (1..CLOSING.len()).rev().find(|&length| text.ends_with(&CLOSING[..length])).unwrap_or(0)
+fn begun(closing: &str, text: &str) -> usize {
+    (1..closing.len()).rev().find(|&length| text.ends_with(&closing[..length])).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -173,7 +205,7 @@ mod tests {
     use super::*;
 
     fn at(place: Place) -> Thoughts {
-        Thoughts { place, held: String::new() }
+        Thoughts::at(place, &TAGS[0], Blanks::Free)
     }
 
     /// What becomes of a text that comes in pieces of `size` characters.
