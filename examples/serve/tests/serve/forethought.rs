@@ -212,6 +212,8 @@ fn answers_are_of_the_form_to_the_letter() {
         ("(</think>)?Now", "<think>Hm.</think>\n</think>Now", "Hm.", "</think>Now"),
         ("<think>Hm.</think>Now", "<think>Hm.</think><think>Hm.</think>Now", "Hm.", "<think>Hm.</think>Now"),
         ("<thinner>", "<thinner>", "", "<thinner>"),
+        ("[ \n]*<think>Now", "\n<think>Now", "", "\n<think>Now"),
+        ("\u{3000}?Now", "<think>Hm.</think>\n\u{3000}Now", "Hm.", "\u{3000}Now"),
         ("(Now)?", "<think>Hm.</think>", "Hm.", ""),
         ("(Now)?", "", "", ""),
     ] {

@@ -258,6 +258,8 @@ fn tags_that_cannot_be_said_are_not_begun() {
         walk.advance((BYTES..).find(|id| said(id) == token).unwrap()).unwrap();
     }
     assert!(scene.allowed(&mut walk).allows(END));
+    let scene = Scene::of(&TAGS[0], tokenizer, "y", false);
+    assert_eq!(scene.allowed(&mut scene.forethought.begin().unwrap()).count(), 1, "no tag is begun that could not end");
 }
 
 /// A text that is these tokens and no other.
