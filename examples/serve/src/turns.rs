@@ -32,8 +32,10 @@ impl Turns {
     /// Adds what the assistant thought before its message, which is the last one.
     pub fn think(&mut self, thoughts: &str) {
         let Some(last) = self.messages.last_mut().filter(|_| !thoughts.is_empty()) else { return };
-        let before = last.get(THOUGHTS).and_then(Value::as_str).unwrap_or_default();
-        last[THOUGHTS] = format!("{before}{thoughts}").into();
+        match last.get_mut(THOUGHTS) {
+            Some(Value::String(before)) => before.push_str(thoughts),
+            _ => last[THOUGHTS] = thoughts.into(),
+        }
     }
 
     /// Adds a call, which joins the assistant's message right before it.
@@ -61,5 +63,25 @@ impl Turns {
             self.conversation.push(message)?;
         }
         Ok(self.conversation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A body of four megabytes has room for as many pieces beside as much text.
+    #[test]
+    fn thoughts_in_many_pieces_take_no_longer_than_their_text() {
+        let mut turns = Turns::new("messages");
+        turns.say("assistant", String::new());
+        turns.think(&"a".repeat(2 << 20));
+        let start = Instant::now();
+        (0..30_000).for_each(|_| turns.think("b"));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        let message = turns.last().expect("a message");
+        assert_eq!(message[THOUGHTS].as_str().map(str::len), Some((2 << 20) + 30_000));
     }
 }
