@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, shown, strings, tokens};
+use crate::format::within;
 use crate::served::Served;
 use crate::worker::Task;
 
@@ -23,8 +24,10 @@ const MAX_BIASES: usize = 1024;
 /// Most strings in `dry_sequence_breakers`: the whole vocabulary is looked through for each.
 const MAX_BREAKERS: usize = 16;
 
-/// Most strings in `bad_words`: each costs every step a little.
+/// Most strings in `bad_words`, and most bytes of all of them: each costs every step a little, and their tokens are kept for as long
+/// as the request is on its way.
 const MAX_BAD_WORDS: usize = 128;
+const MAX_BAD_BYTES: usize = 16 << 10;
 
 /// What a request wants of each of its texts, and of how they are sent.
 pub struct Parameters {
@@ -159,7 +162,9 @@ fn allowed_tokens(served: &Served, fields: &mut Fields) -> Result<Option<Arc<All
 
 /// Words that may not come, in tokens.
 fn bad_words(served: &Served, fields: &mut Fields) -> Result<Arc<[Box<[u32]>]>> {
-    let words = few_strings(fields, "bad_words", MAX_BAD_WORDS)?.unwrap_or_default();
+    const NAME: &str = "bad_words";
+    let words = few_strings(fields, NAME, MAX_BAD_WORDS)?.unwrap_or_default();
+    within(NAME, "bytes", words.iter().map(String::len).sum(), MAX_BAD_BYTES)?;
     Ok(served.tokenizer.bad_words(&words)?.into())
 }
 

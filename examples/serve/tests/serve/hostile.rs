@@ -351,6 +351,7 @@ fn parameters_together() {
             json!({"messages": [{"role": "user", "content": "a"}], "dry_multiplier": 1, "dry_sequence_breakers": [""]}),
         ),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop": "x".repeat(1025)})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "bad_words": ["x", "x".repeat(16 << 10)]})),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "logit_bias": bias})),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop_token_ids": vec![1; 257]})),
         ("/v1/completions", "invalid_value", json!({"prompt": vec!["a"; 33], "n": 8})),
