@@ -385,7 +385,8 @@ fn bad_arguments_are_refused() {
     for bad in [literal!([]), literal!("x"), literal!({"content": "x"}), literal!({"role": 1})] {
         assert!(matches!(Message::from_json(bad), Err(Error::Parameter { .. })));
     }
-    for name in ["messages", "raise_exception", "tools", "bos_token", "strftime_now", "add_generation_prompt"] {
+    let functions = ["raise_exception", "strftime_now", "namespace", "range", "dict", "counted_value"];
+    for name in ["messages", "tools", "bos_token", "add_generation_prompt"].into_iter().chain(functions) {
         let mut options = RenderOptions { bos_token: Some("<s>".into()), ..RenderOptions::new(some_date()) };
         options.extra.insert(name.into(), literal!("x"));
         let rendered = template("chatml.jinja").render(&[], &options);

@@ -69,7 +69,11 @@ const PARAMETERS: [Case; 36] = [
 const CHATS: [Case; 43] = [
     ("continue_final_message", "continue_final_message", "true 1 \"yes\" []"),
     ("add_generation_prompt", "add_generation_prompt", "1 \"no\" []"),
-    ("chat_template_kwargs", "chat_template_kwargs", "1 [] \"a\" {\"messages\":[]} {\"strftime_now\":1}"),
+    (
+        "chat_template_kwargs",
+        "chat_template_kwargs",
+        "1 [] \"a\" {\"messages\":[]} {\"strftime_now\":1} {\"namespace\":1}",
+    ),
     ("messages", "messages", "null 1 \"hi\" {} []"),
     ("messages", "messages[0]", "[1] [null] [[]] [\"hi\"]"),
     (

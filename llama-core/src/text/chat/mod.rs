@@ -199,8 +199,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] with the template's own message where it raised one, or saying what went wrong: an operation on
     /// a value of the wrong type, an unknown filter, or more work than its budget allows; or that it does not write a last
-    /// message which is to be continued. [`Error::Parameter`] if an extra variable has the name of a standard one, or there is
-    /// no message to be continued.
+    /// message which is to be continued. [`Error::Parameter`] if an extra variable has the name of a standard one or of a function,
+    /// or there is no message to be continued.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         self.render_conversation(&self.conversation(messages, options)?, options)
     }
@@ -233,7 +233,8 @@ impl ChatTemplate {
         meter.install(&mut environment);
         let rendered = on_a_deep_stack(fuel * STACK_A_FUEL, || {
             let template = environment.get_template(NAME).map_err(describe)?;
-            template.render(context(messages, &tools, options, &meter)?).map_err(describe)
+            let context = context(messages, &tools, options, &meter, &environment)?;
+            template.render(context).map_err(describe)
         });
         self.with_path(rendered)
     }
@@ -263,8 +264,14 @@ fn on_a_deep_stack<T: Send>(bytes: u64, work: impl FnOnce() -> Result<T> + Send)
     })
 }
 
-/// The variables of a render.
-fn context(messages: &Json, tools: &Json, options: &RenderOptions, meter: &Arc<Meter>) -> Result<Value> {
+/// The variables of a render in `environment`.
+fn context(
+    messages: &Json,
+    tools: &Json,
+    options: &RenderOptions,
+    meter: &Arc<Meter>,
+    environment: &Environment<'_>,
+) -> Result<Value> {
     let counted = |json: &Json| meter.count(Value::from(Serde(json)));
     let date = options.date;
     let strftime = Value::from_function(move |format: &str| date.strftime(format));
@@ -278,10 +285,9 @@ fn context(messages: &Json, tools: &Json, options: &RenderOptions, meter: &Arc<M
     let tokens = [("bos_token", &options.bos_token), ("eos_token", &options.eos_token)];
     variables.extend(tokens.into_iter().filter_map(|(name, token)| Some((name, Value::from(token.as_deref()?)))));
     for (name, value) in &options.extra {
-        if variables.iter().any(|(known, _)| known == name && *known != "documents")
-            || [meter::COUNTED, "raise_exception"].contains(&name.as_str())
-        {
-            return Err(Error::parameter("extra", name, "is the name of a standard variable"));
+        let is_standard = variables.iter().any(|(known, _)| known == name && *known != "documents");
+        if is_standard || environment.globals().any(|(known, _)| known == name) {
+            return Err(Error::parameter("extra", name, "is the name of a standard variable or function"));
         }
         variables.push((name, counted(value)));
     }
