@@ -377,7 +377,7 @@ impl SamplingArgs {
     /// The same, as the engine takes it.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a `--dry-breaker` that no token contains.
+    /// [`Error::Parameter`] for a `--dry-breaker` that no token contains, or that there is nothing to break for.
     pub fn sampling(&self, engine: &Engine) -> Result<Sampling> {
         Ok(Sampling {
             temperature: self.temperature,
@@ -399,6 +399,10 @@ impl SamplingArgs {
     }
 
     fn dry_breakers(&self, engine: &Engine) -> Result<Vec<u32>> {
+        if let Some(breaker) = self.dry_breaker.first().filter(|_| self.dry_multiplier == 0.0) {
+            let problem = "changes nothing without a --dry-multiplier above 0; give one, or leave it out";
+            return Err(Error::parameter("--dry-breaker", format!("{breaker:?}"), problem));
+        }
         match engine.tokenizer().filter(|_| self.dry_multiplier != 0.0) {
             None => Ok(Vec::new()),
             Some(tokenizer) if self.dry_breaker.is_empty() => Ok(tokenizer.dry_breakers()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use llama_core::engine::{Engine, Request};
 use llama_core::text::Specials;
-use llama_examples::{ModelArgs, fitting, shipped_model};
+use llama_examples::{ModelArgs, SamplingArgs, fitting, shipped_model};
 
 #[derive(Parser)]
 struct Arguments {
@@ -155,4 +155,22 @@ fn too_much_of_something() {
     let needed = tokens + 1;
     let words = "the limit is 64; shorten the prompt or raise the context limit";
     assert_eq!(error, format!("context overflow: {needed} tokens are needed and {words}"));
+}
+
+/// A breaker of repetitions that nobody looks for would be passed over.
+#[test]
+fn breakers_without_a_penalty() {
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+    let engine = load(shipped_model(), &[]).unwrap();
+    let sampling =
+        |arguments: &[&str]| Arguments::parse_from([&["program"], arguments].concat()).sampling.sampling(&engine);
+    for arguments in [&["--dry-breaker", "x"][..], &["--dry-breaker", "x", "--dry-multiplier", "0"]] {
+        let words = "parameter --dry-breaker = \"x\": changes nothing without a --dry-multiplier above 0; give one, or leave it out";
+        assert_eq!(sampling(arguments).unwrap_err().to_string(), words);
+    }
+    assert!(!sampling(&["--dry-breaker", "x", "--dry-multiplier", "0.8"]).unwrap().dry_breakers.is_empty());
 }
