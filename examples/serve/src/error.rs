@@ -90,12 +90,16 @@ impl ApiError {
 impl From<Error> for ApiError {
     /// What the library refused. Its parameters are the request's, though some have other names there.
     fn from(error: Error) -> Self {
+        let error = match error {
+            Error::Parameter { name, value, problem } => Error::Parameter { name: field(name), value, problem },
+            other => other,
+        };
         let message = error.to_string();
         let bad = |code| ApiError::new(StatusCode::BAD_REQUEST, code, message.clone());
         match error {
             // One that was unloaded on the request's way to the engine.
             Error::Parameter { name: "adapter", .. } => ApiError::no_such_model(message),
-            Error::Parameter { name, .. } => ApiError { param: Some(field(name).into()), ..bad("invalid_value") },
+            Error::Parameter { name, .. } => ApiError { param: Some(name.into()), ..bad("invalid_value") },
             Error::ContextOverflow { .. } => bad("context_length_exceeded"),
             Error::Template { .. } => bad("invalid_value"),
             Error::Unsupported { .. } => bad("unsupported"),

@@ -156,8 +156,7 @@ fn top_k(fields: &mut Fields) -> Result<usize> {
 fn allowed_tokens(served: &Served, fields: &mut Fields) -> Result<Option<Arc<Allowed>>> {
     const NAME: &str = "allowed_token_ids";
     let Some(ids) = fields.checked(NAME, "a list of token ids", tokens)? else { return Ok(None) };
-    let allowed = Allowed::only(served.vocab, &ids).map_err(|error| ApiError::value(NAME, error.to_string()))?;
-    Ok(Some(Arc::new(allowed)))
+    Ok(Some(Arc::new(Allowed::only(served.vocab, &ids)?)))
 }
 
 /// Words that may not come, in tokens.

@@ -358,6 +358,7 @@ fn parameters_together() {
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "bad_words": ["x", "x".repeat(16 << 10)]})),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "logit_bias": bias})),
         ("/v1/completions", "invalid_value", json!({"prompt": "a", "stop_token_ids": vec![1; 257]})),
+        ("/v1/completions", "invalid_value", json!({"prompt": "a", "allowed_token_ids": [512]})),
         ("/v1/completions", "invalid_value", json!({"prompt": vec!["a"; 33], "n": 8})),
         (
             "/v1/completions",
@@ -396,6 +397,8 @@ fn parameters_together() {
         let reply = post(server.address(), path, &body);
         let (status, found, _) = reply.error();
         assert_eq!((status, found.as_str()), (400, code), "{}", reply.text());
+        let ours = ["stop_strings", "stop_tokens", "allowed_tokens"];
+        assert!(!ours.iter().any(|name| reply.text().contains(name)), "{}", reply.text());
     }
     assert!(server.stop());
 }
