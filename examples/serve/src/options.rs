@@ -26,7 +26,7 @@ pub struct Options {
 /// Everything that a stranger could otherwise make too much of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
-    /// Sequences admitted and not through, queued and running.
+    /// Sequences admitted and not through, queued and running. Sixteen texts that are compared count as one.
     pub sequences: usize,
     /// Tokens of their prompts together. One request may exceed it when there is no other.
     pub prompt_tokens: usize,
@@ -48,6 +48,23 @@ pub struct Bounds {
     pub unread: usize,
     /// Time that requests get to be answered when the server ends.
     pub drain_time: Duration,
+}
+
+/// Texts that are compared, to a place of a sequence: each ends with its prompt, and only a vector stays of it until all are there.
+const COMPARED_A_PLACE: usize = 16;
+/// Most of them in one request.
+const MAX_COMPARED: usize = 2048;
+
+impl Bounds {
+    /// Most texts that one request compares.
+    pub fn compared(&self) -> usize {
+        self.sequences.saturating_mul(COMPARED_A_PLACE).min(MAX_COMPARED)
+    }
+
+    /// Places that as many texts take which are compared.
+    pub fn places(texts: usize) -> usize {
+        texts.div_ceil(COMPARED_A_PLACE)
+    }
 }
 
 impl Default for Options {

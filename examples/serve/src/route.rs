@@ -284,7 +284,7 @@ async fn understand<T: Send + 'static>(
 
 /// Places for all sequences of a request, which it keeps until the last one is through.
 fn admit(state: &State, work: &Work) -> Result<[Share; 2]> {
-    let (sequences, limit) = (work.tasks.len(), state.sequences.limit());
+    let (sequences, limit) = (work.places(), state.sequences.limit());
     if sequences > limit {
         let problem = format!("{sequences} sequences are asked for; at most {limit} are allowed");
         return Err(ApiError::about("n", "too_many_sequences", problem));

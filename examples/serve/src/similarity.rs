@@ -76,12 +76,12 @@ fn text(place: String, value: Value) -> Result<Text> {
     }
 }
 
-/// That there are no more texts than sequences may be, of which most are in the field `name`.
+/// That there are no more texts than may be, of which most are in the field `name`.
 fn check_number(bounds: &Bounds, texts: usize, name: &str) -> Result<()> {
-    match texts <= bounds.sequences {
+    match texts <= bounds.compared() {
         true => Ok(()),
         false => {
-            let problem = format!("there are {texts} texts; at most {} are allowed", bounds.sequences);
+            let problem = format!("there are {texts} texts; at most {} are allowed", bounds.compared());
             Err(ApiError::value(name, problem))
         }
     }

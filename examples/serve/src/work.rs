@@ -6,6 +6,7 @@ use crate::classify::Verdicts;
 use crate::embeddings::Vectors;
 use crate::error::{ApiError, Result};
 use crate::mailbox::Part;
+use crate::options::Bounds;
 use crate::similarity::Similarities;
 use crate::worker::Task;
 
@@ -70,6 +71,14 @@ impl Work {
             }
         }
         Ok(self)
+    }
+
+    /// Places that it takes among the sequences.
+    pub fn places(&self) -> usize {
+        match self.answer {
+            Answer::Similarities(_) => Bounds::places(self.tasks.len()),
+            _ => self.tasks.len(),
+        }
     }
 
     /// Tokens of all prompts: of each choice of a text, because each is computed.

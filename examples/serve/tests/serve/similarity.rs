@@ -56,6 +56,11 @@ fn documents_come_by_their_likeness_to_the_query() {
         assert_eq!(reply["usage"], json!({"prompt_tokens": tokens, "total_tokens": tokens}));
         assert_eq!(reply["model"], "stories");
     }
+    // More than there are places for sequences.
+    let body = json!({"query": TEXTS[0], "documents": vec![TEXTS[1]; 2047], "return_documents": false});
+    let many = post(server.address(), "/v1/rerank", &body).json();
+    let result = |index: usize| json!({"index": index, "relevance_score": scores[1]});
+    assert_eq!(many["results"], read((0..2047).map(result).collect()));
     // Of equals the one that was given first.
     let body = json!({"query": "a", "documents": ["b", "b", "b"]});
     let reply = post(server.address(), "/v1/rerank", &body).json();
@@ -103,13 +108,13 @@ fn what_cannot_be_compared_is_refused() {
             json!({"query": "a", "documents": ["a"], "truncate_prompt_tokens": 5}),
             "truncate_prompt_tokens",
         ),
-        ("/v1/rerank", json!({"query": "a", "documents": vec!["a"; 256]}), "documents"),
+        ("/v1/rerank", json!({"query": "a", "documents": vec!["a"; 2048]}), "documents"),
         ("/v1/score", json!({"text_2": "a"}), "text_1"),
         ("/v1/score", json!({"text_1": "a"}), "text_2"),
         ("/v1/score", json!({"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}), "text_1"),
         ("/v1/score", json!({"text_1": ["a", "b"], "text_2": "a"}), "text_1"),
         ("/v1/score", json!({"text_1": 1, "text_2": "a"}), "text_1"),
-        ("/v1/score", json!({"text_1": "a", "text_2": vec!["a"; 256]}), "text_2"),
+        ("/v1/score", json!({"text_1": "a", "text_2": vec!["a"; 2048]}), "text_2"),
     ] {
         let (status, _, named) = post(server.address(), path, &body).error();
         assert_eq!((status, named), (400, Some(param.into())), "{path} {body}");
