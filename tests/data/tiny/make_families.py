@@ -74,6 +74,13 @@ def spell_as_published(path):
     path.write_text(json.dumps(config | dict(sliding_window=512, transformers_version="4.43.1"), indent=2) + "\n")
 
 
+def leave_out(path, key):
+    """As transformers 4 did with what was every configuration's default."""
+    config = json.loads(path.read_text())
+    del config[key]
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def make(seed, name, config, model, sizes):
     torch.manual_seed(seed)
     random = model(config(**SIZES, **sizes))
@@ -92,6 +99,8 @@ def make(seed, name, config, model, sizes):
             row = torch.cat([row, model(row, use_cache=False).logits[:, -1:].argmax(-1)], 1)
     if name == "qwen2":
         spell_as_published(folder / "config.json")
+    if name == "smollm3":
+        leave_out(folder / "config.json", "tie_word_embeddings")
     tensors = dict(input_ids=ids, logits=logits.contiguous(), greedy=row.contiguous())
     if name == "phi3":
         with torch.no_grad():

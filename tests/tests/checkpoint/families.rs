@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use llama_core::checkpoint::{Checkpoint, Name};
-use llama_core::config::{Multipliers, RopeLayout, RopeScaling};
+use llama_core::config::{Head, Multipliers, RopeLayout, RopeScaling};
 use llama_core::convert::Converter;
 use llama_core::{Error, Result};
 use llama_tests::models::data;
@@ -77,6 +77,34 @@ fn folders_and_ggufs_say_the_same() {
         let same = folder.find(Name::Q(0)).unwrap().data() == file.find(Name::Q(0)).unwrap().data();
         assert_eq!(same, layout == RopeLayout::Halves, "{name}");
     }
+}
+
+/// What transformers takes where config.json is silent; the published SmolLM3 does not say that it is tied.
+#[test]
+fn absent_keys_are_as_transformers_has_them() {
+    assert_eq!(opened("smollm3", &[]).unwrap().config().head, Head::Tied);
+    let silent = [(",\n  \"tie_word_embeddings\": true", "")];
+    let error = opened("granite", &silent).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight: is missing"), "{error}");
+    let kv = |name: &str, by: &str| {
+        let error = opened(name, &[("\"num_key_value_heads\": 2,", by)]).unwrap_err().to_string();
+        // The first tensor that has other rows, or heads that so many do not divide.
+        error.split("; ").nth(1).map(str::to_owned).unwrap_or(error)
+    };
+    assert!(kv("smollm3", "").contains("[64, 64] was expected"), "four of sixteen");
+    assert!(kv("seed_oss", "").contains("1 to 4"), "eight are more than four");
+    assert!(kv("granite", "").contains("[64, 64] was expected"), "as many as heads");
+    assert!(
+        kv("seed_oss", "\"num_key_value_heads\": null,").contains("[96, 64] was expected"),
+        "null is as many as heads"
+    );
+    let eps = |name: &str| opened(name, &[("\"rms_norm_eps\": 1e-06,", "")]).unwrap().config().eps;
+    assert_eq!([eps("phi3"), eps("granite"), eps("qwen2")], [1e-5, 1e-6, 1e-6]);
+    let wide = opened("seed_oss", &[("\"head_dim\": 24,", "")]).unwrap_err().to_string();
+    assert!(wide.contains("[512, 64] was expected"), "{wide}");
+    let ministral = [("SeedOss", "Ministral3"), ("seed_oss", "ministral3"), ("\"rope_parameters\"", "\"other\"")];
+    let error = opened("seed_oss", &ministral).unwrap_err().to_string();
+    assert!(error.contains("rope_parameters: is missing, and a Ministral 3"), "{error}");
 }
 
 #[test]
@@ -291,7 +319,14 @@ fn tensors_are_those_of_the_family() {
             "q_proj.bias: is present, which was not expected: attention_bias in config.json is false",
         ),
         (
-            opened("smollm3", &[("SmolLM3", "Qwen2"), ("smollm3", "qwen2"), ("\"no_rope_layers\"", "\"was\"")]),
+            opened(
+                "smollm3",
+                &[
+                    ("SmolLM3", "Qwen2"),
+                    ("smollm3", "qwen2"),
+                    ("\"no_rope_layers\"", "\"tie_word_embeddings\": true, \"was\""),
+                ],
+            ),
             "q_proj.bias: is missing, which was not expected: a Qwen2 has",
         ),
         (open_bytes(&replaced(&qwen3, "qwen3", "qwen2")), "_norm.weight, a norm of"),

@@ -40,7 +40,7 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
     variants::refuse(json, family, window)?;
     let hidden = json.required(KEYS.hidden)?;
     let heads = json.required(KEYS.heads)?;
-    let head_dim = match json.size(KEYS.head_dim)?.or(family.head_dim()) {
+    let head_dim = match json.size_or(KEYS.head_dim, family.head_dim())? {
         Some(head_dim) => head_dim,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
@@ -63,7 +63,7 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         ffn: json.required(KEYS.ffn)?,
         layers,
         heads,
-        kv_heads: json.size(KEYS.kv_heads)?.unwrap_or(heads),
+        kv_heads: json.size_or(KEYS.kv_heads, Some(family.kv_heads(heads)))?.unwrap_or(heads),
         head_dim,
         context,
         head_norms: family == Family::Qwen3,
@@ -72,7 +72,7 @@ pub(super) fn config(json: Object<'_>, pooling: Pooling) -> Result<Config> {
         eps: json.number(KEYS.eps)?.unwrap_or(family.eps()) as f32,
         rope: rope::rope(json, family, head_dim, context)?,
         window,
-        head: match (class, json.bool("tie_word_embeddings")?.unwrap_or(false)) {
+        head: match (class, json.bool("tie_word_embeddings")?.unwrap_or(family.ties())) {
             (Class::SequenceClassification, _) | (Class::Bare, false) => Head::None,
             (_, true) => Head::Tied,
             (Class::CausalLm, false) => Head::Own,

@@ -105,12 +105,27 @@ impl Family {
 
     /// Columns of a head where no key tells, if that is not `hidden / heads`.
     pub(super) fn head_dim(self) -> Option<usize> {
-        matches!(self, Qwen3 | SeedOss).then_some(128)
+        matches!(self, Ministral3 | Qwen3 | SeedOss).then_some(128)
+    }
+
+    /// Heads of keys and values of a model of so many `heads`, where no key tells; `null` means as many.
+    pub(super) fn kv_heads(self, heads: usize) -> usize {
+        match self {
+            Llama | Phi3 | Granite => heads,
+            Mistral | Ministral3 | SeedOss => 8,
+            Qwen2 | Qwen3 => 32,
+            SmolLm3 => 4,
+        }
+    }
+
+    /// Whether the embedding serves as the head where no key tells. transformers 4 leaves out the key of a SmolLM3.
+    pub(super) fn ties(self) -> bool {
+        self == SmolLm3
     }
 
     /// RMSNorm's epsilon where no key tells.
     pub(super) fn eps(self) -> f64 {
-        if self == Phi3 { 1e-5 } else { 1e-6 }
+        if matches!(self, Ministral3 | Phi3) { 1e-5 } else { 1e-6 }
     }
 
     /// The context before stretching where no key tells, if that is not the model's own.
@@ -145,10 +160,7 @@ impl Family {
 
     /// The sliding window of all `layers` of a model; layers that attend in several ways are refused.
     pub(super) fn window(self, json: Object<'_>, layers: usize) -> Result<Option<usize>> {
-        let given = |absent| match json.0.get("sliding_window") {
-            None => Ok(absent),
-            Some(_) => json.size("sliding_window"),
-        };
+        let given = |absent| json.size_or("sliding_window", absent);
         match self {
             Llama | Granite | SeedOss => Ok(None),
             Mistral => given(Some(WINDOW)),

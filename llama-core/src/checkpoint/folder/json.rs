@@ -54,6 +54,11 @@ impl<'a> Object<'a> {
         self.typed(key, "a whole number that is not negative", whole)
     }
 
+    /// `absent` where there is no such key, and none where it is `null`.
+    pub(crate) fn size_or(self, key: &str, absent: Option<usize>) -> Result<Option<usize>> {
+        if self.0.contains_key(key) { self.size(key) } else { Ok(absent) }
+    }
+
     pub(crate) fn required(self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| Error::config(key, "is missing, and a Llama needs it"))
     }

@@ -35,6 +35,9 @@ pub(super) fn temperature(json: Object<'_>, context: usize) -> Result<Option<Tem
 /// The rotary embedding of a model of `family`.
 pub(super) fn rope(json: Object<'_>, family: Family, head_dim: usize, context: usize) -> Result<Rope> {
     let parameters = parameters(json)?;
+    if family == Family::Ministral3 && parameters.is_none() {
+        return Err(Error::config("rope_parameters", "is missing, and a Ministral 3 needs it"));
+    }
     parameters.map_or(Ok(()), |parameters| refuse_other_embeddings(parameters, family == Family::Ministral3))?;
     let nested = parameters.map(|parameters| parameters.number("rope_theta")).transpose()?.flatten();
     let theta = match nested {
