@@ -117,8 +117,7 @@ impl Output {
     /// Keeps those of `scores` that are the answer's, the last of them if it has `ended`.
     fn wait(&mut self, scores: &[Score], ended: bool) {
         if let Some((tokenizer, answer)) = &mut self.scored {
-            // What the engine generates is in the vocabulary.
-            self.waiting.extend(answer.push(tokenizer, scores, ended).unwrap_or_default());
+            self.waiting.extend(answer.push(tokenizer, scores, ended));
         }
     }
 

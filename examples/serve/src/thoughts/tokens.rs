@@ -21,14 +21,11 @@ impl AnswerScores {
     }
 
     /// Those of `scores` that are the answer's, and what was held back of the ones before, if they have `ended`.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](llama_core::Error) for a token that is not in the vocabulary.
-    pub fn push(&mut self, tokenizer: &Tokenizer, scores: &[Score], ended: bool) -> llama_core::Result<Vec<Score>> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, scores: &[Score], ended: bool) -> Vec<Score> {
         let mut answered = Vec::new();
         for score in scores {
             self.held.push(score.clone());
-            match self.thoughts.pass(tokenizer, score.token)? {
+            match self.thoughts.pass(tokenizer, score.token) {
                 Place::Before => {}
                 Place::Answer => answered.append(&mut self.held),
                 Place::Opened | Place::Within | Place::Closed => self.held.clear(),
@@ -37,7 +34,7 @@ impl AnswerScores {
         if ended {
             answered.append(&mut self.held);
         }
-        Ok(answered)
+        answered
     }
 }
 
@@ -68,8 +65,7 @@ impl Tally {
             if matches!(place, Place::Closed | Place::Answer) {
                 return;
             }
-            // Tokens that pad a vocabulary have no text, either.
-            let next = self.thoughts.pass(&self.tokenizer, token).unwrap_or(place);
+            let next = self.thoughts.pass(&self.tokenizer, token);
             self.held += 1;
             match next {
                 Place::Before => {}
@@ -81,10 +77,10 @@ impl Tally {
 }
 
 impl Thoughts {
-    /// Goes on by `token`. Returns where that leads.
-    fn pass(&mut self, tokenizer: &Tokenizer, token: u32) -> llama_core::Result<Place> {
-        let text = self.tags.text(tokenizer, token)?;
+    /// Goes on by `token`. Returns where that leads. Tokens that pad a model's vocabulary are not the tokenizer's, and have no text.
+    fn pass(&mut self, tokenizer: &Tokenizer, token: u32) -> Place {
+        let text = self.tags.text(tokenizer, token).unwrap_or_default();
         self.push(&String::from_utf8_lossy(text));
-        Ok(self.place)
+        self.place
     }
 }
