@@ -1,6 +1,6 @@
 use llama_core::Loader;
 use llama_core::checkpoint::Checkpoint;
-use llama_core::engine::{Engine, EngineOptions, Request};
+use llama_core::engine::{Engine, EngineOptions, Request, Score};
 use llama_core::model::Llama;
 use llama_core::sample::Sampling;
 use llama_core::text::{ChatTemplate, Order, Scheme, SpacePrefix, Specials, TokenKind, Tokenizer, Vocab};
@@ -8,7 +8,7 @@ use llama_kernels::Cpu;
 use llama_structured::Grammars;
 use proptest::prelude::*;
 
-use super::super::{Blanks, Place as Told, TAGS, Tags, Tally, Thoughts};
+use super::super::{AnswerScores, Blanks, Place as Told, TAGS, Tags, Tally, Thoughts};
 use super::*;
 use crate::served::Served;
 
@@ -400,4 +400,14 @@ proptest! {
         let count = count.count();
         prop_assert_eq!(tally.count(), if thought { count } else { 0 });
     }
+}
+
+/// A model may have more tokens than its tokenizer.
+#[test]
+fn a_token_that_pads_a_vocabulary_takes_no_score_away() {
+    let tokenizer = tokenizer(&TAGS[0], Spelled::Out);
+    let tokens = [BYTES + 65, tokenizer.vocab() as u32 + 5, BYTES + 66];
+    let scores = tokens.map(|token| Score { token, logprob: -1.0, top: Vec::new() });
+    let kept = AnswerScores::new(Thoughts::none()).push(&tokenizer, &scores, true);
+    assert_eq!(kept.iter().map(|score| score.token).collect::<Vec<_>>(), tokens);
 }
