@@ -82,12 +82,15 @@ fn message(turns: &mut Turns, mut item: Fields) -> Result<()> {
     item.unwanted("phase", |_| false)?;
     item.end()?;
     match turns.last() {
-        Some(last) if role == "assistant" && last["role"] == "assistant" && last["content"] == "" && is_open(last) => {
-            last["content"] = text.into();
-        }
+        Some(last) if role == "assistant" && is_empty(last) && is_open(last) => last["content"] = text.into(),
         _ => turns.say(role, text),
     }
     Ok(())
+}
+
+/// Whether the assistant said nothing in a message.
+fn is_empty(message: &Value) -> bool {
+    message["role"] == "assistant" && message["content"] == ""
 }
 
 /// Whether a message without a text may get one: there are thoughts or calls of the same turn in it.
@@ -100,10 +103,16 @@ fn thoughts(turns: &mut Turns, mut item: Fields) -> Result<()> {
     let text = if item.has("content") { content(&mut item, "content", &[THOUGHT], false)? } else { String::new() };
     item.ignore(&["summary", "encrypted_content"]);
     item.end()?;
-    if !text.is_empty() {
-        turns.say("assistant", String::new());
-        turns.think(&text);
+    if text.is_empty() {
+        return Ok(());
     }
+    // Of several items in a row the others go on with the first.
+    let only_thought =
+        |last: &mut Value| last.get(THOUGHTS).is_some() && is_empty(last) && last.get("tool_calls").is_none();
+    if !turns.last().is_some_and(only_thought) {
+        turns.say("assistant", String::new());
+    }
+    turns.think(&text);
     Ok(())
 }
 

@@ -205,12 +205,19 @@ fn thoughts_go_back_to_the_template() {
         std::mem::take(&mut *prompts.lock().unwrap())
     };
     let want = asked(CHAT, json!({"messages": chat, "max_tokens": 1}));
-    let reasoning = json!({"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": null,
-                           "content": [{"type": "reasoning_text", "text": "hm"}]});
-    let input = json!([{"role": "user", "content": "u"}, reasoning, {"type": "message", "role": "assistant", "content": "a"},
-                       {"type": "function_call", "call_id": "call_1", "name": name, "arguments": arguments},
-                       {"type": "function_call_output", "call_id": "call_1", "output": "r"}]);
-    assert_eq!(asked(RESPONSES, json!({"input": input, "max_output_tokens": 1})), want);
+    let reasoning = |text: &str| {
+        json!({"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": null,
+                           "content": [{"type": "reasoning_text", "text": text}]})
+    };
+    // Thoughts may be in several items.
+    for thoughts in [vec![reasoning("hm")], vec![reasoning("h"), reasoning("m")]] {
+        let rest = json!([{"type": "message", "role": "assistant", "content": "a"},
+                          {"type": "function_call", "call_id": "call_1", "name": name, "arguments": arguments},
+                          {"type": "function_call_output", "call_id": "call_1", "output": "r"}]);
+        let input =
+            [vec![json!({"role": "user", "content": "u"})], thoughts, rest.as_array().unwrap().clone()].concat();
+        assert_eq!(asked(RESPONSES, json!({"input": input, "max_output_tokens": 1})), want);
+    }
     let called: Value = serde_json::from_str(arguments.as_str().unwrap()).unwrap();
     let blocks = json!([{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "redacted_thinking", "data": "y"},
                         {"type": "text", "text": "a"}, {"type": "tool_use", "id": "call_1", "name": name, "input": called}]);
