@@ -111,6 +111,24 @@ pub const CONFIG: &str = r#"{
 }
 "#;
 
+/// config.json of the same as a Granite, with its four multipliers.
+pub fn granite() -> String {
+    let named =
+        CONFIG.replace("LlamaFor", "GraniteFor").replace("\"model_type\": \"llama\"", "\"model_type\": \"granite\"");
+    let multipliers = r#""embedding_multiplier": 12.0, "residual_multiplier": 0.25,
+  "attention_multiplier": 0.125, "logits_scaling": 8.0, "bos_token_id""#;
+    named.replace("\"bos_token_id\"", multipliers)
+}
+
+/// config.json of [`model`] with a LongRoPE.
+pub fn long() -> String {
+    let (front, rest) = CONFIG.split_once("{\"rope_type\"").expect("a rotary embedding");
+    let (_, back) = rest.split_once('}').expect("its end");
+    let long = r#"{"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.5], "long_factor": [1, 4.0],
+    "original_max_position_embeddings": 16}"#;
+    format!("{front}{long}{back}")
+}
+
 /// A Llama of one layer that opens, in one file.
 pub fn model() -> Folder {
     let mut folder = Folder::default();

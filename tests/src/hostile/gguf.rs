@@ -248,3 +248,50 @@ pub fn model() -> Gguf {
     }
     file
 }
+
+/// The same as a Phi-3: matrices in one tensor, divisors of a LongRoPE, a window.
+pub fn phi3() -> Gguf {
+    let mut file = of_architecture("phi3");
+    file.set("phi3.rope.scaling.original_context_length", Value::u32(16))
+        .set("phi3.rope.scaling.attn_factor", Value::f32(1.25))
+        .set("phi3.attention.sliding_window", Value::u32(24));
+    let apart = [
+        "blk.0.attn_q.weight",
+        "blk.0.attn_k.weight",
+        "blk.0.attn_v.weight",
+        "blk.0.ffn_gate.weight",
+        "blk.0.ffn_up.weight",
+    ];
+    file.tensors.retain(|tensor| !apart.iter().any(|name| tensor.name == name.as_bytes()));
+    for (name, dims) in [
+        ("blk.0.attn_qkv.weight", [8u64, 16].as_slice()),
+        ("blk.0.ffn_up.weight", &[8, 32]),
+        ("rope_factors_short.weight", &[2]),
+        ("rope_factors_long.weight", &[2]),
+    ] {
+        file.tensors.push(Tensor::f32(name, dims, 0.5));
+    }
+    file
+}
+
+/// The same as a Granite, with its four multipliers.
+pub fn granite() -> Gguf {
+    let mut file = of_architecture("granite");
+    for (key, number) in
+        [("embedding_scale", 12.0), ("residual_scale", 0.25), ("attention.scale", 0.125), ("logit_scale", 8.0)]
+    {
+        file.set(&format!("granite.{key}"), Value::f32(number));
+    }
+    file
+}
+
+fn of_architecture(name: &str) -> Gguf {
+    let mut file = model();
+    file.set("general.architecture", Value::string(name));
+    for (key, _) in &mut file.pairs {
+        if let Some(rest) = key.strip_prefix(b"llama.") {
+            *key = [name.as_bytes(), b".", rest].concat();
+        }
+    }
+    file
+}

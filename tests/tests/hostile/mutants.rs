@@ -12,7 +12,7 @@ use llama_core::checkpoint::{Checkpoint, gguf};
 use llama_core::engine::{Completion, Engine, EngineOptions, Request};
 use llama_core::model::Llama;
 use llama_kernels::{Cpu, CpuOptions};
-use llama_tests::hostile::gguf::{Gguf, Value, model};
+use llama_tests::hostile::gguf::{Gguf, Value, granite, model, phi3};
 use llama_tests::hostile::{folder, is_of_use, mutate};
 
 const MUTANTS: u64 = 10_000;
@@ -112,6 +112,14 @@ fn survive_all(folder: &Path, name: &str, open: &Path, mutant: impl Fn(u64) -> V
     assert!(ran > 0, "none ran");
 }
 
+/// That each of `good` opens as `name`, as it is.
+fn open_all<'a>(name: &str, open: &Path, good: impl Iterator<Item = &'a [u8]>) {
+    for bytes in good {
+        std::fs::write(open.parent().filter(|_| open.ends_with(name)).unwrap_or(open).join(name), bytes).unwrap();
+        Checkpoint::open(open).unwrap();
+    }
+}
+
 #[test]
 fn gguf_mutants() {
     let mut yarn = model();
@@ -122,9 +130,11 @@ fn gguf_mutants() {
             if kind == 9 { Value::strings(&["x", ""]) } else { Value::raw(kind, [0; 8][..size(kind)].to_vec()) };
         typed.pairs.push((format!("x.{kind}").into_bytes(), value));
     }
-    let good = [model(), yarn, typed].map(|file| file.bytes_and_fields());
+    let good = [model(), yarn, typed, phi3(), granite()].map(|file| file.bytes_and_fields());
     let folder = tempfile::tempdir().unwrap();
-    survive_all(folder.path(), "mutant.gguf", &folder.path().join("mutant.gguf"), |seed| {
+    let place = folder.path().join("mutant.gguf");
+    open_all("mutant.gguf", &place, good.iter().map(|(bytes, _)| &bytes[..]));
+    survive_all(folder.path(), "mutant.gguf", &place, |seed| {
         let (bytes, fields) = &good[seed as usize % good.len()];
         mutate::binary(bytes, fields, seed)
     });
@@ -161,7 +171,11 @@ fn safetensors_mutants() {
 fn config_mutants() {
     let folder = tempfile::tempdir().unwrap();
     folder::model().write(folder.path()).unwrap();
-    survive_all(folder.path(), "config.json", folder.path(), |seed| mutate::json(folder::CONFIG.as_bytes(), seed));
+    let good = [folder::CONFIG.to_owned(), folder::granite(), folder::long()];
+    open_all("config.json", folder.path(), good.iter().map(|text| text.as_bytes()));
+    survive_all(folder.path(), "config.json", folder.path(), |seed| {
+        mutate::json(good[seed as usize % good.len()].as_bytes(), seed)
+    });
 }
 
 #[test]

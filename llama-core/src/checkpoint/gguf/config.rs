@@ -164,7 +164,7 @@ fn head_dim(metadata: &Metadata, spelling: &Spelling, hidden: usize, heads: usiz
 fn vocab(metadata: &Metadata, spelling: &Spelling, shards: &Shards) -> Result<usize> {
     let embed = Name::Embed.gguf();
     let missing = || match shards.iter().len() {
-        0 => Error::tensor(&embed, "is missing: this file has a vocabulary and no weights; give the model's own file"),
+        0 => Error::tensor(&embed, "is missing: this file has a vocabulary and no weights; open the model's own file"),
         _ => Error::tensor(&embed, "is missing, and a Llama needs it"),
     };
     let tensor = shards.find(&embed).ok_or_else(missing)?;
