@@ -46,8 +46,7 @@ impl Adapter {
         if name == Name::Head && base.head != Head::Own {
             return Err(b.error("changes a head, and this base has none of its own; a base with one was expected"));
         }
-        let (own, cols) = name.shape(base);
-        let rows = name.rows_of_fused(base).filter(|_| pair.fused).map_or(own, |(_, all)| all);
+        let ((_, rows), (_, cols)) = (rows_of_b(name, pair, base), name.shape(base));
         match (pair.rows, pair.cols) == (rows, cols) {
             true => Ok(()),
             false => Err(b.error(format!(
@@ -97,16 +96,16 @@ impl<'a> Bound<'a> {
         check_strength(strength)?;
         let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(()) };
         let (cols, rank) = (pair.cols, pair.rank);
-        let all = name.shape(self.base).0;
-        assert!(rows.start <= rows.end && rows.end <= all, "rows {rows:?} of {all}");
+        let (own, _) = rows_of_b(name, pair, self.base);
+        assert!(rows.start <= rows.end && rows.end <= own.len(), "rows {rows:?} of {}", own.len());
         assert_eq!(out.len(), rows.len() * cols, "places for rows {rows:?} of {cols} columns");
         if rows.is_empty() {
             return Ok(());
         }
         let file = &self.adapter.file;
         let a = number_rows(file.view(pair.a)?, 0..rank)?;
-        let (held, first) = (self.held(name, &rows), self.first_row(name, pair));
-        let b = number_rows(file.view(pair.b)?, first + held.start..first + held.end)?;
+        let held = self.held(name, &rows);
+        let b = number_rows(file.view(pair.b)?, own.start + held.start..own.start + held.end)?;
         let mut delta = vec![0.0; cols];
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
             let at = (self.row_of(name, row) - held.start) * rank;
@@ -127,25 +126,20 @@ impl<'a> Bound<'a> {
         let Some(pair) = self.adapter.pairs.get(&name) else { return Ok(None) };
         let file = &self.adapter.file;
         let a = number_rows(file.view(pair.a)?, 0..pair.rank)?;
-        let (rows, first) = (name.shape(self.base).0, self.first_row(name, pair));
-        let held = number_rows(file.view(pair.b)?, first..first + rows)?;
+        let (own, _) = rows_of_b(name, pair, self.base);
+        let held = number_rows(file.view(pair.b)?, own.clone())?;
         let mut b = Vec::with_capacity(held.len());
-        for row in 0..rows {
+        for row in 0..own.len() {
             let of = self.row_of(name, row) * pair.rank;
             b.extend(held[of..of + pair.rank].iter().map(|number| strength * pair.scale * number));
             if let Some(k) = b[row * pair.rank..].iter().position(|number| !number.is_finite()) {
-                let (number, row) = (b[row * pair.rank + k], first + of / pair.rank);
+                let (number, row) = (b[row * pair.rank + k], own.start + of / pair.rank);
                 let problem =
                     format!("is {number} times its scale in row {row}, column {k}; finite numbers were expected");
                 return Err(file.view(pair.b)?.error(problem));
             }
         }
         Ok(Some([a, b]))
-    }
-
-    /// The first row of B that is `name`'s.
-    fn first_row(self, name: Name, pair: &Pair) -> usize {
-        name.rows_of_fused(self.base).filter(|_| pair.fused).map_or(0, |(rows, _)| rows.start)
     }
 
     /// The adapter's rows of a matrix that hold the base's `rows`: the same, or the whole heads that they are in.
@@ -184,6 +178,12 @@ impl<'a> Bound<'a> {
             }
         }
     }
+}
+
+/// Which of B's rows are `name`'s, and how many there are.
+fn rows_of_b(name: Name, pair: &Pair, base: &Config) -> (Range<usize>, usize) {
+    let own = name.shape(base).0;
+    name.rows_of_fused(base).filter(|_| pair.fused).unwrap_or((0..own, own))
 }
 
 /// That an adapter can be added so strongly.

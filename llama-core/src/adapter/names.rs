@@ -60,9 +60,8 @@ pub(super) fn peft(name: &str) -> Option<Part> {
 /// What llama.cpp's converter calls `name` in a file of an architecture with these traits.
 pub(super) fn gguf(name: &str, traits: Traits) -> Option<Part> {
     let (module, half) = half(name, &GGUF_HALVES)?;
-    let name = known(module, |name| Some(traits.tensor(name)))?;
-    let names = name.fused().filter(|_| traits.fused).unwrap_or(vec![name]);
-    Some(Part { names, half, module: module.to_owned() })
+    let first = known(module, |name| Some(traits.tensor(name)))?;
+    Some(Part { names: traits.together(first), half, module: module.to_owned() })
 }
 
 fn half<'a>(name: &'a str, halves: &[(&str, Half)]) -> Option<(&'a str, Half)> {

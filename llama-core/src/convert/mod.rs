@@ -241,7 +241,7 @@ impl<'a> Converter<'a> {
         let traits = hyperparameters::traits(self.checkpoint.config());
         let mut tensors = Vec::new();
         for name in Name::all(self.checkpoint.config()) {
-            let names = name.fused().filter(|_| traits.fused).unwrap_or(vec![name]);
+            let names = traits.together(name);
             if names[0] != name {
                 continue;
             }

@@ -141,6 +141,11 @@ impl Traits {
         }
     }
 
+    /// The matrices that are in the same tensor as `name`, itself among them, in their order.
+    pub(crate) fn together(self, name: Name) -> Vec<Name> {
+        name.fused().filter(|_| self.fused).unwrap_or(vec![name])
+    }
+
     /// The layers that do not turn, of `layers`.
     pub(crate) fn unturned(self, layers: usize) -> Vec<usize> {
         let every = |step| (0..layers).filter(move |layer| (layer + 1) % step == 0);
